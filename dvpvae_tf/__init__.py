@@ -1,0 +1,10 @@
+"""dvpvae_tf: the hierarchical VAE with a diffusion-based VampPrior (Kuzina & Tomczak, TMLR 2024) in Keras 3.
+
+Importing it registers every class that a saved model may hold.
+"""
+
+#from dvpvae_tf.data import load_dataset
+from dvpvae_tf.models import DVPVAE
+
+__all__ = ["DVPVAE", "load_dataset"]
+__version__ = "0.1.0"

@@ -1,0 +1,90 @@
+"""The discrete cosine transform and its inverse (Section 3.2)."""
+
+import keras
+import numpy as np
+
+
+def dct_matrix(side):
+    """The orthonormal DCT-II matrix C of Section 3.2.
+
+    Args:
+        side: int, D.
+
+    Returns:
+        float32 array `[D, D]`; row k holds the cosine of frequency k.
+    """
+    frequency, position = np.arange(side)[:, None], np.arange(side)[None, :]
+    matrix = np.sqrt(2 / side) * np.cos(np.pi / side * (position + 0.5) * frequency)
+    matrix[0] = np.sqrt(1 / side)
+    return matrix.astype("float32")
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class DCT(keras.layers.Layer):
+    """The orthonormal two-dimensional DCT-II of each channel, cropped to its lowest frequencies (Section 3.2, Algorithm 1).
+
+    Maps `[N, D, D, C]` to `[N, size, size, C]` in the compute dtype.
+
+    Args:
+        size: int or None, how many frequencies a side are kept; None keeps all.
+        **kwargs: passed to `keras.layers.Layer`.
+
+    Raises:
+        ValueError: on build, if the images are not square or are smaller than `size`.
+    """
+
+    def __init__(self, size=None, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def build(self, input_shape):
+        _, height, width, _ = input_shape
+        if height != width or (self.size or 0) > height:
+            raise ValueError(f"DCT needs square images of at least {self.size or 1} pixels a side, got {height} x {width}.")
+        self.basis = dct_matrix(height)[: self.size]
+
+    def call(self, inputs):
+        basis = keras.ops.cast(self.basis, self.compute_dtype)
+        return keras.ops.einsum("kh,nhwc,lw->nklc", basis, inputs, basis)
+
+    def compute_output_shape(self, input_shape):
+        size = self.size or input_shape[1]
+        return (input_shape[0], size, size, input_shape[3])
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class InverseDCT(keras.layers.Layer):
+    """The inverse of `DCT`, the frequencies that are missing taken as zero (Algorithm 2).
+
+    Maps `[N, d, d, C]` to `[N, size, size, C]` in the compute dtype.
+
+    Args:
+        size: int, the side D of the images.
+        **kwargs: passed to `keras.layers.Layer`.
+
+    Raises:
+        ValueError: on build, if there are more frequencies than pixels.
+    """
+
+    def __init__(self, size, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def build(self, input_shape):
+        frequencies = input_shape[1]
+        if frequencies > self.size:
+            raise ValueError(f"InverseDCT to {self.size} pixels a side takes at most as many frequencies, got {frequencies}.")
+        self.basis = dct_matrix(self.size)[:frequencies]
+
+    def call(self, inputs):
+        basis = keras.ops.cast(self.basis, self.compute_dtype)
+        return keras.ops.einsum("kh,nklc,lw->nhwc", basis, inputs, basis)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.size, self.size, input_shape[3])
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}

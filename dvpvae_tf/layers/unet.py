@@ -1,0 +1,200 @@
+"""The noise predictor of the diffusion prior: a UNet of one resolution (Appendix C.1, Table 7)."""
+
+import keras
+import numpy as np
+
+from dvpvae_tf.layers.convolution import convolution, uniform_initializer
+
+GROUPS = 16
+
+
+def _norm(layer, name):
+    return keras.layers.GroupNormalization(GROUPS, epsilon=1e-5, dtype=layer.dtype_policy, name=name)
+
+
+def _dense(layer, units, gain=1.0, name=None):
+    return keras.layers.Dense(units, kernel_initializer=uniform_initializer(gain), dtype=layer.dtype_policy, name=name)
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class TimeEmbedding(keras.layers.Layer):
+    """Embeds a time in [0, 1]: cosines, then sines, of it at geometric frequencies, through two dense layers.
+
+    Maps `[N]` to `[N, channels]`. The sinusoids are computed in float32.
+
+    Args:
+        channels: int, even.
+        **kwargs: passed to `keras.layers.Layer`.
+    """
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.channels = channels
+        self.hidden = _dense(self, channels, name="hidden")
+        self.output_layer = _dense(self, channels, name="output")
+
+    def build(self, input_shape):
+        half = self.channels // 2
+        self.frequencies = (10000.0 ** (-np.arange(half) / half)).astype("float32")
+        self.hidden.build((None, self.channels))
+        self.output_layer.build((None, self.channels))
+
+    def call(self, time):
+        angles = keras.ops.cast(time, "float32")[:, None] * self.frequencies
+        waves = keras.ops.concatenate([keras.ops.cos(angles), keras.ops.sin(angles)], axis=-1)
+        return self.output_layer(keras.ops.silu(self.hidden(waves)))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.channels)
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels}
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class UNetBlock(keras.layers.Layer):
+    """A residual block of the UNet whose second normalisation is scaled and shifted by the embedded time.
+
+    Called as `block(inputs, embedding)`: `[N, d, d, input channels]` and `[N, width]` to `[N, d, d, channels]`.
+
+    Args:
+        channels: int, output channels, divisible by 16.
+        dropout: float, dropout rate before the last convolution.
+        **kwargs: passed to `keras.layers.Layer`.
+    """
+
+    def __init__(self, channels, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.dropout = dropout
+        self.norm_in = _norm(self, "norm_in")
+        self.conv_in = convolution(channels, 3, dtype=self.dtype_policy, name="conv_in")
+        self.modulation = _dense(self, 2 * channels, name="modulation")
+        self.norm_out = _norm(self, "norm_out")
+        self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.conv_out = convolution(channels, 3, gain=0.0, dtype=self.dtype_policy, name="conv_out")
+        self.skip = None
+
+    def build(self, inputs_shape, embedding_shape):
+        shape = (*inputs_shape[:-1], self.channels)
+        if inputs_shape[-1] != self.channels:
+            self.skip = convolution(self.channels, 1, dtype=self.dtype_policy, name="skip")
+            self.skip.build(inputs_shape)
+        for layer in (self.norm_in, self.conv_in):
+            layer.build(inputs_shape)
+        self.modulation.build(embedding_shape)
+        for layer in (self.norm_out, self.dropout_layer, self.conv_out):
+            layer.build(shape)
+
+    def call(self, inputs, embedding, training=False):
+        x = self.conv_in(keras.ops.silu(self.norm_in(inputs)))
+        modulation = self.modulation(keras.ops.silu(embedding))[:, None, None, :]
+        scale, shift = keras.ops.split(modulation, 2, axis=-1)
+        x = keras.ops.silu(self.norm_out(x) * (1.0 + scale) + shift)
+        x = self.conv_out(self.dropout_layer(x, training=training))
+        return x + (inputs if self.skip is None else self.skip(inputs))
+
+    def compute_output_shape(self, inputs_shape, embedding_shape):
+        return (*inputs_shape[:-1], self.channels)
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels, "dropout": self.dropout}
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class SelfAttention(keras.layers.Layer):
+    """One-head self-attention over all positions, as a residual: `[N, d, d, channels]` to the same.
+
+    Args:
+        **kwargs: passed to `keras.layers.Layer`.
+    """
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        self.norm = _norm(self, "norm")
+        self.query_key_value = _dense(self, 3 * channels, name="query_key_value")
+        self.projection = _dense(self, channels, gain=0.0, name="projection")
+        for layer in (self.norm, self.query_key_value, self.projection):
+            layer.build(input_shape)
+
+    def call(self, inputs):
+        _, height, width, channels = inputs.shape
+        tokens = keras.ops.reshape(self.norm(inputs), (-1, height * width, channels))
+        query, key, value = keras.ops.split(self.query_key_value(tokens), 3, axis=-1)
+        scores = keras.ops.matmul(query, keras.ops.swapaxes(key, 1, 2)) / channels**0.5
+        # The softmax over positions is taken in float32: bfloat16 cannot sum small weights.
+        weights = keras.ops.softmax(keras.ops.cast(scores, "float32"), axis=-1)
+        mixed = keras.ops.matmul(keras.ops.cast(weights, self.compute_dtype), value)
+        return inputs + keras.ops.reshape(self.projection(mixed), (-1, height, width, channels))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class UNet(keras.layers.Layer):
+    """Predicts the noise in y_t: residual blocks at one resolution with skips from the first half to the second.
+
+    Called as `unet(inputs, time)`: `[N, d, d, C]` and `[N]` with times in [0, 1] to `[N, d, d, C]` in the compute dtype.
+
+    Args:
+        channels: int, width, divisible by 16.
+        blocks: int, residual blocks before the middle (one more after it).
+        dropout: float, dropout rate inside the residual blocks.
+        **kwargs: passed to `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if `channels` is not divisible by 16.
+    """
+
+    def __init__(self, channels=16, blocks=2, dropout=0.0, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # a time in bfloat16 would have 8 bits
+        if channels % GROUPS:
+            raise ValueError(f"The UNet's channels must be divisible by {GROUPS}, got {channels}.")
+        self.channels = channels
+        self.blocks = blocks
+        self.dropout = dropout
+
+        def block(name):
+            return UNetBlock(channels, dropout, dtype=self.dtype_policy, name=name)
+
+        self.time_embedding = TimeEmbedding(channels, dtype=self.dtype_policy, name="time_embedding")
+        self.conv_in = convolution(channels, 3, dtype=self.dtype_policy, name="conv_in")
+        self.down = [block(f"down_{i}") for i in range(blocks)]
+        self.middle_in = block("middle_in")
+        self.attention = SelfAttention(dtype=self.dtype_policy, name="attention")
+        self.middle_out = block("middle_out")
+        self.up = [block(f"up_{i}") for i in range(blocks + 1)]
+        self.norm_out = _norm(self, "norm_out")
+
+    def build(self, inputs_shape, time_shape):
+        features = (*inputs_shape[:-1], self.channels)
+        embedding = (inputs_shape[0], self.channels)
+        self.conv_out = convolution(inputs_shape[-1], 3, gain=0.0, dtype=self.dtype_policy, name="conv_out")
+        self.time_embedding.build(time_shape)
+        self.conv_in.build(inputs_shape)
+        for block in (*self.down, self.middle_in, self.middle_out):
+            block.build(features, embedding)
+        for block in self.up:
+            block.build((*inputs_shape[:-1], 2 * self.channels), embedding)
+        for layer in (self.attention, self.norm_out, self.conv_out):
+            layer.build(features)
+
+    def call(self, inputs, time, training=False):
+        embedding = self.time_embedding(time)
+        x = self.conv_in(keras.ops.cast(inputs, self.compute_dtype))
+        skips = [x]
+        for block in self.down:
+            x = block(x, embedding, training=training)
+            skips.append(x)
+        x = self.attention(self.middle_in(x, embedding, training=training))
+        x = self.middle_out(x, embedding, training=training)
+        for block in self.up:
+            x = block(keras.ops.concatenate([x, skips.pop()], axis=-1), embedding, training=training)
+        return self.conv_out(keras.ops.silu(self.norm_out(x)))
+
+    def compute_output_shape(self, inputs_shape, time_shape):
+        return inputs_shape
+
+    def get_config(self):
+        return {**super().get_config(), "channels": self.channels, "blocks": self.blocks, "dropout": self.dropout}

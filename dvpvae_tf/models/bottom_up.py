@@ -1,0 +1,68 @@
+"""The deterministic path from the image to features at each scale (Section 4.1, Figure 2a left)."""
+
+import keras
+
+from dvpvae_tf.layers.convolution import convolution
+from dvpvae_tf.layers.res_block import ResBlock
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class BottomUp(keras.layers.Layer):
+    """Residual blocks, then average pooling, at each scale (Section 4.1).
+
+    Maps `[N, D, D, C]` to a list of features `[N, side, side, channels]` in the compute dtype, one a scale, fine to coarse.
+
+    Args:
+        scales: sides of the feature maps, fine to coarse; each divides the one before.
+        channels: int, channels of the features.
+        hidden_channels: int, channels of the residual blocks' bottleneck.
+        blocks: int, residual blocks a scale (N_enc).
+        **kwargs: passed to `keras.layers.Layer`.
+    """
+
+    def __init__(self, scales, channels, hidden_channels, blocks, **kwargs):
+        super().__init__(**kwargs)
+        self.scales = tuple(scales)
+        self.channels = channels
+        self.hidden_channels = hidden_channels
+        self.blocks = blocks
+        self.conv_in = convolution(channels, 1, dtype=self.dtype_policy, name="conv_in")
+        self.stages = [
+            [
+                ResBlock(channels, hidden_channels, dtype=self.dtype_policy, name=f"scale_{side}_block_{index}")
+                for index in range(blocks)
+            ]
+            for side in self.scales
+        ]
+
+    def build(self, input_shape):
+        self.conv_in.build(input_shape)
+        side = input_shape[1]
+        self.pools = []
+        for target, stage in zip(self.scales, self.stages, strict=True):
+            for block in stage:
+                block.build((input_shape[0], side, side, self.channels))
+            self.pools.append(keras.layers.AveragePooling2D(side // target, dtype=self.dtype_policy))
+            side = target
+
+    def call(self, inputs):
+        x = self.conv_in(inputs)
+        features = []
+        for stage, pool in zip(self.stages, self.pools, strict=True):
+            for block in stage:
+                x = block(x)
+            x = x if pool.pool_size == (1, 1) else pool(x)
+            features.append(x)
+        return features
+
+    def compute_output_shape(self, input_shape):
+        return [(input_shape[0], side, side, self.channels) for side in self.scales]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "scales": self.scales,
+            "channels": self.channels,
+            "hidden_channels": self.hidden_channels,
+            "blocks": self.blocks,
+        }

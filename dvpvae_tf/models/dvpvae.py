@@ -1,0 +1,525 @@
+"""The model: a TopDown hierarchical VAE whose priors are conditioned on a pseudoinput (Sections 3 and 4)."""
+
+import math
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from dvpvae_tf import noise
+from dvpvae_tf.models.bottom_up import BottomUp
+from dvpvae_tf.models.top_down import TopDown
+from dvpvae_tf.pseudoinputs import to_unit_range
+
+# Streams of noise beside those of the training steps 0, 1, ...
+EVALUATION_STREAM = -1
+SAMPLING_STREAM = -2
+
+
+class Elbo(NamedTuple):
+    """The terms of the bound for each image (Eq. 15), float32, in nats.
+
+    `reconstruction` `[N]` is -log p(x|z), `kl_z` `[N, L]` the KL of each layer, top first, `kl_u` `[N]` that of u.
+    """
+
+    reconstruction: object
+    kl_z: object
+    kl_u: object
+
+    @property
+    def negative_elbo(self):
+        """Their sum, float32 `[N]`, nats."""
+        return self.reconstruction + keras.ops.sum(self.kl_z, axis=1) + self.kl_u
+
+
+class Inference(NamedTuple):
+    """What the model infers of images. Lists run over the layers, top first; all float32.
+
+    `pseudoinput` `[N, d, d, C]` is u (None for the Ladder VAE), `kl` has shape `[N]` a layer, in nats, `latents`, means and
+    log-variances `[N, side, side, latent channels]`, and `likelihood_params` `[N, D, D, parameters]`.
+    """
+
+    pseudoinput: object
+    posterior_means: list
+    posterior_log_vars: list
+    prior_means: list
+    prior_log_vars: list
+    kl: list
+    latents: list
+    likelihood_params: object
+
+
+class Samples(NamedTuple):
+    """Generated images `[N, D, D, C]` and the pseudoinputs they came from, decoded, both float32 in [0, 1].
+
+    `pseudoinputs` is None for the Ladder VAE.
+    """
+
+    images: object
+    pseudoinputs: object
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class DVPVAE(keras.Model):
+    """The hierarchical VAE with a diffusion-based VampPrior, or, without a pseudoinput, the Ladder VAE (Table 5).
+
+    Images go in as uint8, or float32 in [0, 1], `[N, D, D, C]`. Called as `model(images, seeds=None)` it gives the `Elbo` of
+    each image. `fit` minimises the negative ELBO in bits per dimension; `evaluate` reports it in nats too.
+
+    Example:
+        >>> model = DVPVAE.from_preset("mnist5k")
+        >>> model.adapt(train)
+        >>> model.compile(keras.optimizers.Adamax(1e-2, global_clipnorm=5.0, use_ema=True))
+        >>> model.fit(train, validation_data=validation, epochs=2)
+        >>> images = model.sample(16, temperature=0.9, seed=0)
+
+    Args:
+        image_shape: `(D, D, C)`.
+        scales: sides of the latents, fine to coarse; each divides the one before, the first divides D.
+        layers_per_scale: how many stochastic layers each of them has.
+        likelihood: p(x|z), from `dvpvae_tf.distributions`.
+        pseudoinput: r(u|x), a `Pseudoinput`; None for the Ladder VAE.
+        prior: r(u), from `dvpvae_tf.priors`; None for the Ladder VAE.
+        channels: int, channels of the features (Table 7: C_in).
+        hidden_channels: int, channels of the residual blocks' bottleneck (C_hid).
+        latent_channels: int, channels of each z.
+        encoder_blocks: int, residual blocks a scale of the bottom-up path (N_enc).
+        latent_aggregation: bool, whether the likelihood sees all latents (Eq. 18) or the last features (Eq. 22).
+        binary_encoder_input: bool, whether the encoder and the pseudoinput see the likelihood's binary target instead of the
+            grey image.
+        input_mean: float, subtracted from the pixels in 0..255 before the encoder.
+        input_std: float, what they are then divided by.
+        seed: int, of all noise in training and evaluation.
+        **kwargs: passed to `keras.Model`.
+
+    Raises:
+        ValueError: if the sizes do not fit one another.
+
+    Source: Sections 3 and 4, Figure 2.
+    """
+
+    def __init__(
+        self,
+        image_shape,
+        scales,
+        layers_per_scale,
+        likelihood,
+        pseudoinput=None,
+        prior=None,
+        channels=32,
+        hidden_channels=32,
+        latent_channels=1,
+        encoder_blocks=3,
+        latent_aggregation=True,
+        binary_encoder_input=False,
+        input_mean=127.5,
+        input_std=127.5,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)  # pixels and noise stay float32
+        self.image_shape = tuple(image_shape)
+        self.likelihood = likelihood
+        self.pseudoinput = pseudoinput
+        self.prior = prior
+        self.binary_encoder_input = binary_encoder_input
+        self.input_mean = input_mean
+        self.input_std = input_std
+        self.seed = seed
+        self.bottom_up = BottomUp(
+            scales, channels, hidden_channels, encoder_blocks, dtype=self.dtype_policy, name="bottom_up"
+        )
+        self.top_down = TopDown(
+            self.image_shape[0],
+            scales,
+            layers_per_scale,
+            channels,
+            hidden_channels,
+            latent_channels,
+            likelihood.num_parameters(self.image_shape[-1]),
+            latent_aggregation,
+            dtype=self.dtype_policy,
+            name="top_down",
+        )
+        self._check_sizes()
+        self._make_metrics()
+        self.build((None, *self.image_shape))
+
+    def _check_sizes(self):
+        height, width, _ = self.image_shape
+        sides = (height, *self.top_down.scales)
+        if height != width or any(fine % coarse for fine, coarse in zip(sides, sides[1:], strict=False)):
+            raise ValueError(
+                f"Images must be square and each scale must divide the one before, got images of {height} x {width} "
+                f"and scales {list(self.top_down.scales)}."
+            )
+        if (self.pseudoinput is None) != (self.prior is None):
+            raise ValueError("Give both a pseudoinput and its prior, or neither (the Ladder VAE).")
+
+    def build(self, input_shape):
+        self.bottom_up.build(input_shape)
+        condition_shape = None
+        if self.pseudoinput is not None:
+            self.pseudoinput.build(input_shape)
+            self.prior.build((None, *self.pseudoinput.shape))
+            condition_shape = (None, *self.image_shape)
+        self.top_down.build(None, condition_shape=condition_shape)
+        self.training_steps = self.add_weight(
+            shape=(), dtype="int32", initializer="zeros", trainable=False, name="training_steps", aggregation="only_first_replica"
+        )
+        # How many images this evaluation has seen: kept from Keras's tracking, as it is no state of the model.
+        seen = keras.Variable(0, dtype="int32", trainable=False, aggregation="only_first_replica", name="images_seen")
+        object.__setattr__(self, "_images_seen", seen)
+
+    def _make_metrics(self):
+        names = ["negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"]
+        self.bound_metrics = {name: keras.metrics.Mean(name=name) for name in names}
+        self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
+        self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
+
+    @property
+    def bits_per_nat(self):
+        """float: nats of a whole image times this are bits per dimension (Section 6.1)."""
+        return 1.0 / (math.prod(self.image_shape) * math.log(2.0))
+
+    @property
+    def num_layers(self):
+        """int, L: the number of stochastic layers."""
+        return len(self.top_down.blocks)
+
+    # The bound
+
+    def call(self, images, seeds=None, training=False):
+        images = self._checked(images)
+        if seeds is None:
+            seeds = noise.row_seeds(self.seed, EVALUATION_STREAM, 0, tf.shape(images)[0])
+        target = self._target(images, seeds)
+        bound_noise, *walk_noise = self._draw(seeds, self._posterior_noise_shapes())
+        inference = self._infer(target if self.binary_encoder_input else images, walk_noise)
+        log_likelihood = self.likelihood.distribution(inference.likelihood_params).log_prob(target)
+        kl_u = self._kl_u(inference.pseudoinput, bound_noise, training)
+        return Elbo(-log_likelihood, tf.stack(inference.kl, axis=1), kl_u + tf.zeros_like(log_likelihood))
+
+    def _checked(self, images):
+        if tuple(images.shape[1:]) != self.image_shape:
+            expected = " x ".join(map(str, self.image_shape))
+            raise ValueError(f"The model takes images [N, {expected.replace(' x ', ', ')}], got {tuple(images.shape)}.")
+        return to_unit_range(images)
+
+    def _target(self, images, seeds):
+        """What the likelihood scores: of grey images, one binary draw each (dynamic binarization)."""
+        if not self.likelihood.needs_uniform:
+            return self.likelihood.target(images)
+        uniform = noise.uniform(seeds, math.prod(self.image_shape))
+        return self.likelihood.target(images, tf.reshape(uniform, tf.shape(images)))
+
+    def _posterior_noise_shapes(self):
+        """Shapes a row of the noise for the bound of u, for u and for each z."""
+        of_u = [(self.prior.bound_noise_size,), self.pseudoinput.shape] if self.pseudoinput else [(0,), (0,)]
+        return [*of_u, *self.top_down.latent_shapes]
+
+    @staticmethod
+    def _draw(seeds, shapes):
+        """Standard normal noise of the given shapes, each with a first axis of rows, from one draw a row."""
+        sizes = [math.prod(shape) for shape in shapes]
+        values = noise.normal(_fork(seeds, 1), sum(sizes))
+        return [
+            tf.reshape(part, [-1, *shape]) if size else None
+            for part, shape, size in zip(tf.split(values, sizes, axis=1), shapes, sizes, strict=True)
+        ]
+
+    def _infer(self, images, walk_noise):
+        """The pass from images through both paths, `walk_noise` being that of u and of each z."""
+        noise_u, *noise_z = walk_noise
+        features = self.bottom_up((255.0 * images - self.input_mean) / self.input_std)
+        encoder_features = dict(zip(self.top_down.scales, features, strict=True))
+        u, condition = None, None
+        if self.pseudoinput is not None:
+            u = self.pseudoinput.sample(self.pseudoinput(images), noise_u)
+            condition = self.pseudoinput.decode(u)
+        parameters, steps = self.top_down(noise_z, condition, encoder_features)
+        return Inference(
+            u,
+            [step.posterior_mean for step in steps],
+            [step.posterior_log_var for step in steps],
+            [step.prior_mean for step in steps],
+            [step.prior_log_var for step in steps],
+            [step.kl() for step in steps],
+            [step.latent for step in steps],
+            parameters,
+        )
+
+    def _kl_u(self, u, bound_noise, training):
+        """KL(r(u|x) || r(u)), or its bound: minus the entropy of the first, minus log r(u) (Eq. 15, 17)."""
+        if self.pseudoinput is None:
+            return 0.0
+        return tf.add_n(self.prior.negative_bound(u, bound_noise, training)) - self.pseudoinput.entropy()
+
+    # What users call
+
+    @classmethod
+    def from_preset(cls, name, **kwargs):
+        """Makes the model of a preset.
+
+        Args:
+            name: str, a preset of `configs/` such as "mnist", or the path of a YAML file.
+            **kwargs: passed to the constructor, e.g. `seed` or `dtype`.
+
+        Returns:
+            A built `DVPVAE` with starting weights.
+
+        Raises:
+            UserError: if there is no such preset or it is not valid.
+        """
+        from dvpvae_tf.build import build_model
+        from dvpvae_tf.config import load_config
+
+        return build_model(load_config(name).model, **kwargs)
+
+    def adapt(self, images):
+        """Prepares the pseudoinputs, in one pass: S of Algorithm 1.
+
+        Args:
+            images: `tf.data.Dataset` of batches, or array, `[N, D, D, C]`: uint8, or float32 in [0, 1].
+        """
+        if self.pseudoinput is not None:
+            self.pseudoinput.adapt(images)
+
+    def infer(self, images, sample=True, seed=0):
+        """Infers the pseudoinput and the latents of images.
+
+        Args:
+            images: array or tensor `[N, D, D, C]`: uint8, or float32 in [0, 1]. It goes to the encoder as it is.
+            sample: bool. True draws u and z from their posteriors, False takes their means: no noise anywhere.
+            seed: int, of the noise.
+
+        Returns:
+            `Inference`.
+
+        Raises:
+            ValueError: if the images are of another shape.
+        """
+        images = self._checked(tf.convert_to_tensor(images))
+        seeds = noise.row_seeds(seed, EVALUATION_STREAM, 0, tf.shape(images)[0])
+        _, *walk_noise = self._draw(seeds, self._posterior_noise_shapes())
+        if not sample:
+            walk_noise = [None if value is None else tf.zeros_like(value) for value in walk_noise]
+        return self._infer(images, walk_noise)
+
+    def reconstruct(self, images):
+        """Reconstructs images without noise: from the means of u and z to the likelihood's mean or mode.
+
+        Args:
+            images: array or tensor `[N, D, D, C]`: uint8, or float32 in [0, 1].
+
+        Returns:
+            float32 array `[N, D, D, C]` in [0, 1].
+        """
+        return self.likelihood.images(self.infer(images, sample=False).likelihood_params).numpy()
+
+    def generate(self, seeds, temperature=1.0, prior_temperature=1.0, steps=None):
+        """Generates images with their pseudoinputs, one for each key: u, then z from the priors, then x.
+
+        Args:
+            seeds: int32 tensor `[N, 2]`, one key an image, see `dvpvae_tf.noise.row_seeds`.
+            temperature: float or float32 tensor, factor of the standard deviation of every p(z_l|...) and of the scale of
+                the logistic mixture.
+            prior_temperature: float or float32 tensor, factor of the noise of the prior over u.
+            steps: int or None, T of the diffusion prior; None takes the prior's own.
+
+        Returns:
+            `Samples`. Of a Bernoulli likelihood the images are probabilities.
+        """
+        shapes = self.top_down.latent_shapes
+        prior_size = self.prior.sample_noise_size(steps) if self.prior else 0
+        noise_u, *noise_z = self._draw(seeds, [(prior_size,), *shapes])
+        condition, pseudoinputs = None, None
+        if self.pseudoinput is not None:
+            condition = self.pseudoinput.decode(self.prior.sample(noise_u, steps, prior_temperature))
+            pseudoinputs = tf.clip_by_value((condition + 1.0) / 2.0, 0.0, 1.0)
+        parameters, _ = self.top_down(noise_z, condition, temperature=temperature)
+        return Samples(self.likelihood.images(parameters, _fork(seeds, 2), temperature), pseudoinputs)
+
+    def sample(self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None):
+        """Generates images; image i depends on the seed and i alone.
+
+        Args:
+            num: int, how many.
+            temperature: float, at least 0, see `generate`.
+            seed: int.
+            prior_temperature: float, at least 0, see `generate`.
+            steps: int or None, see `generate`.
+
+        Returns:
+            float32 array `[num, D, D, C]` in [0, 1].
+        """
+        seeds = noise.row_seeds(seed, SAMPLING_STREAM, 0, num)
+        generate = tf.function(self.generate, reduce_retracing=True)
+        temperature, prior_temperature = tf.constant(float(temperature)), tf.constant(float(prior_temperature))
+        batches = [
+            generate(seeds[start : start + 100], temperature, prior_temperature, steps).images
+            for start in range(0, num, 100)
+        ]
+        return tf.concat(batches, axis=0).numpy()
+
+    # Training and evaluation
+
+    def compile(self, optimizer="adamax", **kwargs):
+        """Configures training. The loss is the model's own: negative ELBO in bits per dimension (Eq. 17).
+
+        Args:
+            optimizer: a `keras.optimizers.Optimizer` or its name.
+            **kwargs: passed to `keras.Model.compile`.
+        """
+        super().compile(optimizer=optimizer, **kwargs)
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, *args, **kwargs):
+        """Trains the model; arguments and result are those of `keras.Model.fit`.
+
+        Raises:
+            ValueError: if `adapt` has not been called.
+        """
+        if self.pseudoinput is not None and not self.pseudoinput.adapted:
+            raise ValueError("Call model.adapt(train) before model.fit(train): it computes S of Algorithm 1.")
+        return super().fit(*args, **kwargs)
+
+    def reset_metrics(self):
+        """Starts the metrics and the count of evaluated images anew."""
+        super().reset_metrics()
+        self._images_seen.assign(0)
+
+    def train_step(self, data):
+        images = _images_of(data)
+        first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
+        seeds = noise.row_seeds(self.seed, self.training_steps.value, first_row, tf.shape(images)[0])
+        self.training_steps.assign_add(1)
+        with tf.GradientTape() as tape:
+            elbo = self(images, seeds=seeds, training=True)
+            # Summed over the replicas this is the mean over the global batch.
+            loss = tf.reduce_sum(elbo.negative_elbo) * self.bits_per_nat / tf.cast(global_rows, tf.float32)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        gradient_norm = tf.linalg.global_norm(gradients)
+        finite = tf.math.is_finite(gradient_norm)
+        self._apply_if(finite, gradients)
+        self._update_bound_metrics(elbo, weight=tf.cast(finite, tf.float32))
+        self.gradient_norm.update_state(_finite_or_zero(gradient_norm), tf.cast(finite, tf.float32))
+        self.skipped_steps.update_state(tf.cast(~finite, tf.float32) / _num_replicas())
+        return self._results() | {
+            "gradient_norm": self.gradient_norm.result(),
+            "skipped_steps": self.skipped_steps.result(),
+        }
+
+    def _apply_if(self, finite, gradients):
+        """Applies gradients that are summed over the replicas already, once for all of them, or skips the step.
+
+        Doing so outside the replicas keeps the optimizer from summing them again, and lets it clip the sum.
+        """
+
+        def apply(strategy, finite, gradients):
+            first = lambda value: strategy.experimental_local_results(value)[0]  # noqa: E731
+            gradients = [first(gradient) for gradient in gradients]
+            tf.cond(
+                first(finite),
+                lambda: (self.optimizer.apply(gradients, self.trainable_variables), True)[1],
+                lambda: False,
+            )
+
+        tf.distribute.get_replica_context().merge_call(apply, args=(finite, gradients))
+
+    def test_step(self, data):
+        images = _images_of(data)
+        first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
+        seen = tf.convert_to_tensor(self._images_seen)
+        seeds = noise.row_seeds(self.seed, EVALUATION_STREAM, seen + first_row, tf.shape(images)[0])
+        self._images_seen.assign_add(global_rows)
+        self._update_bound_metrics(self(images, seeds=seeds))
+        return self._results()
+
+    def predict_step(self, data):
+        return self(_images_of(data))
+
+    def _update_bound_metrics(self, elbo, weight=1.0):
+        values = {
+            "negative_elbo": elbo.negative_elbo,
+            "bits_per_dim": elbo.negative_elbo * self.bits_per_nat,
+            "reconstruction": elbo.reconstruction,
+            "kl_z": tf.reduce_sum(elbo.kl_z, axis=1),
+            "kl_u": elbo.kl_u,
+        }
+        for name, value in values.items():
+            value = tf.where(weight > 0, value, 0.0)
+            self.bound_metrics[name].update_state(value, sample_weight=tf.fill(tf.shape(value), weight))
+
+    def _results(self):
+        return {name: metric.result() for name, metric in self.bound_metrics.items()}
+
+    def get_config(self):
+        """The arguments of the constructor, serialised.
+
+        Returns:
+            dict.
+        """
+        return {
+            **super().get_config(),
+            "image_shape": self.image_shape,
+            "scales": self.top_down.scales,
+            "layers_per_scale": self.top_down.layers_per_scale,
+            "likelihood": keras.saving.serialize_keras_object(self.likelihood),
+            "pseudoinput": keras.saving.serialize_keras_object(self.pseudoinput),
+            "prior": keras.saving.serialize_keras_object(self.prior),
+            "channels": self.bottom_up.channels,
+            "hidden_channels": self.bottom_up.hidden_channels,
+            "latent_channels": self.top_down.latent_channels,
+            "encoder_blocks": self.bottom_up.blocks,
+            "latent_aggregation": self.top_down.latent_aggregation,
+            "binary_encoder_input": self.binary_encoder_input,
+            "input_mean": self.input_mean,
+            "input_std": self.input_std,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes a model from `get_config`.
+
+        Args:
+            config: dict.
+
+        Returns:
+            A `DVPVAE`.
+        """
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name]) for name in ("likelihood", "pseudoinput", "prior")
+        }
+        return cls(**{**config, **parts})
+
+
+def _images_of(data):
+    """The images in what `fit` and `evaluate` pass on: alone, or first in a tuple."""
+    return keras.utils.unpack_x_y_sample_weight(data)[0]
+
+
+def _fork(seeds, purpose):
+    """Other keys for another use of the same rows."""
+    return tf.bitwise.bitwise_xor(seeds, tf.constant([purpose * 0x3C6EF35F % 2**31, 0], tf.int32))
+
+
+def _num_replicas():
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _place_in_global_batch(rows):
+    """The index of this replica's first row in the global batch, and the number of rows of that."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return 0, rows
+    replica = context.replica_id_in_sync_group
+    mine = tf.one_hot(replica, context.num_replicas_in_sync, on_value=rows, off_value=0, dtype=tf.int32)
+    counts = context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+    return tf.reduce_sum(counts[:replica]), tf.reduce_sum(counts)
+
+
+def _finite_or_zero(value):
+    return tf.where(tf.math.is_finite(value), value, 0.0)

@@ -1,0 +1,141 @@
+"""The path from the top latent to the parameters of the likelihood (Section 4.2 and 4.3, Figure 2a right)."""
+
+import keras
+import tensorflow as tf
+
+from dvpvae_tf.layers.convolution import convolution
+from dvpvae_tf.layers.top_down_block import TopDownBlock
+from dvpvae_tf.pseudoinputs import resize_bilinear
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class TopDown(keras.layers.Layer):
+    """The stochastic layers from coarse to fine, and the map from them to the parameters of the likelihood.
+
+    Called as `top_down(noise, condition=None, encoder_features=None, temperature=1.0)`, it walks down once and gives the
+    parameters of the likelihood, float32 `[N, D, D, output_channels]`, and the list of `TopDownStep`s, top layer first.
+    One walk serves all uses: at the scales whose `encoder_features` are given z is drawn from the posterior, elsewhere from
+    the prior.
+
+    Args:
+        image_size: int, D.
+        scales: sides of the latents, fine to coarse; each divides the one before.
+        layers_per_scale: how many stochastic layers each of them has.
+        channels: int, channels of the features.
+        hidden_channels: int, channels of the residual blocks' bottleneck.
+        latent_channels: int, channels of each z.
+        output_channels: int, parameters of the likelihood a pixel.
+        latent_aggregation: bool. True lets the likelihood see the sum of all latents (Eq. 18), False the features that leave
+            the last layer (Eq. 22).
+        **kwargs: passed to `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        image_size,
+        scales,
+        layers_per_scale,
+        channels,
+        hidden_channels,
+        latent_channels,
+        output_channels,
+        latent_aggregation=True,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)  # noise and latents stay float32
+        self.image_size = image_size
+        self.scales = tuple(scales)
+        self.layers_per_scale = tuple(layers_per_scale)
+        self.channels = channels
+        self.hidden_channels = hidden_channels
+        self.latent_channels = latent_channels
+        self.output_channels = output_channels
+        self.latent_aggregation = latent_aggregation
+        # The side of each stochastic layer's z, top layer first.
+        self.sides = [
+            side for side, layers in zip(self.scales[::-1], self.layers_per_scale[::-1], strict=True) for _ in range(layers)
+        ]
+        self.blocks = [
+            TopDownBlock(
+                channels,
+                hidden_channels,
+                latent_channels,
+                has_output=not (latent_aggregation and index == len(self.sides) - 1),
+                residual_gain=len(self.sides) ** -0.5,
+                dtype=self.dtype_policy,
+                name=f"block_{index}",
+            )
+            for index in range(len(self.sides))
+        ]
+        if latent_aggregation:
+            self.aggregation = convolution(channels, 1, dtype=self.dtype_policy, name="aggregation")
+        self.conv_out = convolution(output_channels, 3, dtype=self.dtype_policy, name="conv_out")
+
+    def build(self, noise_shape, condition_shape=None, encoder_features_shape=None, temperature_shape=None):
+        for side, block in zip(self.sides, self.blocks, strict=True):
+            condition = None if condition_shape is None else (None, side, side, condition_shape[-1])
+            block.build((None, side, side, self.channels), condition_shape=condition)
+        image = (None, self.image_size, self.image_size)
+        if self.latent_aggregation:
+            self.aggregation.build((*image, self.latent_channels))
+        self.conv_out.build((*image, self.channels))
+
+    @property
+    def latent_shapes(self):
+        """The shape `(side, side, channels)` of each stochastic layer's z, top layer first."""
+        return [(side, side, self.latent_channels) for side in self.sides]
+
+    def call(self, noise, condition=None, encoder_features=None, temperature=1.0):
+        rows = tf.shape(noise[0])[0]
+        features = tf.ones([rows, self.sides[0], self.sides[0], self.channels], self.compute_dtype)
+        conditions = self._pooled(condition)
+        encoder_features = encoder_features or {}
+        steps = []
+        for side, block, layer_noise in zip(self.sides, self.blocks, noise, strict=True):
+            features = resize_bilinear(features, side)
+            step = block(
+                features,
+                condition=conditions.get(side),
+                encoder_features=encoder_features.get(side),
+                noise=layer_noise,
+                temperature=temperature,
+            )
+            features = step.features
+            steps.append(step)
+        return self._likelihood_parameters(features, [step.latent for step in steps]), steps
+
+    def _pooled(self, condition):
+        """The decoded pseudoinput at each scale."""
+        if condition is None:
+            return {}
+        condition = tf.cast(condition, self.compute_dtype)
+        factors = {side: self.image_size // side for side in self.scales}
+        return {side: tf.nn.avg_pool2d(condition, factor, factor, "VALID") for side, factor in factors.items()}
+
+    def _likelihood_parameters(self, features, latents):
+        if self.latent_aggregation:
+            features = self.aggregation(self._aggregate(latents))
+        else:
+            features = resize_bilinear(features, self.image_size)
+        return tf.cast(self.conv_out(features), tf.float32)
+
+    def _aggregate(self, latents):
+        """1 / sqrt(L) times the sum of all latents at the size of the image (Eq. 18), summed within a scale first."""
+        total = 0.0
+        for scale in self.scales:
+            of_scale = tf.add_n([z for z, side in zip(latents, self.sides, strict=True) if side == scale])
+            total += resize_bilinear(of_scale, self.image_size)
+        return total / len(latents) ** 0.5
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "image_size": self.image_size,
+            "scales": self.scales,
+            "layers_per_scale": self.layers_per_scale,
+            "channels": self.channels,
+            "hidden_channels": self.hidden_channels,
+            "latent_channels": self.latent_channels,
+            "output_channels": self.output_channels,
+            "latent_aggregation": self.latent_aggregation,
+        }

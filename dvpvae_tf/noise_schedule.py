@@ -1,0 +1,71 @@
+"""The noise schedule of the diffusion prior (Appendix A; Table 7's "log SNR min / max")."""
+
+import tensorflow as tf
+
+
+class LinearNoiseSchedule:
+    """The linear schedule gamma(t) = -log SNR(t) on t in [0, 1], with alpha^2 + sigma^2 = 1 (Eq. 25).
+
+    Args:
+        gamma_min: float, gamma(0): minus the log signal-to-noise ratio of almost clean pseudoinputs.
+        gamma_max: float, gamma(1): minus that of almost pure noise.
+
+    Raises:
+        ValueError: if `gamma_min` is not below `gamma_max`.
+    """
+
+    def __init__(self, gamma_min=-6.0, gamma_max=7.0):
+        if not gamma_min < gamma_max:
+            raise ValueError(f"gamma_min must be below gamma_max, got {gamma_min} and {gamma_max}.")
+        self.gamma_min = float(gamma_min)
+        self.gamma_max = float(gamma_max)
+
+    @property
+    def slope(self):
+        """float, gamma'(t), the same at every t."""
+        return self.gamma_max - self.gamma_min
+
+    def gamma(self, time):
+        """Minus the log signal-to-noise ratio at `time` (float32, any shape)."""
+        return self.gamma_min + self.slope * time
+
+    def alpha(self, time):
+        """The factor of the clean pseudoinput at `time` (Eq. 25)."""
+        return tf.sqrt(tf.sigmoid(-self.gamma(time)))
+
+    def sigma(self, time):
+        """The standard deviation of the noise at `time` (Eq. 25)."""
+        return tf.sqrt(tf.sigmoid(self.gamma(time)))
+
+    def diffuse(self, u, time, noise):
+        """Draws y_t from q(y_t|u) with the given noise (Eq. 25).
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`, clean pseudoinputs.
+            time: float32 tensor that broadcasts against `u`.
+            noise: float32 tensor, standard normal, shaped like `u`.
+
+        Returns:
+            float32 tensor shaped like `u`.
+        """
+        return self.alpha(time) * u + self.sigma(time) * noise
+
+    def posterior(self, y, u, source, target):
+        """Mean and standard deviation of q(y_s|y_t, u), s < t (Eq. 26 to 28).
+
+        With c = 1 - SNR(t) / SNR(s) the mean is (alpha_s / alpha_t)(1 - c) y_t + c alpha_s u and the variance c sigma_s^2,
+        which are Eq. 27 and 28 without their differences of nearly equal numbers.
+
+        Args:
+            y: float32 tensor `[N, d, d, C]`, y_t.
+            u: float32 tensor like `y`, the clean pseudoinput or a prediction of it.
+            source: float32 tensor that broadcasts against `y`, the time t.
+            target: float32 tensor that broadcasts against `y`, the earlier time s.
+
+        Returns:
+            The mean, like `y`, and the standard deviation, which broadcasts against it.
+        """
+        c = -tf.math.expm1(self.gamma(target) - self.gamma(source))
+        alpha_s = self.alpha(target)
+        mean = alpha_s / self.alpha(source) * (1.0 - c) * y + c * alpha_s * u
+        return mean, tf.sqrt(c) * self.sigma(target)

@@ -1,0 +1,77 @@
+"""A mixture of Gaussians as the prior over pseudoinputs (Figure 5)."""
+
+import math
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from dvpvae_tf.noise import to_uniform
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class MixturePrior(keras.layers.Layer):
+    """Equally weighted Gaussians over the whole of u, with trained means and log-variances (Figure 5).
+
+    Args:
+        components: int, how many Gaussians.
+        **kwargs: passed to `keras.layers.Layer`. The dtype is float32 always.
+    """
+
+    def __init__(self, components=10, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.components = components
+
+    def build(self, u_shape, noise_shape=None):
+        self.shape = tuple(u_shape[1:])
+        shape = (self.components, math.prod(self.shape))
+        self.means = self.add_weight(shape=shape, initializer=keras.initializers.RandomNormal(stddev=0.5), name="means")
+        self.log_vars = self.add_weight(shape=shape, initializer="zeros", name="log_vars")
+
+    bound_noise_size = 0  # the density is exact
+
+    def sample_noise_size(self, steps=None):
+        """How many normal numbers a row `sample` takes, an int; `steps` means nothing here."""
+        return 1 + math.prod(self.shape)
+
+    def call(self, u, noise=None, training=False):
+        return self.negative_bound(u)
+
+    def negative_bound(self, u, noise=None, training=False):
+        """-log r(u), exactly.
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`.
+            noise: not used.
+            training: not used.
+
+        Returns:
+            float32 tensor `[N]`, nats, in a tuple of one.
+        """
+        flat = tf.reshape(u, [-1, 1, math.prod(self.shape)])
+        gaussians = tfp.distributions.MultivariateNormalDiag(self.means, tf.exp(0.5 * self.log_vars))
+        log_prob = tf.reduce_logsumexp(gaussians.log_prob(flat), axis=1) - math.log(self.components)
+        return (-log_prob,)
+
+    def sample(self, noise, steps=None, temperature=1.0):
+        """Draws pseudoinputs: a component, then its Gaussian.
+
+        Args:
+            noise: float32 tensor `[N, sample_noise_size()]`, standard normal.
+            steps: not used.
+            temperature: float or tensor that broadcasts against u, factor of the Gaussian's standard deviation.
+
+        Returns:
+            float32 tensor `[N, d, d, C]`.
+        """
+        component = tf.cast(to_uniform(noise[:, 0]) * self.components, tf.int32)
+        component = tf.minimum(component, self.components - 1)
+        mean = tf.reshape(tf.gather(self.means, component), [-1, *self.shape])
+        log_var = tf.reshape(tf.gather(self.log_vars, component), [-1, *self.shape])
+        return mean + temperature * tf.exp(0.5 * log_var) * tf.reshape(noise[:, 1:], [-1, *self.shape])
+
+    def compute_output_shape(self, u_shape, noise_shape=None):
+        return ((u_shape[0],),)
+
+    def get_config(self):
+        return {**super().get_config(), "components": self.components}
