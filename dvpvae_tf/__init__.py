@@ -3,7 +3,7 @@
 Importing it registers every class that a saved model may hold.
 """
 
-#from dvpvae_tf.data import load_dataset
+from dvpvae_tf.data import load_dataset
 from dvpvae_tf.models import DVPVAE
 
 __all__ = ["DVPVAE", "load_dataset"]

@@ -80,6 +80,7 @@ class Pseudoinput(keras.layers.Layer):
             shape=self.shape if self.sigma_per_element else (),
             initializer=keras.initializers.Constant(self.initial_log_var),
             constraint=ClipWeights(*self.log_var_range),
+            autocast=False,
             name="log_var",
         )
 
@@ -159,7 +160,9 @@ class DCTPseudoinput(Pseudoinput):
         self.inverse_dct.build((None, *self.shape))
         # Minus one says "not adapted yet": no maximum of absolute values is negative.
         initializer = keras.initializers.Constant(-1.0)
-        self.scale = self.add_weight(shape=self.shape, initializer=initializer, trainable=False, name="scale")
+        self.scale = self.add_weight(
+            shape=self.shape, initializer=initializer, trainable=False, autocast=False, name="scale"
+        )
 
     @property
     def adapted(self):

@@ -160,8 +160,10 @@ class DVPVAE(keras.Model):
         self.bottom_up.build(input_shape)
         condition_shape = None
         if self.pseudoinput is not None:
-            self.pseudoinput.build(input_shape)
-            self.prior.build((None, *self.pseudoinput.shape))
+            if not self.pseudoinput.built:  # Keras builds what it deserialises
+                self.pseudoinput.build(input_shape)
+            if not self.prior.built:
+                self.prior.build((None, *self.pseudoinput.shape))
             condition_shape = (None, *self.image_shape)
         self.top_down.build(None, condition_shape=condition_shape)
         self.training_steps = self.add_weight(
@@ -363,16 +365,6 @@ class DVPVAE(keras.Model):
         return tf.concat(batches, axis=0).numpy()
 
     # Training and evaluation
-
-    def compile(self, optimizer="adamax", **kwargs):
-        """Configures training. The loss is the model's own: negative ELBO in bits per dimension (Eq. 17).
-
-        Args:
-            optimizer: a `keras.optimizers.Optimizer` or its name.
-            **kwargs: passed to `keras.Model.compile`.
-        """
-        super().compile(optimizer=optimizer, **kwargs)
-        self.optimizer.build(self.trainable_variables)
 
     def fit(self, *args, **kwargs):
         """Trains the model; arguments and result are those of `keras.Model.fit`.

@@ -25,8 +25,9 @@ class MixturePrior(keras.layers.Layer):
     def build(self, u_shape, noise_shape=None):
         self.shape = tuple(u_shape[1:])
         shape = (self.components, math.prod(self.shape))
-        self.means = self.add_weight(shape=shape, initializer=keras.initializers.RandomNormal(stddev=0.5), name="means")
-        self.log_vars = self.add_weight(shape=shape, initializer="zeros", name="log_vars")
+        start = keras.initializers.RandomNormal(stddev=0.5)
+        self.means = self.add_weight(shape=shape, initializer=start, autocast=False, name="means")
+        self.log_vars = self.add_weight(shape=shape, initializer="zeros", autocast=False, name="log_vars")
 
     bound_noise_size = 0  # the density is exact
 

@@ -1,0 +1,109 @@
+"""The 28 x 28 OMNIGLOT of Burda et al., as a TFDS builder and as a file at hand."""
+
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+import tensorflow_datasets as tfds
+
+from dvpvae_tf.data.tfds_images import prepare, read_splits
+from dvpvae_tf.errors import UserError
+
+URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/chardata.mat"
+PUBLISHED_SIZES = (24345, 8070)
+
+
+class Omniglot28(tfds.core.GeneratorBasedBuilder):
+    """TFDS builder of the 28 x 28 OMNIGLOT: 24,345 training and 8,070 test images, `omniglot28` to TFDS.
+
+    It takes `<data_dir>/downloads/manual/chardata.mat` where there is one, else it downloads that file and
+    checks the number of its images. TFDS checks the file's size and sha256 too once they are in
+    `checksums.tsv` beside this module, where a download with
+    `tfds.download.DownloadConfig(register_checksums=True)` records them. The order of the file is kept.
+
+    Source: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016; the drawings are
+    those of Lake, Salakhutdinov and Tenenbaum, Science, 2015.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    @property
+    def manual_file(self):
+        """The path at which a `chardata.mat` fetched by hand is looked for."""
+        return self.data_dir_root / "downloads" / "manual" / "chardata.mat"
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Handwritten characters of 50 alphabets, grey, 28 x 28.",
+            homepage="https://github.com/yburda/iwae",
+            features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(28, 28, 1))}),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        if self.manual_file.exists():
+            train, test = read_chardata(self.manual_file)
+        else:
+            train, test = read_chardata(dl_manager.download(URL))
+            if (len(train), len(test)) != PUBLISHED_SIZES:
+                raise UserError(f"{URL} is not the published file: it has {len(train)} + {len(test)} images")
+        return {"train": self._generate_examples(train), "test": self._generate_examples(test)}
+
+    def _generate_examples(self, images):
+        return ((index, {"image": image}) for index, image in enumerate(images))
+
+
+def read_omniglot(data_dir=None, omniglot_mat=None):
+    """Reads OMNIGLOT from the file at hand, else from TFDS's prepared data, else by downloading it.
+
+    A file at hand is read anew each time, so that data prepared from one file never stand for another.
+
+    Args:
+        data_dir: TFDS's data_dir, or None for its default.
+        omniglot_mat: path of a `chardata.mat`; by default `<data_dir>/downloads/manual/chardata.mat`, if any.
+
+    Returns:
+        A dict from `train` and `test` to uint8 arrays [N, 28, 28, 1].
+
+    Raises:
+        UserError: if there is no data and no network, or the file is missing, damaged or another one.
+    """
+    builder = Omniglot28(data_dir=data_dir)
+    if omniglot_mat is None and builder.manual_file.exists():
+        omniglot_mat = builder.manual_file
+    if omniglot_mat is not None:
+        return dict(zip(("train", "test"), read_chardata(omniglot_mat), strict=True))
+    remedy = f"fetch {URL} and put it at {builder.manual_file} or pass its path as omniglot_mat"
+    prepare(builder, [URL], remedy)
+    return read_splits(builder)
+
+
+def read_chardata(path):
+    """Reads the images of a `chardata.mat`.
+
+    Args:
+        path: path of a MATLAB file with the arrays `data` and `testdata` [784, N]: an image a column, its
+            pixels in column-major order, in [0, 1].
+
+    Returns:
+        Training and test images: uint8 arrays [N, 28, 28, 1], `round(255 v)`.
+
+    Raises:
+        UserError: if the file is missing, damaged or another one.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: fetch it from {URL}")
+    try:
+        contents = scipy.io.loadmat(path, appendmat=False, variable_names=("data", "testdata"))
+        return _columns_to_images(contents["data"]), _columns_to_images(contents["testdata"])
+    except Exception as error:  # the MATLAB reader raises many types for a damaged or foreign file
+        raise UserError(f"{path} is damaged or not OMNIGLOT's chardata.mat: fetch it from {URL}") from error
+
+
+def _columns_to_images(columns):
+    if len(columns) != 784 or not (columns.min() >= 0 and columns.max() <= 1):
+        raise ValueError("not 784 values in [0, 1] a column")
+    images = columns.reshape((28, 28, -1)).transpose((2, 1, 0))
+    return np.round(255 * images).astype(np.uint8)[..., None]

@@ -1,0 +1,132 @@
+"""From the name of a data set to its three tf.data pipelines."""
+
+import difflib
+
+import tensorflow as tf
+
+from dvpvae_tf.data.folder import read_folder
+from dvpvae_tf.data.mnist5k import read_mnist5k
+from dvpvae_tf.data.omniglot import read_omniglot
+from dvpvae_tf.data.tfds_images import read_tfds
+from dvpvae_tf.errors import UserError
+
+SIDES = {"mnist": 28, "omniglot": 28, "cifar10": 32, "mnist5k": 28}
+
+
+def load_dataset(
+    name,
+    batch_size,
+    *,
+    seed=0,
+    data_dir=None,
+    image_size=None,
+    omniglot_mat=None,
+    horizontal_flip=False,
+    first_epoch=None,
+):
+    """Loads a data set as batches of uint8 images, held in memory.
+
+    Validation is the last 5,000 training images (1,000 of OMNIGLOT), or the last 10% if that is fewer. A TFDS
+    data set keeps a validation split of its own; one without a test split first gives the last 10% of its
+    training images for it. `mnist5k` has 4,000 training, 500 validation and 500 test digits; a folder is
+    split 80:10:10. The splits never change: `seed` is for the order and the flips.
+
+    Args:
+        name: `mnist`, `omniglot`, `cifar10`, `mnist5k` (which needs no download), `tfds:<name>` for an image
+            data set of TFDS, or `folder:<path>` for a folder of PNG, JPEG, BMP or GIF files.
+        batch_size: images in a batch.
+        seed: integer that fixes the order of the training images and their flips.
+        data_dir: TFDS's data_dir; None for TFDS's default.
+        image_size: side in pixels to crop and resize the images to, for `tfds:` and `folder:`; needed where
+            they are not squares of one size.
+        omniglot_mat: path of a `chardata.mat` at hand, for `omniglot`.
+        horizontal_flip: mirrors each training image with probability 1/2.
+        first_epoch: None for training data that end after one pass and have a new order in each pass, fixed
+            by `seed` and TensorFlow's global seed. An integer e for an endless stream of epochs from epoch e
+            on, in which the order and the flips of an epoch depend on (seed, epoch) alone: a resumed run sees
+            what an uninterrupted one would have seen.
+
+    Returns:
+        Training, validation and test `tf.data.Dataset` of uint8 batches [B, H, W, C]. Training drops what
+        does not fill a batch; validation and test are in order, with a smaller last batch.
+
+    Raises:
+        UserError: for an unknown name, data that are missing or cannot be read, a missing or unfitting
+            `image_size`, or fewer training images than a batch.
+
+    Source: Section 5 and Table 7 of the paper for the data sets.
+    """
+    train, validation, test = _read_images(name, data_dir, image_size, omniglot_mat)
+    if not 1 <= batch_size <= len(train):
+        raise UserError(f"batch_size is {batch_size}: for {name} it must be from 1 to {len(train)}")
+    train = _training_batches(train, batch_size, seed, horizontal_flip, first_epoch)
+    return train, _evaluation_batches(validation, batch_size), _evaluation_batches(test, batch_size)
+
+
+def _read_images(name, data_dir, image_size, omniglot_mat):
+    """Reads uint8 arrays [N, H, W, C] of the training, validation and test images."""
+    kind, _, place = name.partition(":")
+    if kind == "folder" and place:
+        return read_folder(place, image_size)
+    if kind == "tfds" and place:
+        return _three_splits(read_tfds(place, data_dir, image_size), most=5000)
+    if name not in SIDES:
+        similar = difflib.get_close_matches(name, SIDES, n=1)
+        hint = f"did you mean {similar[0]}? " if similar else ""
+        choices = ", ".join((*SIDES, "tfds:<name>", "folder:<path>"))
+        raise UserError(f"unknown data set {name}: {hint}the choices are {choices}")
+    if image_size not in (None, SIDES[name]):
+        raise UserError(f"image_size is {image_size}, but images of {name} have side {SIDES[name]}")
+    if name == "mnist5k":
+        return read_mnist5k()
+    if name == "omniglot":
+        return _three_splits(read_omniglot(data_dir, omniglot_mat), most=1000)
+    return _three_splits(read_tfds(name, data_dir), most=5000)
+
+
+def _three_splits(splits, most):
+    train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
+    if test is None:
+        train, test = _hold_out(train, len(train))
+    if validation is None:
+        train, validation = _hold_out(train, most)
+    return train, validation, test
+
+
+def _hold_out(images, most):
+    count = min(most, len(images) // 10)
+    if count == 0:
+        raise UserError(f"there are {len(images)} training images: at least 10 are needed")
+    return images[:-count], images[-count:]
+
+
+def _training_batches(images, batch_size, seed, horizontal_flip, first_epoch):
+    with tf.device("CPU"):
+        images = tf.constant(images)
+    count, steps = len(images), len(images) // batch_size
+
+    def order_and_flips(epoch):
+        seeds = tf.random.split(tf.stack([tf.constant(seed, tf.int64), epoch]), 2, alg="philox")
+        order = tf.random.experimental.stateless_shuffle(tf.range(count), seeds[0], alg="philox")
+        flips = tf.random.stateless_uniform([count], seeds[1], alg="philox") < 0.5
+        batches = [tf.reshape(each[: steps * batch_size], [steps, batch_size]) for each in (order, flips)]
+        return tf.data.Dataset.from_tensor_slices(tuple(batches))
+
+    def batch_of_images(indices, flips):
+        batch = tf.gather(images, indices)
+        if horizontal_flip:
+            batch = tf.where(flips[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
+        return batch
+
+    if first_epoch is None:  # one epoch, numbered at random, anew each time the data are iterated
+        epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
+        length = steps
+    else:
+        epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+        length = tf.data.INFINITE_CARDINALITY
+    batches = epochs.flat_map(order_and_flips).map(batch_of_images, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.apply(tf.data.experimental.assert_cardinality(length)).prefetch(tf.data.AUTOTUNE)
+
+
+def _evaluation_batches(images, batch_size):
+    return tf.data.Dataset.from_tensor_slices(images).batch(batch_size).prefetch(tf.data.AUTOTUNE)

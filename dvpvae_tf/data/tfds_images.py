@@ -1,0 +1,129 @@
+"""Image data sets of TensorFlow Datasets (TFDS)."""
+
+import difflib
+import textwrap
+from urllib.parse import urlsplit
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from PIL import Image, ImageOps
+
+from dvpvae_tf.errors import UserError
+
+
+def read_tfds(name, data_dir=None, image_size=None):
+    """Reads the images of a TFDS data set, after downloading and preparing it where that is still to be done.
+
+    Args:
+        name: name of the data set in TFDS, such as `mnist` or `name/config:version`.
+        data_dir: TFDS's data_dir, or None for its default.
+        image_size: side in pixels to crop and resize the images to, or None to keep them as they are.
+
+    Returns:
+        A dict from `train` and, where the data set has them, `validation` and `test` to uint8 arrays
+        [N, H, W, C].
+
+    Raises:
+        UserError: if there is no such data set, it is not at hand and cannot be fetched, it has no 8-bit
+            images or no training split, or its images are not squares of one size and `image_size` is None.
+    """
+    builder = _find_builder(name, data_dir)
+    new_side = _side_to_resize_to(builder, image_size)
+    remedy = (
+        f"where there is a network run `python -c \"import tensorflow_datasets as t; t.load('{name}')\"` "
+        f"and copy the folder ~/tensorflow_datasets/{builder.name} it makes into {builder.data_dir_root}"
+    )
+    prepare(builder, builder.url_infos or (), remedy)
+    return read_splits(builder, new_side)
+
+
+def prepare(builder, urls, remedy):
+    """Downloads and prepares a data set unless it is prepared already.
+
+    Args:
+        builder: a `tfds.core.DatasetBuilder`.
+        urls: the addresses it downloads from, as far as they are known.
+        remedy: what the user can do where it cannot be fetched.
+
+    Raises:
+        UserError: if it cannot be fetched or prepared.
+    """
+    if builder.data_path.exists():
+        return
+    failure = f"{builder.name} is not in {builder.data_dir_root} and cannot be fetched"
+    remedy = f"{remedy}; or use the data set mnist5k, which needs nothing"
+    hosts = {urlsplit(url).netloc: url for url in urls if url.startswith("http")}
+    if hosts and not any(_reachable(url) for url in hosts.values()):  # TFDS would retry for minutes
+        raise UserError(f"{failure}, as there is no network to {' or '.join(hosts)}: {remedy}")
+    try:
+        builder.download_and_prepare()
+    except UserError:
+        raise
+    except Exception as error:  # each builder's own code, and every way a download can fail
+        raise UserError(f"{failure} ({_one_line(error)}): {remedy}") from error
+
+
+def read_splits(builder, new_side=None):
+    """Reads the images of a prepared data set.
+
+    Args:
+        builder: a `tfds.core.DatasetBuilder` with a feature `image`.
+        new_side: side in pixels to crop and resize the images to, or None to keep them as they are.
+
+    Returns:
+        As `read_tfds`.
+
+    Raises:
+        UserError: if there is no training split.
+    """
+    splits = [split for split in ("train", "validation", "test") if split in builder.info.splits]
+    if "train" not in splits:
+        raise UserError(f"the TFDS data set {builder.name} has no split `train`")
+    return {split: _read_split(builder, split, new_side) for split in splits}
+
+
+def _read_split(builder, split, new_side):
+    images = builder.as_dataset(split=split).map(lambda example: example["image"])
+    if new_side is None:
+        return np.concatenate(list(images.batch(1000).as_numpy_iterator()))
+    return np.stack([_crop_and_resize(image, new_side) for image in images.as_numpy_iterator()])
+
+
+def _crop_and_resize(image, side):
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return np.asarray(ImageOps.fit(picture, (side, side))).reshape(side, side, -1)
+
+
+def _side_to_resize_to(builder, image_size):
+    feature = dict(builder.info.features).get("image")
+    if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
+        raise UserError(f"the TFDS data set {builder.name} has no feature `image` of 8-bit images")
+    height, width, _ = feature.shape
+    square = height is not None and height == width
+    if image_size is None and not square:
+        raise UserError(f"the images of {builder.name} are not squares of one size: give image_size")
+    return None if square and image_size in (None, height) else image_size
+
+
+def _find_builder(name, data_dir):
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:
+        similar = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
+        hint = f": did you mean {' or '.join(similar)}?" if similar else ""
+        raise UserError(f"TFDS has no data set {name}{hint}") from error
+    except Exception as error:  # TFDS raises a type of its own for each wrong config, version or form of name
+        raise UserError(f"TFDS cannot find {name}: {_one_line(error)}") from error
+
+
+def _reachable(url):
+    try:
+        requests.head(url, timeout=5)
+    except requests.RequestException:
+        return False
+    return True
+
+
+def _one_line(error):
+    return textwrap.shorten(str(error), 400)

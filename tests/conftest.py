@@ -1,0 +1,56 @@
+"""What many tests share: small models, small images, and the data beside the project where they are."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def shared():
+    """The folder of real data and golden files beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs {SHARED}, which is not part of the project")
+    return SHARED
+
+
+@pytest.fixture
+def tiny():
+    """Makes a model of two stochastic layers for 8x8 images; keywords change its config."""
+    from dvpvae_tf.build import build_model
+    from dvpvae_tf.config import ModelConfig
+
+    def make(dtype=None, seed=0, **changes):
+        settings = {
+            "image_size": 8,
+            "scales": (4, 2),
+            "layers_per_scale": (1, 1),
+            "channels": 8,
+            "hidden_channels": 8,
+            "encoder_blocks": 1,
+            "pseudoinput_size": 3,
+            "prior_blocks": 1,
+            "diffusion_steps": 3,
+        }
+        return build_model(ModelConfig(**settings | changes), dtype=dtype, seed=seed)
+
+    return make
+
+
+@pytest.fixture
+def images():
+    """Makes uint8 images of smooth blobs, `[num, 8, 8, channels]`."""
+
+    def make(num=12, channels=1, side=8, seed=0):
+        rng = np.random.default_rng(seed)
+        centre = rng.uniform(1, side - 2, (num, 2, 1, 1, channels))
+        rows, columns = np.mgrid[:side, :side][:, None, :, :, None]
+        distance = (rows - centre[:, 0]) ** 2 + (columns - centre[:, 1]) ** 2
+        return (255 * np.exp(-distance / 6)).astype("uint8")
+
+    return make

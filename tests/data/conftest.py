@@ -1,0 +1,7 @@
+import pathlib
+import pytest
+
+
+@pytest.fixture
+def shared():
+    return pathlib.Path("/work/shared")
