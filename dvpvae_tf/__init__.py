@@ -3,6 +3,8 @@
 Importing it registers every class that a saved model may hold.
 """
 
+from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+
 from dvpvae_tf.data import load_dataset
 from dvpvae_tf.models import DVPVAE
 

@@ -311,16 +311,27 @@ def load_config(name_or_path: str | Path, overrides: dict[str, Any] | None = Non
     return _override(config, overrides or {}, "")
 
 
+def settings_as_yaml(config: TrainConfig) -> str:
+    """All settings as YAML that `load_config` reads back to an equal config.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The text, keys in the order of their declaration.
+    """
+    settings = config.model_dump(mode="json")
+    return yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True)
+
+
 def write_config(config: TrainConfig, path: str | Path) -> None:
-    """Write all settings as YAML that `load_config` reads back to an equal config.
+    """Write `settings_as_yaml` to a file.
 
     Args:
         config: the settings.
         path: the file to write.
     """
-    settings = config.model_dump(mode="json")
-    text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, allow_unicode=True)
-    Path(path).write_text(text, encoding="utf-8")
+    Path(path).write_text(settings_as_yaml(config), encoding="utf-8")
 
 
 def _find_file(name_or_path: str | Path, folder: Path = Path()) -> Path:

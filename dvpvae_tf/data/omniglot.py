@@ -45,9 +45,13 @@ class Omniglot28(tfds.core.GeneratorBasedBuilder):
         if self.manual_file.exists():
             train, test = read_chardata(self.manual_file)
         else:
-            train, test = read_chardata(dl_manager.download(URL))
+            download = dl_manager.download(URL)
+            train, test = read_chardata(download)
             if (len(train), len(test)) != PUBLISHED_SIZES:
-                raise UserError(f"{URL} is not the published file: it has {len(train)} + {len(test)} images")
+                sizes = f"{len(train)} + {len(test)} images"
+                raise UserError(
+                    f"{download}, with {sizes}, is not the published {URL}: remove it and try again"
+                )
         return {"train": self._generate_examples(train), "test": self._generate_examples(test)}
 
     def _generate_examples(self, images):
@@ -75,7 +79,7 @@ def read_omniglot(data_dir=None, omniglot_mat=None):
     if omniglot_mat is not None:
         return dict(zip(("train", "test"), read_chardata(omniglot_mat), strict=True))
     remedy = f"fetch {URL} and put it at {builder.manual_file} or pass its path as omniglot_mat"
-    prepare(builder, [URL], remedy)
+    prepare(builder, remedy, [URL])
     return read_splits(builder)
 
 

@@ -56,15 +56,28 @@ def load_dataset(
 
     Source: Section 5 and Table 7 of the paper for the data sets.
     """
-    train, validation, test = _read_images(name, data_dir, image_size, omniglot_mat)
+    train, validation, test = read_images(name, data_dir, image_size, omniglot_mat)
     if not 1 <= batch_size <= len(train):
         raise UserError(f"batch_size is {batch_size}: for {name} it must be from 1 to {len(train)}")
-    train = _training_batches(train, batch_size, seed, horizontal_flip, first_epoch)
-    return train, _evaluation_batches(validation, batch_size), _evaluation_batches(test, batch_size)
+    train = training_batches(train, batch_size, seed, horizontal_flip, first_epoch)
+    return train, evaluation_batches(validation, batch_size), evaluation_batches(test, batch_size)
 
 
-def _read_images(name, data_dir, image_size, omniglot_mat):
-    """Reads uint8 arrays [N, H, W, C] of the training, validation and test images."""
+def read_images(name, data_dir=None, image_size=None, omniglot_mat=None):
+    """Reads the images of a data set into memory.
+
+    Args:
+        name: see `load_dataset`.
+        data_dir: see `load_dataset`.
+        image_size: see `load_dataset`.
+        omniglot_mat: see `load_dataset`.
+
+    Returns:
+        uint8 arrays [N, H, W, C] of the training, validation and test images.
+
+    Raises:
+        UserError: see `load_dataset`.
+    """
     kind, _, place = name.partition(":")
     if kind == "folder" and place:
         return read_folder(place, image_size)
@@ -100,7 +113,19 @@ def _hold_out(images, most):
     return images[:-count], images[-count:]
 
 
-def _training_batches(images, batch_size, seed, horizontal_flip, first_epoch):
+def training_batches(images, batch_size, seed=0, horizontal_flip=False, first_epoch=None):
+    """Makes the shuffled batches of training images that `load_dataset` describes.
+
+    Args:
+        images: uint8 array [N, H, W, C].
+        batch_size: see `load_dataset`.
+        seed: see `load_dataset`.
+        horizontal_flip: see `load_dataset`.
+        first_epoch: see `load_dataset`.
+
+    Returns:
+        `tf.data.Dataset` of uint8 batches [batch_size, H, W, C].
+    """
     with tf.device("CPU"):
         images = tf.constant(images)
     count, steps = len(images), len(images) // batch_size
@@ -128,5 +153,14 @@ def _training_batches(images, batch_size, seed, horizontal_flip, first_epoch):
     return batches.apply(tf.data.experimental.assert_cardinality(length)).prefetch(tf.data.AUTOTUNE)
 
 
-def _evaluation_batches(images, batch_size):
+def evaluation_batches(images, batch_size):
+    """Makes batches of images in their order, the last one smaller where they do not fill it.
+
+    Args:
+        images: uint8 array [N, H, W, C].
+        batch_size: images in a batch.
+
+    Returns:
+        `tf.data.Dataset` of uint8 batches [B, H, W, C].
+    """
     return tf.data.Dataset.from_tensor_slices(images).batch(batch_size).prefetch(tf.data.AUTOTUNE)

@@ -34,17 +34,17 @@ def read_tfds(name, data_dir=None, image_size=None):
         f"where there is a network run `python -c \"import tensorflow_datasets as t; t.load('{name}')\"` "
         f"and copy the folder ~/tensorflow_datasets/{builder.name} it makes into {builder.data_dir_root}"
     )
-    prepare(builder, builder.url_infos or (), remedy)
+    prepare(builder, remedy)
     return read_splits(builder, new_side)
 
 
-def prepare(builder, urls, remedy):
+def prepare(builder, remedy, urls=None):
     """Downloads and prepares a data set unless it is prepared already.
 
     Args:
         builder: a `tfds.core.DatasetBuilder`.
-        urls: the addresses it downloads from, as far as they are known.
         remedy: what the user can do where it cannot be fetched.
+        urls: the addresses it downloads from; by default those that TFDS has checksums of.
 
     Raises:
         UserError: if it cannot be fetched or prepared.
@@ -53,6 +53,7 @@ def prepare(builder, urls, remedy):
         return
     failure = f"{builder.name} is not in {builder.data_dir_root} and cannot be fetched"
     remedy = f"{remedy}; or use the data set mnist5k, which needs nothing"
+    urls = urls or builder.url_infos or ()
     hosts = {urlsplit(url).netloc: url for url in urls if url.startswith("http")}
     if hosts and not any(_reachable(url) for url in hosts.values()):  # TFDS would retry for minutes
         raise UserError(f"{failure}, as there is no network to {' or '.join(hosts)}: {remedy}")

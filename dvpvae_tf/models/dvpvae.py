@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
@@ -144,6 +145,7 @@ class DVPVAE(keras.Model):
         self._check_sizes()
         self._make_metrics()
         self.build((None, *self.image_shape))
+        self._generate = tf.function(self.generate, reduce_retracing=True)
 
     def _check_sizes(self):
         height, width, _ = self.image_shape
@@ -355,14 +357,26 @@ class DVPVAE(keras.Model):
         Returns:
             float32 array `[num, D, D, C]` in [0, 1].
         """
+        return self.sample_with_pseudoinputs(num, temperature, seed, prior_temperature, steps).images
+
+    def sample_with_pseudoinputs(self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None):
+        """Generates the images of `sample` and the pseudoinputs they came from (Figure 3).
+
+        Args:
+            num: int, how many.
+            temperature: float, at least 0, see `generate`.
+            seed: int.
+            prior_temperature: float, at least 0, see `generate`.
+            steps: int or None, see `generate`.
+
+        Returns:
+            `Samples` of arrays.
+        """
         seeds = noise.row_seeds(seed, SAMPLING_STREAM, 0, num)
-        generate = tf.function(self.generate, reduce_retracing=True)
-        temperature, prior_temperature = tf.constant(float(temperature)), tf.constant(float(prior_temperature))
-        batches = [
-            generate(seeds[start : start + 100], temperature, prior_temperature, steps).images
-            for start in range(0, num, 100)
-        ]
-        return tf.concat(batches, axis=0).numpy()
+        temperatures = tf.constant(float(temperature)), tf.constant(float(prior_temperature))
+        batches = [self._generate(seeds[start : start + 100], *temperatures, steps) for start in range(0, num, 100)]
+        images, pseudoinputs = zip(*batches, strict=True)
+        return Samples(np.concatenate(images), None if pseudoinputs[0] is None else np.concatenate(pseudoinputs))
 
     # Training and evaluation
 

@@ -1,0 +1,53 @@
+"""The command `python -m dvpvae_tf.train`: trains a model on a data set; `--help` lists all settings."""
+
+import math
+
+from dvpvae_tf import training
+from dvpvae_tf.config import ema_momentum_for, parse_train_arguments, settings_as_yaml
+from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.errors import told_in_one_line
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: list of str, the arguments; None takes those of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
+    """
+    with told_in_one_line():
+        arguments = parse_train_arguments(argv)
+        images = read_images(
+            arguments.dataset, arguments.data_dir, arguments.image_size, arguments.omniglot_mat
+        )
+        config = arguments.resolve(images[0].shape[1:])
+        steps_per_epoch = len(images[0]) // config.batch_size
+        _print_plan(config, steps_per_epoch)
+        if not arguments.dry_run:
+            bound = training.train(config, images, arguments.resume)
+            _print_bound(config, bound)
+
+
+def _print_plan(config, steps_per_epoch):
+    model = training.make_model(config, steps_per_epoch)
+    steps = steps_per_epoch * config.epochs
+    print(settings_as_yaml(config))
+    print(f"Trainable parameters: {sum(math.prod(weight.shape) for weight in model.trainable_weights):,}")
+    print(f"Steps: {config.epochs} epochs of {steps_per_epoch} steps of {config.batch_size} images, {steps:,} in all")
+    print(f"EMA momentum: {ema_momentum_for(steps, config.ema_momentum):.4g}")
+
+
+def _print_bound(config, bound):
+    print(
+        f"Test negative ELBO, continuous-time prior: {bound.negative_elbo:.2f} +- {bound.standard_error:.2f} nats, "
+        f"{bound.bits_per_dim:.4f} +- {bound.bits_per_dim_standard_error:.4f} bits per dimension\n"
+        f"  reconstruction {bound.reconstruction:.2f}, KL of z {bound.kl_z:.2f}, KL of u {bound.kl_u:.2f} nats; "
+        f"{bound.num_images} images, one draw of the noise each, seed {config.seed}, EMA weights of the best epoch\n"
+        f"Model, metrics and pictures: {config.output}/{config.name}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""One training run, from its config to the files it leaves in its folder."""
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf import evaluation, pictures
+from dvpvae_tf.build import build_model
+from dvpvae_tf.config import TrainConfig, ema_momentum_for, learning_rate_at, load_config, write_config
+from dvpvae_tf.data.pipelines import evaluation_batches, training_batches
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.models import DVPVAE
+
+MOST_SKIPPED_STEPS = 20
+MONITORED = "val_negative_elbo"
+# What may differ between a run and its continuation without changing what is computed.
+FREE_TO_CHANGE = {"data_dir", "omniglot_mat", "output", "strategy", "jit_compile", "picture_every_epochs"}
+
+
+class RunFolder:
+    """The files of one run: `config.yaml`, `metrics.csv`, `tensorboard/`, `checkpoints/`, models and pictures.
+
+    Args:
+        config: `TrainConfig` with a name.
+    """
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.path = Path(config.output) / config.name
+        self.config_file = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.csv"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best.keras"
+        self.last = self.path / "last.keras"
+
+    def prepare(self, resume):
+        """Makes the folder, or checks that the run in it is this one.
+
+        Args:
+            resume: bool, whether there must be something to go on from.
+
+        Raises:
+            UserError: if the folder cannot be written, holds another run, or there is nothing to resume.
+        """
+        if self.config_file.exists():
+            self._check_same_run()
+        if resume and not self.saved_epochs():
+            raise UserError(f"There is no checkpoint in {self.path} to resume from: leave out --resume to start the run.")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_config(self.config, self.config_file)
+        except OSError as error:
+            raise UserError(f"Cannot write to {self.path}: {error.strerror}. Give another --output folder.") from error
+
+    def _check_same_run(self):
+        ours, theirs = self.config.model_dump(), load_config(self.config_file).model_dump()
+        different = sorted(key for key in ours if ours[key] != theirs[key] and key not in FREE_TO_CHANGE)
+        if different:
+            raise UserError(
+                f"{self.path} holds a run with other settings ({', '.join(different)} differ): "
+                "give this one another --name, or remove that folder."
+            )
+
+    def saved_epochs(self):
+        """The numbers of finished epochs that there are checkpoints of, newest first."""
+        return sorted((int(path.name.split(".")[0]) for path in self.checkpoints.glob("*.weights.h5")), reverse=True)
+
+    def checkpoint(self, epochs):
+        """The checkpoint after so many epochs."""
+        return self.checkpoints / f"{epochs}.weights.h5"
+
+    def restore(self, model):
+        """Loads the newest checkpoint that can be read.
+
+        Args:
+            model: compiled `DVPVAE`, its optimizer built.
+
+        Returns:
+            int, how many epochs are done; 0 if there is no checkpoint.
+
+        Raises:
+            UserError: if there are checkpoints and none can be read.
+        """
+        for epochs in self.saved_epochs():
+            try:
+                model.load_weights(self.checkpoint(epochs))
+                return epochs
+            except (OSError, ValueError, KeyError) as error:
+                print(f"{self.checkpoint(epochs)} is damaged and left out ({str(error).splitlines()[0]})")
+        if self.saved_epochs():
+            raise UserError(f"No checkpoint in {self.checkpoints} can be read: remove {self.path} to start again.")
+        return 0
+
+    def best_so_far(self, epochs):
+        """The best validation bound of the first epochs, from `metrics.csv`, whose later rows are removed.
+
+        Args:
+            epochs: int, how many epochs count.
+
+        Returns:
+            float, nats; infinity if there are none.
+        """
+        if not self.metrics.exists():
+            return np.inf
+        with self.metrics.open(newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+        rows = [row for row in rows if int(row[0]) < epochs]
+        _write_atomically(self.metrics, lambda path: _write_csv(path, [header, *rows]))
+        return min((float(row[header.index(MONITORED)]) for row in rows), default=np.inf)
+
+
+def _write_csv(path, rows):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _write_atomically(path, write):
+    """Lets `write` fill a temporary file, then gives it its name: there is never half a file of that name."""
+    temporary = path.with_name(f".writing-{path.name}")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+class SaveModels(keras.callbacks.Callback):
+    """Keeps the averaged weights as `last.keras` and, where the validation is the best so far, `best.keras`.
+
+    Args:
+        folder: `RunFolder`.
+        averaged: `DVPVAE`, takes the averaged weights at the end of each epoch.
+        best: float, the best validation bound so far, nats.
+    """
+
+    def __init__(self, folder, averaged, best):
+        super().__init__()
+        self.folder = folder
+        self.averaged = averaged
+        self.best = best
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves after an epoch."""
+        swap = keras.callbacks.SwapEMAWeights()
+        swap.set_model(self.model)
+        swap.on_test_begin()
+        self.averaged.set_weights(self.model.get_weights())
+        swap.on_test_end()
+        _write_atomically(self.folder.last, self.averaged.save)
+        if logs[MONITORED] < self.best:
+            self.best = logs[MONITORED]
+            _write_atomically(self.folder.best, lambda path: shutil.copyfile(self.folder.last, path))
+
+
+class SaveCheckpoint(keras.callbacks.Callback):
+    """Keeps all that a resumed run needs (weights, EMA, optimizer, step) of the last two epochs.
+
+    Args:
+        folder: `RunFolder`.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves after an epoch."""
+        path = self.folder.checkpoint(epoch + 1)
+        temporary = path.with_name(".writing.weights.h5")
+        self.model.save_weights(temporary, overwrite=True)
+        os.replace(temporary, path)
+        for old in self.folder.saved_epochs()[2:]:
+            self.folder.checkpoint(old).unlink()
+
+
+class StopWhenNotFinite(keras.callbacks.Callback):
+    """Ends a run that skips one step after another because its loss or gradient is not finite.
+
+    Args:
+        folder: `RunFolder`, named in the message.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts counting anew with the metric."""
+        self.total = 0.0
+        self.in_a_row = 0 if epoch == 0 else getattr(self, "in_a_row", 0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts.
+
+        Raises:
+            UserError: after too many steps in a row.
+        """
+        total = float(logs["skipped_steps"])
+        self.in_a_row = self.in_a_row + 1 if total > self.total else 0
+        self.total = total
+        if self.in_a_row >= MOST_SKIPPED_STEPS:
+            kept = self.folder.saved_epochs()
+            state = f"the state after epoch {kept[0]} is kept in {self.folder.checkpoints}" if kept else "no epoch was finished"
+            raise UserError(
+                f"The loss or its gradient was not finite in {MOST_SKIPPED_STEPS} steps in a row ({state}): "
+                "try a lower --learning-rate or --gradient-clip-norm under another --name."
+            )
+
+
+class TensorBoardPictures(keras.callbacks.Callback):
+    """Writes pictures, KL and active units of each layer to TensorBoard, with the averaged weights.
+
+    Args:
+        folder: `RunFolder`.
+        averaged: `DVPVAE` with the averaged weights.
+        images: uint8 array `[N, D, D, C]`, of the validation set.
+        every: int, epochs between two writings.
+    """
+
+    def __init__(self, folder, averaged, images, every):
+        super().__init__()
+        self.averaged = averaged
+        self.images = images
+        self.every = every
+        self.writer = tf.summary.create_file_writer(str(folder.tensorboard / "pictures"))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes after an epoch."""
+        if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
+            return
+        statistics = evaluation.layer_statistics(self.averaged, self.images)
+        with self.writer.as_default(step=epoch):
+            for layer, (kl, active) in enumerate(zip(statistics.kl, statistics.active_units, strict=True)):
+                number = len(statistics.kl) - layer  # z_L is at the top
+                tf.summary.scalar(f"kl_z/z_{number}", kl)
+                tf.summary.scalar(f"active_units/z_{number}", active)
+            tf.summary.scalar("active_units/all", statistics.all_active_units)
+            tf.summary.image("samples", pictures.grid(pictures.samples(self.averaged))[None])
+            rows = pictures.reconstructions(self.averaged, self.images[:10])
+            tf.summary.image("reconstructions", pictures.grid(rows)[None])
+        self.writer.flush()
+
+
+def make_strategy(config):
+    """Gives the distribution strategy of a config: all devices, or one.
+
+    Args:
+        config: `TrainConfig`.
+
+    Returns:
+        A `tf.distribute.Strategy`.
+
+    Raises:
+        UserError: if the batch cannot be shared out evenly.
+    """
+    if config.strategy == "single":
+        return tf.distribute.get_strategy()
+    gpus = tf.config.list_logical_devices("GPU")
+    devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+    if config.batch_size % len(devices):
+        raise UserError(f"--batch-size {config.batch_size} cannot be shared out evenly to {len(devices)} devices.")
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def make_model(config, steps_per_epoch):
+    """Builds and compiles the model of a run.
+
+    Args:
+        config: `TrainConfig`.
+        steps_per_epoch: int.
+
+    Returns:
+        `DVPVAE`, compiled, its optimizer built.
+    """
+    keras.utils.set_random_seed(config.seed)
+    dtype = "mixed_bfloat16" if config.mixed_precision else "float32"
+    model = build_model(config.model, seed=config.seed, dtype=dtype)
+    optimizer = keras.optimizers.Adamax(
+        config.learning_rate,
+        epsilon=1e-8,
+        weight_decay=config.weight_decay,
+        global_clipnorm=config.gradient_clip_norm,
+        use_ema=True,
+        ema_momentum=ema_momentum_for(steps_per_epoch * config.epochs, config.ema_momentum),
+    )
+    model.compile(optimizer, jit_compile=config.jit_compile)
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+def train(config: TrainConfig, images, resume=False, verbose="auto"):
+    """Trains a model and leaves it, with its metrics and pictures, in its run folder; goes on where an earlier run stopped.
+
+    Args:
+        config: `TrainConfig` with a name.
+        images: uint8 arrays `[N, D, D, C]` of the training, validation and test split.
+        resume: bool, whether there must be a checkpoint to go on from.
+        verbose: "auto", 0, 1 or 2, as in `keras.Model.fit`.
+
+    Returns:
+        `dvpvae_tf.evaluation.Bound` of the best model on the test set.
+
+    Raises:
+        UserError: for every mistake that the user can put right.
+    """
+    training, validation, test = images
+    folder = RunFolder(config)
+    strategy = make_strategy(config)
+    folder.prepare(resume)
+    steps_per_epoch = len(training) // config.batch_size
+    with strategy.scope():
+        model = make_model(config, steps_per_epoch)
+        done = folder.restore(model)
+    if done == 0:
+        model.adapt(training)
+    if done < config.epochs:
+        model.fit(
+            training_batches(training, config.batch_size, config.seed, config.horizontal_flip, first_epoch=done),
+            validation_data=evaluation_batches(validation, config.batch_size),
+            initial_epoch=done,
+            epochs=config.epochs,
+            steps_per_epoch=steps_per_epoch,
+            callbacks=_callbacks(folder, model, validation[:200], done),
+            verbose=verbose,
+        )
+    return _report(folder, test)
+
+
+def _callbacks(folder, model, images, done):
+    """The callbacks of a run, in the order in which they must see the end of an epoch."""
+    config = folder.config
+    rates = {
+        "epochs": config.epochs,
+        "warmup_epochs": config.warmup_epochs,
+        "learning_rate": config.learning_rate,
+        "end_learning_rate": config.end_learning_rate,
+    }
+    best = folder.best_so_far(done)
+    averaged = DVPVAE.from_config(model.get_config())
+    callbacks = [
+        keras.callbacks.LearningRateScheduler(lambda epoch, _: learning_rate_at(epoch, **rates)),
+        StopWhenNotFinite(folder),
+        SaveModels(folder, averaged, best),
+        TensorBoardPictures(folder, averaged, images, config.picture_every_epochs),
+        keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
+        keras.callbacks.CSVLogger(folder.metrics, append=True),
+        SaveCheckpoint(folder),
+    ]
+    if not config.validate_raw_weights:
+        callbacks.insert(0, keras.callbacks.SwapEMAWeights())
+    if config.early_stopping_epochs:
+        callbacks.append(keras.callbacks.EarlyStopping(MONITORED, patience=config.early_stopping_epochs))
+    return callbacks
+
+
+def _report(folder, test):
+    """Evaluates the best model on the test set and draws its pictures."""
+    try:
+        model = keras.saving.load_model(folder.best)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder.best} cannot be read ({error}): remove {folder.path} to train again.") from error
+    pictures.save(folder.path / "samples.png", pictures.samples(model))
+    pictures.save(folder.path / "reconstructions.png", pictures.reconstructions(model, test[:10]))
+    return evaluation.negative_elbo(model, evaluation_batches(test, folder.config.batch_size))
