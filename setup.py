@@ -19,7 +19,9 @@ setup(
     keywords=["variational autoencoder", "VampPrior", "diffusion", "Keras", "TensorFlow"],
     python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["dvpvae_tf", "dvpvae_tf.*"]), "dvpvae_tf.configs"],
-    package_dir={"dvpvae_tf.configs": "configs"},  # a folder of its own in the clone, inside the package once installed
+    package_dir={
+        "dvpvae_tf.configs": "configs"
+    },  # a folder of its own in the clone, inside the package once installed
     package_data={"dvpvae_tf.data": ["checksums.tsv"], "dvpvae_tf.configs": ["*.yaml"]},
     install_requires=[
         "keras>=3.15,<4",
@@ -37,7 +39,11 @@ setup(
         "requests>=2.32,<3",
     ],
     extras_require={
-        "test": ["pytest>=9,<10", "ruff==0.17.6", "setuptools>=77"],  # setuptools builds the package in a test
+        "test": [
+            "pytest>=9,<10",
+            "ruff==0.17.6",
+            "setuptools>=77",
+        ],  # setuptools builds the package in a test
         "torch": ["torch>=2.6,<3"],  # opens the authors' .pt checkpoints
     },
 )

@@ -1,14 +1,14 @@
 """Takes over the weights of the authors' PyTorch checkpoints, tensor by tensor."""
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.priors import DiffusionPrior
+from dvpvae_tf.pseudoinputs import DCTPseudoinput
 
 # What a state dict holds beside the weights, with the reason why it is dropped. Patterns match whole names.
 DROPPED = {
@@ -23,8 +23,8 @@ def read_state_dict(path, ema=True):
     """Reads the tensors of a checkpoint.
 
     Args:
-        path: str or path of an `.npz` file (an array a name) or of a PyTorch `.pt` file (a state dict, or the authors' checkpoint
-            dict).
+        path: str or path of an `.npz` file (an array a name), else of a PyTorch file (a state dict, or the
+            authors' checkpoint that holds one or two of them).
         ema: bool. True takes the EMA weights where the checkpoint has them, False the raw ones.
 
     Returns:
@@ -35,14 +35,14 @@ def read_state_dict(path, ema=True):
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"There is no file {path}: give --weights the authors' checkpoint (.pt) or its arrays (.npz).")
+        raise UserError(f"there is no file {path}: give the authors' checkpoint (.pt) or its arrays (.npz)")
     try:
         return _read_npz(path) if path.suffix == ".npz" else _read_torch(path, ema)
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as a {path.suffix or 'checkpoint'} file: {reason}") from error
+    except UserError:
+        raise
+    except Exception as error:  # NumPy and PyTorch raise many types for a damaged or foreign file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is damaged or holds no state dict: {reason}") from error
 
 
 def _read_npz(path):
@@ -54,12 +54,14 @@ def _read_torch(path, ema):
     try:
         import torch
     except ImportError as error:
-        raise UserError("A .pt file needs PyTorch: pip install 'dvpvae_tf[torch]' (or save its arrays as .npz).") from error
+        raise UserError(
+            f"{path} needs PyTorch: pip install 'dvpvae_tf[torch]' (or save its arrays as .npz)"
+        ) from error
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if "model_state_dict" in checkpoint:
         average = checkpoint.get("ema_model_state_dict") if ema else None
         checkpoint = average or checkpoint["model_state_dict"]
-    return {name: tensor.numpy() for name, tensor in checkpoint.items()}
+    return {name: tensor.detach().float().numpy() for name, tensor in checkpoint.items()}
 
 
 def load_released_weights(model, tensors):
@@ -67,32 +69,39 @@ def load_released_weights(model, tensors):
 
     Args:
         model: `DVPVAE`.
-        tensors: dict from the names of the authors' state dict to arrays, PyTorch's layout (convolutions OIHW).
+        tensors: dict from the names of the authors' state dict to arrays in PyTorch's layout (convolutions
+            OIHW).
 
     Returns:
         dict from the names that were dropped to the reason.
 
     Raises:
-        UserError: if a tensor is missing, left over, or of another shape; it names them.
+        UserError: if a tensor is missing, left over or of another shape, which it names, or the weights are
+            of another kind of model.
     """
-    dropped = {name: reason for name in tensors for pattern, reason in DROPPED.items() if re.fullmatch(pattern, name)}
+    _check_kind(model)
+    dropped = {
+        name: reason for name in tensors for pattern, reason in DROPPED.items() if re.fullmatch(pattern, name)
+    }
+    constants = {name: tensors[name] for name in dropped}
     tensors = {name: value for name, value in tensors.items() if name not in dropped}
     sources = dict(_sources(model))
     dropped |= _drop_dead_weights(model, tensors)
     missing, left_over = sorted(sources.keys() - tensors.keys()), sorted(tensors.keys() - sources.keys())
     if missing or left_over:
         raise UserError(
-            "The weights do not fit the model: "
-            f"{len(missing)} missing ({_some(missing)}), {len(left_over)} left over ({_some(left_over)}). Is --config right?"
+            f"the weights do not fit the model: {len(missing)} missing ({_some(missing)}), "
+            f"{len(left_over)} left over ({_some(left_over)}): is --config right?"
         )
-    values = {name: _to_keras_layout(variable, tensors[name]) for name, variable in sources.items()}
-    wrong = [name for name, variable in sources.items() if values[name].shape != tuple(variable.shape)]
+    wrong = [name for name, variable in sources.items() if not _fits(tensors[name], variable)]
     if wrong:
-        name = wrong[0]
+        shape, expected = list(np.shape(tensors[wrong[0]])), list(_released_shape(sources[wrong[0]]))
         raise UserError(
-            f"{len(wrong)} tensors have another shape than in the model, first {name}: {list(tensors[name].shape)} "
-            f"for {list(sources[name].shape)}. Is --config right?"
+            f"{len(wrong)} tensors have another shape than in the model ({_some(wrong)}), "
+            f"the first {shape} for {expected}: is --config right?"
         )
+    _check_schedule(model, constants)
+    values = {name: _to_keras_layout(tensors[name], variable) for name, variable in sources.items()}
     for name, variable in sources.items():
         variable.assign(values[name])
     if model.pseudoinput is not None:
@@ -106,7 +115,10 @@ def _some(names):
 
 
 def _drop_dead_weights(model, tensors):
-    """Takes out of `tensors` what reaches nothing in the last layer under latent aggregation; returns what and why."""
+    """Takes out of `tensors` what reaches nothing in the last layer under latent aggregation.
+
+    Returns what and why.
+    """
     last = model.num_layers - (model.pseudoinput is None)
     block = f"decoder.decoder_blocks.{last}"
     if not model.top_down.latent_aggregation:
@@ -125,16 +137,47 @@ def _drop_dead_weights(model, tensors):
     return dropped
 
 
-def _to_keras_layout(variable, value):
+def _check_kind(model):
+    kind = isinstance(model.pseudoinput, DCTPseudoinput), isinstance(model.prior, DiffusionPrior)
+    if model.pseudoinput is not None and not all(kind):
+        raise UserError(
+            "the authors' weights are for DCT pseudoinputs with a diffusion prior: change --config"
+        )
+
+
+def _check_schedule(model, constants):
+    """Another noise schedule changes no shape, so it is looked at apart."""
+    for end in ("gamma_min", "gamma_max"):
+        theirs = constants.get(f"decoder.decoder_blocks.0.ctx_prior.noise_schedule.{end}")
+        if theirs is not None and not np.allclose(theirs, ours := getattr(model.prior.schedule, end)):
+            raise UserError(
+                f"the weights are for {end} {np.ravel(theirs)[0]:g}, the model for {ours:g}: change --config"
+            )
+
+
+def _released_shape(variable):
+    """The shape of a variable in PyTorch's layout."""
+    shape = tuple(variable.shape)
+    if len(shape) == 4:
+        return (shape[3], shape[2], *shape[:2])  # HWIO to OIHW
+    if len(shape) == 3:
+        return (1, shape[2], *shape[:2])  # HWC, of pseudoinputs, to 1CHW
+    return shape[::-1]
+
+
+def _fits(value, variable):
+    shape, expected = np.shape(value), _released_shape(variable)
+    return shape in (expected, (*expected, 1)) if len(expected) == 2 else shape == expected
+
+
+def _to_keras_layout(value, variable):
     value = np.asarray(value, "float32")
     rank = len(variable.shape)
     if rank == 4:
-        return value.transpose(2, 3, 1, 0)  # OIHW to HWIO
+        return value.transpose(2, 3, 1, 0)
     if rank == 3:
-        return value[0].transpose(1, 2, 0)  # 1CHW, of pseudoinputs, to HWC
-    if rank == 2:
-        return value.reshape(value.shape[:2]).T  # dense layers, some of them 1x1 convolutions
-    return value.reshape(-1) if rank == 1 else value.reshape(())
+        return value[0].transpose(1, 2, 0)
+    return value.reshape(value.shape[:rank]).T  # some dense layers are 1x1 convolutions there
 
 
 def _sources(model):
@@ -142,7 +185,9 @@ def _sources(model):
     yield from _layer("encoder.pre_process.0", model.bottom_up.conv_in)
     for scale, stage in enumerate(model.bottom_up.stages):
         for index, block in enumerate(stage):
-            yield from _res_block(f"encoder.encoder_blocks.{scale}.{index}", block, "net.{}.net.1", "net.{}.net.1")
+            yield from _res_block(
+                f"encoder.encoder_blocks.{scale}.{index}", block, "net.{}.net.1", "net.{}.net.1"
+            )
     first = 0 if model.pseudoinput is None else 1
     for index, block in enumerate(model.top_down.blocks):
         yield from _top_down_block(f"decoder.decoder_blocks.{first + index}", block)

@@ -183,11 +183,16 @@ class DCTPseudoinput(Pseudoinput):
         largest = tf.function(lambda batch: tf.reduce_max(tf.abs(self.dct(to_unit_range(batch))), axis=0))
         scale = None
         for batch in images:
+            batch = keras.utils.unpack_x_y_sample_weight(batch)[0]
+            if tuple(batch.shape[1:]) != self.image_shape:
+                expected = ", ".join(map(str, self.image_shape))
+                raise ValueError(f"adapt() takes images [N, {expected}], got {tuple(batch.shape)}.")
             maximum = largest(batch)
             scale = maximum if scale is None else tf.maximum(scale, maximum)
         if scale is None:
             raise ValueError("adapt() was given no images.")
-        self.scale.assign(scale)
+        # A frequency that no image has comes out as a rounding error, not as 0.
+        self.scale.assign(tf.where(scale > 1e-6 * self.image_shape[0], scale, 0.0))
 
     def call(self, images):
         return tf.clip_by_value(tf.math.divide_no_nan(self.dct(images), self.scale), -1.0, 1.0)

@@ -380,7 +380,7 @@ class DVPVAE(keras.Model):
 
     # Training and evaluation
 
-    def fit(self, *args, **kwargs):
+    def fit(self, x=None, *args, **kwargs):
         """Trains the model; arguments and result are those of `keras.Model.fit`.
 
         Raises:
@@ -388,7 +388,9 @@ class DVPVAE(keras.Model):
         """
         if self.pseudoinput is not None and not self.pseudoinput.adapted:
             raise ValueError("Call model.adapt(train) before model.fit(train): it computes S of Algorithm 1.")
-        return super().fit(*args, **kwargs)
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # else Keras warns that a data set is shuffled by itself or not at all
+        return super().fit(x, *args, **kwargs)
 
     def reset_metrics(self):
         """Starts the metrics and the count of evaluated images anew."""
@@ -405,48 +407,55 @@ class DVPVAE(keras.Model):
             # Summed over the replicas this is the mean over the global batch.
             loss = tf.reduce_sum(elbo.negative_elbo) * self.bits_per_nat / tf.cast(global_rows, tf.float32)
         gradients = tape.gradient(loss, self.trainable_variables)
-        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
+        loss, *gradients = summed
         gradient_norm = tf.linalg.global_norm(gradients)
-        finite = tf.math.is_finite(gradient_norm)
+        finite = tf.math.is_finite(loss) & tf.math.is_finite(gradient_norm)
         self._apply_if(finite, gradients)
-        self._update_bound_metrics(elbo, weight=tf.cast(finite, tf.float32))
-        self.gradient_norm.update_state(_finite_or_zero(gradient_norm), tf.cast(finite, tf.float32))
-        self.skipped_steps.update_state(tf.cast(~finite, tf.float32) / _num_replicas())
+        counts = tf.cast(finite, tf.float32)  # a skipped step leaves no trace in the means
+        self._update_bound_metrics(elbo, weights=tf.fill(tf.shape(elbo.kl_u), counts))
+        self.gradient_norm.update_state(_finite_or_zero(gradient_norm), counts)
+        self.skipped_steps.update_state(1.0 - counts)
         return self._results() | {
             "gradient_norm": self.gradient_norm.result(),
             "skipped_steps": self.skipped_steps.result(),
         }
 
     def _apply_if(self, finite, gradients):
-        """Applies gradients that are summed over the replicas already, once for all of them, or skips the step.
+        """Applies gradients that are summed over the replicas already, or, on all replicas alike, skips the step."""
+        if _num_replicas() > 1:
+            # Keras clips the gradients of each replica and then sums them; these are to be clipped as they are.
+            self.optimizer._all_reduce_sum_gradients = list
 
-        Doing so outside the replicas keeps the optimizer from summing them again, and lets it clip the sum.
-        """
+        def apply():
+            self.optimizer.apply(gradients, self.trainable_variables)
 
-        def apply(strategy, finite, gradients):
-            first = lambda value: strategy.experimental_local_results(value)[0]  # noqa: E731
-            gradients = [first(gradient) for gradient in gradients]
-            tf.cond(
-                first(finite),
-                lambda: (self.optimizer.apply(gradients, self.trainable_variables), True)[1],
-                lambda: False,
-            )
+        def decide(strategy, finite):
+            # The choice is made outside the replicas: the optimizer cannot update variables inside a replica's branch.
+            finite = strategy.experimental_local_results(finite)[0]
+            tf.cond(finite, lambda: strategy.extended.call_for_each_replica(apply), lambda: None)
 
-        tf.distribute.get_replica_context().merge_call(apply, args=(finite, gradients))
+        tf.distribute.get_replica_context().merge_call(decide, args=(finite,))
 
     def test_step(self, data):
         images = _images_of(data)
         first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
+        weights = tf.ones(tf.shape(images)[0])
+        if _num_replicas() > 1:
+            # The last batch may leave a replica without images: each takes one more, of no weight.
+            images = tf.pad(images, [[0, 1], [0, 0], [0, 0], [0, 0]])
+            weights = tf.pad(weights, [[0, 1]])
         seen = tf.convert_to_tensor(self._images_seen)
         seeds = noise.row_seeds(self.seed, EVALUATION_STREAM, seen + first_row, tf.shape(images)[0])
         self._images_seen.assign_add(global_rows)
-        self._update_bound_metrics(self(images, seeds=seeds))
+        self._update_bound_metrics(self(images, seeds=seeds), weights)
         return self._results()
 
     def predict_step(self, data):
         return self(_images_of(data))
 
-    def _update_bound_metrics(self, elbo, weight=1.0):
+    def _update_bound_metrics(self, elbo, weights):
+        """Adds the weighted means over the global batch, so that every replica holds the same metrics."""
         values = {
             "negative_elbo": elbo.negative_elbo,
             "bits_per_dim": elbo.negative_elbo * self.bits_per_nat,
@@ -454,9 +463,13 @@ class DVPVAE(keras.Model):
             "kl_z": tf.reduce_sum(elbo.kl_z, axis=1),
             "kl_u": elbo.kl_u,
         }
-        for name, value in values.items():
-            value = tf.where(weight > 0, value, 0.0)
-            self.bound_metrics[name].update_state(value, sample_weight=tf.fill(tf.shape(value), weight))
+        sums = [tf.reduce_sum(tf.where(weights > 0, value * weights, 0.0)) for value in values.values()]
+        reduced = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, tf.stack([*sums, tf.reduce_sum(weights)])
+        )
+        *sums, total = tf.unstack(reduced)
+        for name, value in zip(values, sums, strict=True):
+            self.bound_metrics[name].update_state(tf.math.divide_no_nan(value, total), total)
 
     def _results(self):
         return {name: metric.result() for name, metric in self.bound_metrics.items()}

@@ -192,9 +192,6 @@ class DiffusionPrior(keras.layers.Layer):
         gamma = self.schedule.gamma_min
         return y / self.schedule.alpha(tf.constant(0.0)) + math.exp(0.5 * gamma) * noise
 
-    def compute_output_shape(self, u_shape, noise_shape):
-        return DiffusionTerms((u_shape[0],), (u_shape[0],), (u_shape[0],))
-
     def get_config(self):
         return {
             **super().get_config(),

@@ -1,0 +1,102 @@
+"""Noise that is a function of (seed, stream, row): distribution, independence, and no dependence on the batch."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from dvpvae_tf import noise
+
+DRAWS = {"normal": (noise.normal, stats.norm()), "uniform": (noise.uniform, stats.uniform())}
+
+
+@pytest.fixture(params=DRAWS)
+def draw(request):
+    return DRAWS[request.param][0]
+
+
+def correlation(first, second):
+    """In units of its standard error under independence."""
+    return abs(np.corrcoef(np.ravel(first), np.ravel(second))[0, 1]) * np.sqrt(np.size(first))
+
+
+def test_a_row_does_not_depend_on_its_batch(draw):
+    everything = draw(noise.row_seeds(3, 5, 0, 10), 7)
+    for first, count in ((0, 1), (4, 3), (9, 1)):
+        rows = draw(noise.row_seeds(3, 5, first, count), 7)
+        np.testing.assert_array_equal(rows, everything[first : first + count])
+
+
+def test_the_same_numbers_eagerly_in_a_graph_and_under_xla(draw):
+    def function(stream, first):
+        return draw(noise.row_seeds(11, stream, first, 4), 9)
+
+    eager = function(-1, 2)
+    for jit_compile in (False, True):
+        graph = tf.function(function, jit_compile=jit_compile)
+        np.testing.assert_allclose(graph(tf.constant(-1), tf.constant(2)), eager, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_numbers_follow_their_distribution(name):
+    draw, distribution = DRAWS[name]
+    seeds = noise.row_seeds(0, 0, 0, 4000)
+    values = draw(seeds, 8).numpy()
+    assert values.dtype == "float32" and values.shape == (4000, 8)
+    assert stats.kstest(values.ravel(), distribution.cdf).pvalue > 0.001
+    for column in values.T:  # over consecutive keys
+        assert stats.kstest(column, distribution.cdf).pvalue > 0.001
+    if name == "uniform":
+        assert values.min() >= 0 and values.max() < 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((0, 0, 0), (1, 0, 0)),
+        ((0, 0, 0), (0, 1, 0)),
+        ((0, 0, 0), (0, -1, 0)),
+        ((0, -1, 0), (0, -2, 0)),
+        ((0, 1, 0), (1, 0, 0)),
+        ((0, 0, 0), (0, 0, 2000)),
+        ((7, 3, 0), (7, 3, 1)),
+        ((-1, 0, 0), (1, 0, 0)),
+    ],
+)
+def test_seeds_streams_and_rows_share_nothing(draw, first, second):
+    one, other = (draw(noise.row_seeds(*key, 2000), 10).numpy() for key in (first, second))
+    assert not (one == other).all(axis=1).any()
+    assert correlation(one, other) < 4
+
+
+def test_numbers_of_a_row_and_neighbouring_rows_are_uncorrelated():
+    values = noise.normal(noise.row_seeds(2, 1, 0, 5000), 4).numpy()
+    assert correlation(values[:, 0], values[:, 1]) < 4
+    assert correlation(values[:-1], values[1:]) < 4
+    assert correlation(np.square(values[:-1]), np.square(values[1:])) < 4
+
+
+def test_no_two_keys_of_many_streams_are_equal():
+    keys = np.concatenate([noise.row_seeds(0, stream, 0, 200) for stream in range(-2, 100)])
+    assert len(np.unique(keys, axis=0)) == len(keys)
+
+
+def test_far_rows_and_large_seeds():
+    seeds = noise.row_seeds(2**31 - 1, 2**31 - 1, 2**31 - 5, 4)
+    assert seeds.dtype == tf.int32
+    assert np.isfinite(noise.normal(seeds, 3)).all()
+
+
+def test_row_numbers_may_be_tensors():
+    expected = noise.row_seeds(1, 2, 3, 4)
+    tensors = noise.row_seeds(1, tf.constant(2, tf.int64), tf.constant(3), tf.constant(4))
+    np.testing.assert_array_equal(tensors, expected)
+
+
+def test_to_uniform_is_the_normal_distribution_function():
+    values = np.linspace(-6, 6, 201).astype("float32")
+    np.testing.assert_allclose(noise.to_uniform(tf.constant(values)), stats.norm.cdf(values), rtol=1e-5)
+    extremes = noise.to_uniform(tf.constant([-40.0, 40.0]))
+    np.testing.assert_array_equal(extremes, [0.0, 1.0])
+    draws = noise.to_uniform(noise.normal(noise.row_seeds(5, 0, 0, 2000), 3)).numpy()
+    assert stats.kstest(draws.ravel(), "uniform").pvalue > 0.001

@@ -1,0 +1,197 @@
+"""Training runs, as the command makes them: what they leave behind, how they resume, how they fail."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dvpvae_tf import evaluation, training
+from dvpvae_tf.config import load_config
+from dvpvae_tf.data.pipelines import evaluation_batches
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.train import main
+
+TINY = {
+    "image_size": 8,
+    "scales": (4, 2),
+    "layers_per_scale": (1, 1),
+    "channels": 8,
+    "hidden_channels": 8,
+    "encoder_blocks": 1,
+    "pseudoinput_size": 3,
+    "prior_blocks": 1,
+    "diffusion_steps": 3,
+}
+
+
+@pytest.fixture
+def make_config(tmp_path):
+    def make(**changes):
+        settings = {"epochs": 3, "batch_size": 8, "warmup_epochs": 1, "output": str(tmp_path), "name": "run", "model": TINY}
+        return load_config("mnist5k", settings | changes)
+
+    return make
+
+
+@pytest.fixture
+def splits(images):
+    blobs = images(60)
+    return blobs[:33], blobs[33:47], blobs[47:]
+
+
+def read_metrics(folder):
+    with open(Path(folder) / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after_epoch(epoch, monkeypatch):
+    """Lets a run die at the first step after so many epochs, as a kill would; undone by monkeypatch.undo()."""
+    finished = []
+    monkeypatch.setattr(
+        training.StopWhenNotFinite, "on_epoch_end", lambda self, *_: finished.append(0), raising=False
+    )
+
+    def die(self, batch, logs=None):
+        if len(finished) == epoch:
+            raise Killed
+
+    monkeypatch.setattr(training.StopWhenNotFinite, "on_train_batch_end", die)
+
+
+def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, tmp_path, monkeypatch, capsys):
+    whole = make_config(name="whole")
+    bound = training.train(whole, splits, verbose=0)
+    folder = tmp_path / "whole"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.yaml", "metrics.csv", "tensorboard", "checkpoints", "best.keras", "last.keras", "samples.png", "reconstructions.png",
+    }  # fmt: skip
+    assert load_config(folder / "config.yaml") == whole
+    rows = read_metrics(folder)
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+    assert float(rows[0]["learning_rate"]) == pytest.approx(0.01)
+
+    # The saved model holds the averaged weights: those whose validation the metrics report.
+    model = keras.saving.load_model(folder / "last.keras")
+    result = evaluation.negative_elbo(model, evaluation_batches(splits[1], 8), verbose=0)
+    assert result.negative_elbo == pytest.approx(float(rows[-1]["val_negative_elbo"]), rel=1e-5)
+    best = keras.saving.load_model(folder / "best.keras")
+    again = evaluation.negative_elbo(best, evaluation_batches(splits[1], 5), verbose=0)
+    assert again.negative_elbo == pytest.approx(min(float(row["val_negative_elbo"]) for row in rows), rel=1e-5)
+    assert bound.num_images == len(splits[2])
+    assert bound.negative_elbo == pytest.approx(bound.reconstruction + bound.kl_z + bound.kl_u, rel=1e-5)
+
+    # TensorBoard.
+    tags = EventAccumulator(str(folder / "tensorboard" / "pictures")).Reload().Tags()
+    assert {"kl_z/z_2", "kl_z/z_1", "active_units/z_1", "active_units/all"} <= set(tags["tensors"])
+    assert {"samples", "reconstructions"} <= set(tags["tensors"])
+
+    # The same run, killed in its second epoch and started again.
+    killed = make_config(name="killed")
+    kill_after_epoch(1, monkeypatch)
+    with pytest.raises(Killed):
+        training.train(killed, splits, verbose=0)
+    monkeypatch.undo()
+    assert len(read_metrics(tmp_path / "killed")) == 1
+    # A row whose checkpoint was never written must not stay.
+    with open(tmp_path / "killed" / "metrics.csv", "a") as file:
+        file.write("1" + ",0.5" * (len(rows[0]) - 1) + "\n")
+    resumed = training.train(killed, splits, resume=True, verbose=0)
+    assert read_metrics(tmp_path / "killed") == rows
+    assert resumed == bound
+    for name in ("last.keras", "best.keras"):
+        pairs = (keras.saving.load_model(tmp_path / run / name).get_weights() for run in ("whole", "killed"))
+        for one, two in zip(*pairs, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+    # Run once more, a finished run reports again and trains no further.
+    before = (folder / "checkpoints" / "3.weights.h5").stat().st_mtime_ns
+    assert training.train(whole, splits, verbose=0) == bound
+    assert (folder / "checkpoints" / "3.weights.h5").stat().st_mtime_ns == before
+
+    # A damaged checkpoint is told and left out; when all are damaged, that is told.
+    (folder / "checkpoints" / "3.weights.h5").write_bytes(b"not a checkpoint")
+    assert training.RunFolder(whole).restore(training.make_model(whole, 4)) == 2
+    assert "3.weights.h5 is damaged" in capsys.readouterr().out
+    (folder / "checkpoints" / "2.weights.h5").write_bytes(b"")
+    with pytest.raises(UserError, match="No checkpoint in .* can be read"):
+        training.RunFolder(whole).restore(training.make_model(whole, 4))
+
+    # Other settings do not mix with the run that is there.
+    with pytest.raises(UserError, match=r"other settings \(batch_size differ\)"):
+        training.train(make_config(name="whole", batch_size=4), splits, verbose=0)
+
+
+def test_twenty_steps_in_a_row_that_are_not_finite_end_the_run(make_config, splits, tmp_path):
+    config = make_config(epochs=40, learning_rate=1e25, end_learning_rate=0, picture_every_epochs=100)
+    with pytest.raises(UserError, match="not finite in 20 steps in a row"):
+        training.train(config, splits, verbose=0)
+    assert not (tmp_path / "run" / "samples.png").exists()
+
+
+def test_nothing_to_resume_and_folders_that_cannot_be_written(make_config, splits, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint in .* to resume"):
+        training.train(make_config(), splits, resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write to .*another --output"):
+        training.train(make_config(output=str(tmp_path / "file")), splits)
+
+
+def test_dry_run_prints_settings_parameters_and_steps_and_writes_nothing(capsys, tmp_path):
+    main(["--dry-run", "--output", str(tmp_path / "runs"), "--epochs", "3", "--model.encoder-blocks", "2"])
+    printed = capsys.readouterr().out
+    assert "dataset: mnist5k" in printed and "encoder_blocks: 2" in printed
+    assert "Trainable parameters: 605,155" in printed
+    assert "3 epochs of 40 steps of 100 images, 120 in all" in printed
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mistakes_are_told_in_one_line_with_exit_code_2(capsys):
+    for arguments in (["--epochs", "many"], ["--dataset", "mnits"], ["--nonsense"], ["--config", "none.yaml"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+
+
+MIRRORED = """
+import json, sys
+import tensorflow as tf
+devices = int(sys.argv[1])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+import numpy as np
+from dvpvae_tf import training
+from dvpvae_tf.config import load_config
+settings = json.loads(sys.argv[2])
+images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype("uint8")
+training.train(load_config("mnist5k", settings), (images[:40], images[40:51], images[51:]), verbose=0)
+"""
+
+
+def test_two_devices_train_as_one_does(tmp_path):
+    """Same global batch, a clip that acts at every step, an uneven validation set: the same curve."""
+    curves = {}
+    for devices, strategy in ((1, "single"), (2, "mirrored")):
+        settings = {
+            "epochs": 2, "batch_size": 8, "gradient_clip_norm": 0.3, "strategy": strategy, "name": strategy,
+            "output": str(tmp_path), "picture_every_epochs": 100, "model": TINY,
+        }  # fmt: skip
+        command = [sys.executable, "-c", MIRRORED, str(devices), json.dumps(settings)]
+        subprocess.run(command, check=True, capture_output=True, timeout=500)
+        curves[strategy] = read_metrics(tmp_path / strategy)
+    for one, two in zip(curves["single"], curves["mirrored"], strict=True):
+        assert float(one["gradient_norm"]) > 0.3
+        for name, value in one.items():
+            assert float(two[name]) == pytest.approx(float(value), rel=2e-3, abs=1e-6), name
