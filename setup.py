@@ -17,7 +17,7 @@ setup(
     author="dvpvae_tf authors",
     license="Apache-2.0",
     keywords=["variational autoencoder", "VampPrior", "diffusion", "Keras", "TensorFlow"],
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["dvpvae_tf", "dvpvae_tf.*"]), "dvpvae_tf.configs"],
     package_dir={
         "dvpvae_tf.configs": "configs"
@@ -42,8 +42,8 @@ setup(
         "test": [
             "pytest>=9,<10",
             "ruff==0.17.6",
-            "setuptools>=77",
+            "setuptools>=70.1",
         ],  # setuptools builds the package in a test
-        "torch": ["torch>=2.6,<3"],  # opens the authors' .pt checkpoints
+        "torch": ["torch>=2.6,<3"],  # opens .pt checkpoints; older releases do so unsafely
     },
 )

@@ -40,9 +40,10 @@ def read_state_dict(path, ema=True):
         return _read_npz(path) if path.suffix == ".npz" else _read_torch(path, ema)
     except UserError:
         raise
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # NumPy and PyTorch raise many types for a damaged or foreign file
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is damaged or holds no state dict: {reason}") from error
+        raise UserError(f"{path} is damaged, or holds other things than the tensors of a model") from error
 
 
 def _read_npz(path):
@@ -55,7 +56,7 @@ def _read_torch(path, ema):
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path} needs PyTorch: pip install 'dvpvae_tf[torch]' (or save its arrays as .npz)"
+            f"{path} needs PyTorch: pip install 'torch>=2.6' (or save its arrays as .npz)"
         ) from error
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if "model_state_dict" in checkpoint:

@@ -1,4 +1,7 @@
-"""Random numbers as a function of (seed, stream, row): one key a row, so no result depends on the batch it is in."""
+"""Random numbers as a function of (seed, stream, row): one key a row, so no result depends on the batch it is in.
+
+The generator is Philox by name: left to choose, XLA would take another and give other numbers.
+"""
 
 import tensorflow as tf
 
@@ -15,8 +18,9 @@ def row_seeds(seed, stream, first_row, num_rows):
     Returns:
         int32 tensor `[num_rows, 2]`, keys for `normal` and `uniform`.
     """
-    stream = tf.cast(stream, tf.int32)
-    key = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int32), stream)
+    # Two random numbers for each stream: the rows of one stream must not run into those of the next.
+    place = tf.stack([tf.constant(seed, tf.int32), tf.cast(stream, tf.int32)])
+    key = tf.random.stateless_uniform([2], place, minval=None, maxval=None, dtype=tf.int32, alg="philox")
     rows = tf.cast(first_row, tf.int32) + tf.range(num_rows)
     return tf.stack([tf.fill([num_rows], key[0]), key[1] + rows], axis=1)
 
@@ -47,8 +51,8 @@ def uniform(seeds, size):
     return _draw(tf.random.stateless_uniform, seeds, size)
 
 
+@tf.function(reduce_retracing=True)  # a loop over rows is slow eagerly
 def _draw(generator, seeds, size):
-    # Philox by name: left to choose, XLA would take another generator and give other numbers.
     rows = tf.map_fn(
         lambda key: generator([size], key, alg="philox"), seeds, fn_output_signature=tf.TensorSpec([size], tf.float32)
     )
