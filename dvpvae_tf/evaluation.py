@@ -68,8 +68,8 @@ class LayerStatistics(NamedTuple):
 def layer_statistics(model, images):
     """Measures how the model uses each of its layers (Eq. 23 and 24).
 
-    The variance over images of a unit's expected posterior mean is estimated, without the bias of the noise in the layers
-    above, as the covariance over the images of two posterior means inferred with independent noise.
+    The variance over images of a unit's expected posterior mean is estimated, without the bias of the noise in the
+    layers above, as the covariance over the images of two posterior means inferred with independent noise.
 
     Args:
         model: `DVPVAE`.

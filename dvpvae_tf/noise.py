@@ -1,9 +1,14 @@
 """Random numbers as a function of (seed, stream, row): one key a row, so no result depends on the batch it is in.
 
-The generator is Philox by name: left to choose, XLA would take another and give other numbers.
+The bits come from TensorFlow's Philox generator and are turned into numbers here: TensorFlow's own functions give other
+numbers under XLA.
 """
 
+import math
+
 import tensorflow as tf
+
+PHILOX = 1
 
 
 def row_seeds(seed, stream, first_row, num_rows):
@@ -18,9 +23,9 @@ def row_seeds(seed, stream, first_row, num_rows):
     Returns:
         int32 tensor `[num_rows, 2]`, keys for `normal` and `uniform`.
     """
-    # Two random numbers for each stream: the rows of one stream must not run into those of the next.
     place = tf.stack([tf.constant(seed, tf.int32), tf.cast(stream, tf.int32)])
-    key = tf.random.stateless_uniform([2], place, minval=None, maxval=None, dtype=tf.int32, alg="philox")
+    # Random, so that the rows of one stream do not run into those of the next.
+    key = tf.bitcast(_bits(place[tf.newaxis], 2), tf.int32)[0]
     rows = tf.cast(first_row, tf.int32) + tf.range(num_rows)
     return tf.stack([tf.fill([num_rows], key[0]), key[1] + rows], axis=1)
 
@@ -35,7 +40,9 @@ def normal(seeds, size):
     Returns:
         float32 tensor `[N, size]`.
     """
-    return _draw(tf.random.stateless_normal, seeds, size)
+    radius, angle = tf.split(uniform(seeds, size + size % 2), 2, axis=1)  # the Box-Muller transform
+    radius, angle = tf.sqrt(-2.0 * tf.math.log(1.0 - radius)), 2.0 * math.pi * angle
+    return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)[:, :size]
 
 
 def uniform(seeds, size):
@@ -46,17 +53,23 @@ def uniform(seeds, size):
         size: int, how many numbers a row.
 
     Returns:
-        float32 tensor `[N, size]`.
+        float32 tensor `[N, size]`, multiples of 2^-24.
     """
-    return _draw(tf.random.stateless_uniform, seeds, size)
+    bits = tf.ensure_shape(_bits(seeds, size), [seeds.shape[0], size])
+    return tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-24
 
 
-@tf.function(reduce_retracing=True)  # a loop over rows is slow eagerly
-def _draw(generator, seeds, size):
-    rows = tf.map_fn(
-        lambda key: generator([size], key, alg="philox"), seeds, fn_output_signature=tf.TensorSpec([size], tf.float32)
-    )
-    return tf.ensure_shape(rows, [seeds.shape[0], size])
+@tf.function(input_signature=[tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([], tf.int32)])
+def _bits(seeds, size):
+    """Random bits, uint32 `[N, size]`; a compiled function because an eager loop over rows is slow."""
+
+    def row(seed):
+        key, counter = tf.bitcast(seed, tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
+        return tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=[size], key=key, counter=counter, alg=PHILOX, dtype=tf.uint32
+        )
+
+    return tf.map_fn(row, seeds, fn_output_signature=tf.TensorSpec([None], tf.uint32))
 
 
 def to_uniform(values):

@@ -53,8 +53,8 @@ class LinearNoiseSchedule:
     def posterior(self, y, u, source, target):
         """Mean and standard deviation of q(y_s|y_t, u), s < t (Eq. 26 to 28).
 
-        With c = 1 - SNR(t) / SNR(s) the mean is (alpha_s / alpha_t)(1 - c) y_t + c alpha_s u and the variance c sigma_s^2,
-        which are Eq. 27 and 28 without their differences of nearly equal numbers.
+        With c = 1 - SNR(t) / SNR(s) the mean is (alpha_s / alpha_t)(1 - c) y_t + c alpha_s u and the variance c
+        sigma_s^2, which are Eq. 27 and 28 without their differences of nearly equal numbers.
 
         Args:
             y: float32 tensor `[N, d, d, C]`, y_t.

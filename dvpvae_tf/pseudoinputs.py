@@ -226,7 +226,9 @@ class LearnablePseudoinput(Pseudoinput):
     def build(self, input_shape):
         super().build(input_shape)
         initializer = uniform_initializer()
-        self.linear = keras.layers.Dense(self.dimensions, kernel_initializer=initializer, dtype="float32", name="linear")
+        self.linear = keras.layers.Dense(
+            self.dimensions, kernel_initializer=initializer, dtype="float32", name="linear"
+        )
         self.linear.build((None, math.prod(self.image_shape)))
 
     def call(self, images):

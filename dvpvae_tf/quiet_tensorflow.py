@@ -1,4 +1,4 @@
-"""Imports TensorFlow without the lines that its native code prints about the machine; TF_CPP_MIN_LOG_LEVEL brings them back."""
+"""Imports TensorFlow without what its native code prints; TF_CPP_MIN_LOG_LEVEL=0 brings that back."""
 
 import os
 

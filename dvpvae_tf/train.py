@@ -19,9 +19,7 @@ def main(argv=None):
     """
     with told_in_one_line():
         arguments = parse_train_arguments(argv)
-        images = read_images(
-            arguments.dataset, arguments.data_dir, arguments.image_size, arguments.omniglot_mat
-        )
+        images = read_images(arguments.dataset, arguments.data_dir, arguments.image_size, arguments.omniglot_mat)
         config = arguments.resolve(images[0].shape[1:])
         steps_per_epoch = len(images[0]) // config.batch_size
         _print_plan(config, steps_per_epoch)

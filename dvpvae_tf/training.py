@@ -51,7 +51,9 @@ class RunFolder:
         if self.config_file.exists():
             self._check_same_run()
         if resume and not self.saved_epochs():
-            raise UserError(f"There is no checkpoint in {self.path} to resume from: leave out --resume to start the run.")
+            raise UserError(
+                f"There is no checkpoint in {self.path} to resume from: leave out --resume to start the run."
+            )
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_config(self.config, self.config_file)
@@ -203,7 +205,11 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         self.total = total
         if self.in_a_row >= MOST_SKIPPED_STEPS:
             kept = self.folder.saved_epochs()
-            state = f"the state after epoch {kept[0]} is kept in {self.folder.checkpoints}" if kept else "no epoch was finished"
+            state = (
+                f"the state after epoch {kept[0]} is kept in {self.folder.checkpoints}"
+                if kept
+                else "no epoch was finished"
+            )
             raise UserError(
                 f"The loss or its gradient was not finite in {MOST_SKIPPED_STEPS} steps in a row ({state}): "
                 "try a lower --learning-rate or --gradient-clip-norm under another --name."
@@ -292,7 +298,7 @@ def make_model(config, steps_per_epoch):
 
 
 def train(config: TrainConfig, images, resume=False, verbose="auto"):
-    """Trains a model and leaves it, with its metrics and pictures, in its run folder; goes on where an earlier run stopped.
+    """Trains a model, from where an earlier run of the same config stopped, and leaves all it gives in the run folder.
 
     Args:
         config: `TrainConfig` with a name.

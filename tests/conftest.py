@@ -19,7 +19,7 @@ def shared():
     return SHARED
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     """Makes a model of two stochastic layers for 8x8 images; keywords change its config."""
     from dvpvae_tf.build import build_model
@@ -42,7 +42,7 @@ def tiny():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def images():
     """Makes uint8 images of smooth blobs, `[num, 8, 8, channels]`."""
 

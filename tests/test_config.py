@@ -199,21 +199,15 @@ def installed(folder, configs):
 
 
 def run_installed(folder, code):
-    blocked = (
-        "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras', 'tensorflow_probability'])); "
-    )
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras', 'tensorflow_probability'])); "
     code = f"{blocked} sys.path.insert(0, {str(folder)!r}); from dvpvae_tf.config import *; {code}"
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(folder).parent
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(folder).parent)
 
 
 @pytest.mark.parametrize("configs", ["dvpvae_tf/configs", "configs"])
 def test_presets_are_found_where_installed_and_without_tensorflow(tmp_path, configs):
     installed(tmp_path, configs)
-    result = run_installed(
-        tmp_path, "print(list_presets(), find_preset('mnist'), load_config('cifar10').epochs)"
-    )
+    result = run_installed(tmp_path, "print(list_presets(), find_preset('mnist'), load_config('cifar10').epochs)")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == f"{PRESETS} {tmp_path / configs / 'mnist.yaml'} 3000"
 
@@ -326,9 +320,7 @@ def test_other_data_sets_get_the_training_of_the_nearest_preset(shape, preset):
 
 
 def test_other_data_set_with_a_config_keeps_its_model():
-    config = resolved(
-        "--config", "mnist", "--dataset", "tfds:x", "--model.scales", "32,16", shape=(64, 64, 1)
-    )
+    config = resolved("--config", "mnist", "--dataset", "tfds:x", "--model.scales", "32,16", shape=(64, 64, 1))
     assert config.model.scales == (32, 16) and config.model.image_size == 64
     assert config.batch_size == 250 and config.model.channels == 32
 
@@ -422,9 +414,8 @@ def test_cycle_of_bases_is_told(write):
 
 
 def test_unreadable_files_are_told(tmp_path):
-    assert (
-        "nothing.yaml: No such file or directory: give a YAML file or a preset (cifar10, mnist,"
-        in message(load_config, tmp_path / "nothing.yaml")
+    assert "nothing.yaml: No such file or directory: give a YAML file or a preset (cifar10, mnist," in message(
+        load_config, tmp_path / "nothing.yaml"
     )
     (tmp_path / "model.keras").write_bytes(b"PK\x03\x04\xff\xfe\x80")
     assert "model.keras: not valid YAML: is it a text file?" in message(load_config, tmp_path / "model.keras")
@@ -434,16 +425,11 @@ def test_unreadable_files_are_told(tmp_path):
 @pytest.mark.parametrize("call", [load_config, find_preset])
 def test_unknown_preset_is_told(call):
     line = message(call, "mnist_lader")
-    assert line.startswith(
-        "unknown preset 'mnist_lader' (did you mean mnist_ladder?): give one of cifar10, mnist"
-    )
+    assert line.startswith("unknown preset 'mnist_lader' (did you mean mnist_ladder?): give one of cifar10, mnist")
 
 
 def test_mistakes_in_overrides_name_their_key():
-    assert (
-        message(load_config, "mnist", {"model": {"channels": -1}})
-        == "model.channels: -1 should be greater than 0"
-    )
+    assert message(load_config, "mnist", {"model": {"channels": -1}}) == "model.channels: -1 should be greater than 0"
     assert message(load_config, "mnist", {"epoch": 1}).startswith("epoch: unknown key (did you mean epochs?)")
 
 
@@ -517,9 +503,7 @@ def test_mistakes_that_the_data_bring_to_light(argv, shape, expected):
 def test_learning_rate(arguments, expected):
     epochs, warmup, high, low = arguments
     options = {"epochs": epochs, "warmup_epochs": warmup, "learning_rate": high, "end_learning_rate": low}
-    assert [learning_rate_at(epoch, **options) for epoch in range(epochs)] == pytest.approx(
-        expected, rel=1e-9
-    )
+    assert [learning_rate_at(epoch, **options) for epoch in range(epochs)] == pytest.approx(expected, rel=1e-9)
 
 
 def test_learning_rate_half_way_through_cifar10():

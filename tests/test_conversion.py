@@ -165,9 +165,7 @@ def golden(folder, name):
     """The recorded arrays, images channels last, and a model with the weights they were recorded with."""
     with np.load(folder / f"{name}_outputs.npz") as arrays:
         recorded = {key: array for key, array in arrays.items()}
-    recorded = {
-        key: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for key, array in recorded.items()
-    }
+    recorded = {key: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for key, array in recorded.items()}
     model = DVPVAE.from_preset({"mnist_dvp": "mnist"}.get(name, name))
     load_released_weights(model, read_state_dict(folder / f"{name}_state_dict.npz"))
     return recorded, model
@@ -212,9 +210,7 @@ def computed_by_prior(model, recorded, u):
         "reconstruction_nll_0": reconstruction_nll(schedule, np.asarray(u), recorded["noise_0"]),
         "prior_kl_1": prior.prior_kl(u),
         "u_hat": prior.predict_u(y, time),
-        "ancestral_mean": prior.transition(
-            y, time, np.maximum(time - 1 / recorded["T"], 0).astype("float32")
-        )[0],
+        "ancestral_mean": prior.transition(y, time, np.maximum(time - 1 / recorded["T"], 0).astype("float32"))[0],
     }
 
 
@@ -271,18 +267,13 @@ def test_every_number_arrives_once(settings):
         if not name.endswith(ends) and not name.startswith((f"{last}.z_up", "decoder.z_L_prior"))
     ]
     arrived = [*(variable.numpy() for variable in model.trainable_variables), model.pseudoinput.scale.numpy()]
-    np.testing.assert_array_equal(
-        *(np.sort(np.concatenate([a.ravel() for a in x])) for x in (arrived, expected))
-    )
+    np.testing.assert_array_equal(*(np.sort(np.concatenate([a.ravel() for a in x])) for x in (arrived, expected)))
 
 
 def convolve(x, weight, bias):
     """A "same" convolution as PyTorch defines it: `[N, C, H, W]`, weights OIHW, correlation."""
     outputs = [
-        [
-            sum(signal.correlate2d(x_c, w_c, "same") for x_c, w_c in zip(image, kernel, strict=True))
-            for kernel in weight
-        ]
+        [sum(signal.correlate2d(x_c, w_c, "same") for x_c, w_c in zip(image, kernel, strict=True)) for kernel in weight]
         for image in x
     ]
     return np.array(outputs) + bias[:, None, None]
@@ -371,9 +362,7 @@ def test_the_ladder_vae_has_no_block_for_u():
     dropped = load_released_weights(model, tensors)
     assert "decoder.decoder_blocks.3.z_up.weight" in dropped
     kernel = tensors["decoder.decoder_blocks.0.z_up.weight"]
-    np.testing.assert_array_equal(
-        model.top_down.blocks[0].latent_projection.kernel, kernel.transpose(2, 3, 1, 0)
-    )
+    np.testing.assert_array_equal(model.top_down.blocks[0].latent_projection.kernel, kernel.transpose(2, 3, 1, 0))
 
 
 def test_sigma_is_kept_in_the_released_range():
@@ -553,9 +542,7 @@ def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path, command, cap
         ({"output": "out/model.h5"}, "model.h5: give it a name that ends in .keras"),
         ({"output": "nowhere/model.keras"}, "nowhere for the output: make it first"),
     ],
-    ids=lambda value: (
-        " ".join(f"{key}={name}" for key, name in value.items()) if isinstance(value, dict) else ""
-    ),
+    ids=lambda value: " ".join(f"{key}={name}" for key, name in value.items()) if isinstance(value, dict) else "",
 )
 def test_mistakes_are_told_in_one_line(tmp_path, command, capsys, changes, message):
     (tmp_path / "text.npz").write_text("no arrays at all")
@@ -584,9 +571,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, command, capsys, monkeypatc
 
 def test_raw_weights_can_be_asked_for(tmp_path, command, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        convert, "read_state_dict", lambda path, ema: asked.append(ema) or read_state_dict(path)
-    )
+    monkeypatch.setattr(convert, "read_state_dict", lambda path, ema: asked.append(ema) or read_state_dict(path))
     command()
     command("--raw-weights", output="out/raw.keras")
     assert asked == [True, False]

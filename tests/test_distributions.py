@@ -124,8 +124,7 @@ def parameters_of_one_channel(channel, channels, means, log_scales, logits, coef
 def test_probabilities_of_a_channel_sum_to_one(channels, channel):
     generator = np.random.default_rng(2)
     cases = [
-        (generator.uniform(-1.2, 1.2, 5), generator.uniform(-9, 2, 5), generator.normal(size=5))
-        for _ in range(60)
+        (generator.uniform(-1.2, 1.2, 5), generator.uniform(-9, 2, 5), generator.normal(size=5)) for _ in range(60)
     ]
     for mean, log_scale in itertools.product(
         [0.0, 1 / 255, 2 / 255, 0.123456, 254 / 255, 1.0, -1.0, 1.0039, 3.0, -50.0, 50.0, 1e4, -1e4],
@@ -339,9 +338,7 @@ def test_graph_mode_with_unknown_shapes_equals_eager_mode(channels):
     seeds = np.array([[1, 2], [3, 4], [5, 6]], "int32")
     parameters = tf.TensorSpec([None, None, None, raw.shape[-1]])
 
-    @tf.function(
-        input_signature=[parameters, tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([])], autograph=False
-    )
+    @tf.function(input_signature=[parameters, tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([])], autograph=False)
     def draw_and_score(parameters, seeds, temperature):
         images = likelihood.images(parameters, seeds, temperature)
         distribution = likelihood.distribution(parameters)
@@ -374,9 +371,7 @@ def test_tfp_contract():
 
 
 def test_wrong_number_of_parameters_is_told():
-    with pytest.raises(
-        ValueError, match="30 parameters a pixel for grey images or 100 for colour images, not 99"
-    ):
+    with pytest.raises(ValueError, match="30 parameters a pixel for grey images or 100 for colour images, not 99"):
         DiscretizedLogisticMixture(tf.zeros([1, 2, 2, 99]))
 
 
@@ -385,9 +380,7 @@ def test_bernoulli_log_prob_equals_scipy():
     logits = generator.normal(0.0, 3.0, (4, 3, 3, 1)).astype("float32")
     images = generator.integers(0, 2, logits.shape).astype("float32")
     expected = stats.bernoulli.logpmf(images, special.expit(logits.astype("float64"))).sum((1, 2, 3))
-    np.testing.assert_allclose(
-        BernoulliLikelihood().distribution(logits).log_prob(images), expected, rtol=1e-5
-    )
+    np.testing.assert_allclose(BernoulliLikelihood().distribution(logits).log_prob(images), expected, rtol=1e-5)
     np.testing.assert_allclose(BernoulliLikelihood().images(logits), special.expit(logits), rtol=1e-5)
 
 

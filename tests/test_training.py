@@ -33,7 +33,14 @@ TINY = {
 @pytest.fixture
 def make_config(tmp_path):
     def make(**changes):
-        settings = {"epochs": 3, "batch_size": 8, "warmup_epochs": 1, "output": str(tmp_path), "name": "run", "model": TINY}
+        settings = {
+            "epochs": 3,
+            "batch_size": 8,
+            "warmup_epochs": 1,
+            "output": str(tmp_path),
+            "name": "run",
+            "model": TINY,
+        }
         return load_config("mnist5k", settings | changes)
 
     return make
@@ -57,9 +64,7 @@ class Killed(BaseException):
 def kill_after_epoch(epoch, monkeypatch):
     """Lets a run die at the first step after so many epochs, as a kill would; undone by monkeypatch.undo()."""
     finished = []
-    monkeypatch.setattr(
-        training.StopWhenNotFinite, "on_epoch_end", lambda self, *_: finished.append(0), raising=False
-    )
+    monkeypatch.setattr(training.StopWhenNotFinite, "on_epoch_end", lambda self, *_: finished.append(0), raising=False)
 
     def die(self, batch, logs=None):
         if len(finished) == epoch:
@@ -74,7 +79,8 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
     folder = tmp_path / "whole"
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "config.yaml", "metrics.csv", "tensorboard", "checkpoints", "best.keras", "last.keras", "samples.png", "reconstructions.png",
+        "config.yaml", "metrics.csv", "tensorboard", "checkpoints", "best.keras", "last.keras", "samples.png",
+        "reconstructions.png",
     }  # fmt: skip
     assert load_config(folder / "config.yaml") == whole
     rows = read_metrics(folder)
@@ -163,6 +169,45 @@ def test_mistakes_are_told_in_one_line_with_exit_code_2(capsys):
         assert stop.value.code == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_a_folder_of_pictures_in_bfloat16(images, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    for index, image in enumerate(images(60, channels=3)):
+        keras.utils.save_img(tmp_path / "pictures" / f"{index}.png", image, scale=False)
+    small = "--model.scales 4,2 --model.layers-per-scale 1,1 --model.channels 8 --model.hidden-channels 8"
+    small += " --model.pseudoinput-size 3"
+    main(
+        ["--dataset", f"folder:{tmp_path / 'pictures'}", "--image-size", "8", "--mixed-precision", "--name", "own"]
+        + ["--epochs", "1", "--batch-size", "8", "--output", str(tmp_path), *small.split()]
+    )
+    assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
+    model = keras.saving.load_model(tmp_path / "own" / "best.keras")
+    assert model.dtype_policy.name == "mixed_bfloat16" and model.image_shape == (8, 8, 3)
+    assert (tmp_path / "own" / "samples.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["omniglot", "cifar10", "tfds:cifar10"])
+def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
+    """A narrow model, one pass: the bound must come out far below that of the starting weights."""
+    narrow = "--model.channels 8 --model.hidden-channels 8 --model.encoder-blocks 1 --model.layers-per-scale"
+    narrow += " 1,1" if dataset == "omniglot" else " 1,1,1,1"
+    place = f"--data-dir {shared}/data/tfds --omniglot-mat {shared}/data/omniglot_subset/chardata.mat"
+    main(f"--dataset {dataset} --epochs 1 --batch-size 50 --name run --output {tmp_path} {place} {narrow}".split())
+    assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
+    bits_per_dim = float(read_metrics(tmp_path / "run")[0]["val_bits_per_dim"])
+    assert 0.1 < bits_per_dim < (1.0 if dataset == "omniglot" else 8.0)
+
+
+@pytest.mark.slow
+def test_xla_trains_as_the_graph_does(make_config, splits, tmp_path):
+    for compiled in (False, True):
+        training.train(make_config(name=str(compiled), jit_compile=compiled, epochs=1), splits, verbose=0)
+    graph, xla = (read_metrics(tmp_path / name)[0] for name in ("False", "True"))
+    assert float(xla["negative_elbo"]) == pytest.approx(float(graph["negative_elbo"]), rel=0.1)
+    assert float(xla["skipped_steps"]) == 0
 
 
 MIRRORED = """

@@ -49,9 +49,7 @@ class Omniglot28(tfds.core.GeneratorBasedBuilder):
             train, test = read_chardata(download)
             if (len(train), len(test)) != PUBLISHED_SIZES:
                 sizes = f"{len(train)} + {len(test)} images"
-                raise UserError(
-                    f"{download}, with {sizes}, is not the published {URL}: remove it and try again"
-                )
+                raise UserError(f"{download}, with {sizes}, is not the published {URL}: remove it and try again")
         return {"train": self._generate_examples(train), "test": self._generate_examples(test)}
 
     def _generate_examples(self, images):

@@ -10,7 +10,8 @@ def uniform_initializer(gain=1.0):
         gain: float, at least 0; 0 gives zeros.
 
     Returns:
-        A `keras.initializers.Initializer`. An unseeded Keras initializer gives the same numbers at every use: take one a weight.
+        A `keras.initializers.Initializer`. An unseeded Keras initializer gives the same numbers at every use: take
+        one a weight.
     """
     if gain == 0:
         return keras.initializers.Zeros()

@@ -21,7 +21,7 @@ def dct_matrix(side):
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class DCT(keras.layers.Layer):
-    """The orthonormal two-dimensional DCT-II of each channel, cropped to its lowest frequencies (Section 3.2, Algorithm 1).
+    """The orthonormal two-dimensional DCT-II of each channel, cropped to its lowest frequencies (Section 3.2).
 
     Maps `[N, D, D, C]` to `[N, size, size, C]` in the compute dtype.
 
@@ -40,7 +40,9 @@ class DCT(keras.layers.Layer):
     def build(self, input_shape):
         _, height, width, _ = input_shape
         if height != width or (self.size or 0) > height:
-            raise ValueError(f"DCT needs square images of at least {self.size or 1} pixels a side, got {height} x {width}.")
+            raise ValueError(
+                f"DCT needs square images of at least {self.size or 1} pixels a side, got {height} x {width}."
+            )
         self.basis = dct_matrix(height)[: self.size]
 
     def call(self, inputs):
@@ -76,7 +78,9 @@ class InverseDCT(keras.layers.Layer):
     def build(self, input_shape):
         frequencies = input_shape[1]
         if frequencies > self.size:
-            raise ValueError(f"InverseDCT to {self.size} pixels a side takes at most as many frequencies, got {frequencies}.")
+            raise ValueError(
+                f"InverseDCT to {self.size} pixels a side takes at most as many frequencies, got {frequencies}."
+            )
         self.basis = dct_matrix(self.size)[:frequencies]
 
     def call(self, inputs):

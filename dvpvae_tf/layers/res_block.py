@@ -27,7 +27,12 @@ class ResBlock(keras.layers.Layer):
         self.hidden_channels = hidden_channels
         self.activation_first = activation_first
         self.output_gain = output_gain
-        layout = [(hidden_channels, 1, 1.0), (hidden_channels, 3, 1.0), (hidden_channels, 3, 1.0), (channels, 1, output_gain)]
+        layout = [
+            (hidden_channels, 1, 1.0),
+            (hidden_channels, 3, 1.0),
+            (hidden_channels, 3, 1.0),
+            (channels, 1, output_gain),
+        ]
         self.convolutions = [
             convolution(*arguments, dtype=self.dtype_policy, name=f"conv_{index}")
             for index, arguments in enumerate(layout)

@@ -11,7 +11,9 @@ LOG_VAR_RANGE = (-10.0, 1.0)
 
 
 class TopDownStep(NamedTuple):
-    """What a `TopDownBlock` gives: features `[N, h, w, channels]` and, in float32 `[N, h, w, latent channels]`, the rest.
+    """What a `TopDownBlock` gives: the features below it and its Gaussians.
+
+    Features are `[N, h, w, channels]` in the compute dtype, all others `[N, h, w, latent channels]` in float32.
 
     Where z was drawn from the prior, the posterior's parameters are the prior's, so that its KL is 0.
     """
@@ -36,17 +38,18 @@ class TopDownStep(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class TopDownBlock(keras.layers.Layer):
-    """One stochastic layer: prior, posterior, a draw of z and the features for the layer below (Figure 2b, Section 4.2).
+    """One stochastic layer: prior, posterior, a draw of z, features for the layer below (Figure 2b, Section 4.2).
 
     Called as `block(features, condition=None, encoder_features=None, noise=None, temperature=1.0)`: z is drawn from
-    q(z_l|z_above, x, u) where `encoder_features` are given and from p(z_l|z_above, u) where not; without `noise` it is the mean.
+    q(z_l|z_above, x, u) where `encoder_features` are given and from p(z_l|z_above, u) where not; without `noise` it
+    is the mean.
 
     Args:
         channels: int, channels of the features.
         hidden_channels: int, channels of the residual blocks' bottleneck.
         latent_channels: int, channels of z.
-        has_output: bool. False leaves out all that only serves the layers below: the last layer when the likelihood sees the
-            latents alone (Eq. 18).
+        has_output: bool. False leaves out all that only serves the layers below: the last layer when the likelihood
+            sees the latents alone (Eq. 18).
         residual_gain: float, factor of the starting weights through which the block adds to the features: sqrt(1 / L).
         **kwargs: passed to `keras.layers.Layer`.
     """

@@ -10,7 +10,8 @@ from dvpvae_tf.layers.res_block import ResBlock
 class BottomUp(keras.layers.Layer):
     """Residual blocks, then average pooling, at each scale (Section 4.1).
 
-    Maps `[N, D, D, C]` to a list of features `[N, side, side, channels]` in the compute dtype, one a scale, fine to coarse.
+    Maps `[N, D, D, C]` to a list of features `[N, side, side, channels]` in the compute dtype, one a scale, fine to
+    coarse.
 
     Args:
         scales: sides of the feature maps, fine to coarse; each divides the one before.

@@ -36,8 +36,8 @@ class Elbo(NamedTuple):
 class Inference(NamedTuple):
     """What the model infers of images. Lists run over the layers, top first; all float32.
 
-    `pseudoinput` `[N, d, d, C]` is u (None for the Ladder VAE), `kl` has shape `[N]` a layer, in nats, `latents`, means and
-    log-variances `[N, side, side, latent channels]`, and `likelihood_params` `[N, D, D, parameters]`.
+    `pseudoinput` `[N, d, d, C]` is u (None for the Ladder VAE), `kl` has shape `[N]` a layer, in nats, `latents`,
+    means and log-variances `[N, side, side, latent channels]`, and `likelihood_params` `[N, D, D, parameters]`.
     """
 
     pseudoinput: object
@@ -64,8 +64,8 @@ class Samples(NamedTuple):
 class DVPVAE(keras.Model):
     """The hierarchical VAE with a diffusion-based VampPrior, or, without a pseudoinput, the Ladder VAE (Table 5).
 
-    Images go in as uint8, or float32 in [0, 1], `[N, D, D, C]`. Called as `model(images, seeds=None)` it gives the `Elbo` of
-    each image. `fit` minimises the negative ELBO in bits per dimension; `evaluate` reports it in nats too.
+    Images go in as uint8, or float32 in [0, 1], `[N, D, D, C]`. Called as `model(images, seeds=None)` it gives the
+    `Elbo` of each image. `fit` minimises the negative ELBO in bits per dimension; `evaluate` reports it in nats too.
 
     Example:
         >>> model = DVPVAE.from_preset("mnist5k")
@@ -86,8 +86,8 @@ class DVPVAE(keras.Model):
         latent_channels: int, channels of each z.
         encoder_blocks: int, residual blocks a scale of the bottom-up path (N_enc).
         latent_aggregation: bool, whether the likelihood sees all latents (Eq. 18) or the last features (Eq. 22).
-        binary_encoder_input: bool, whether the encoder and the pseudoinput see the likelihood's binary target instead of the
-            grey image.
+        binary_encoder_input: bool, whether the encoder and the pseudoinput see the likelihood's binary target instead
+            of the grey image.
         input_mean: float, subtracted from the pixels in 0..255 before the encoder.
         input_std: float, what they are then divided by.
         seed: int, of all noise in training and evaluation.
@@ -169,7 +169,12 @@ class DVPVAE(keras.Model):
             condition_shape = (None, *self.image_shape)
         self.top_down.build(None, condition_shape=condition_shape)
         self.training_steps = self.add_weight(
-            shape=(), dtype="int32", initializer="zeros", trainable=False, name="training_steps", aggregation="only_first_replica"
+            shape=(),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            name="training_steps",
+            aggregation="only_first_replica",
         )
         # How many images this evaluation has seen: kept from Keras's tracking, as it is no state of the model.
         seen = keras.Variable(0, dtype="int32", trainable=False, aggregation="only_first_replica", name="images_seen")
@@ -326,8 +331,8 @@ class DVPVAE(keras.Model):
 
         Args:
             seeds: int32 tensor `[N, 2]`, one key an image, see `dvpvae_tf.noise.row_seeds`.
-            temperature: float or float32 tensor, factor of the standard deviation of every p(z_l|...) and of the scale of
-                the logistic mixture.
+            temperature: float or float32 tensor, factor of the standard deviation of every p(z_l|...) and of the
+                scale of the logistic mixture.
             prior_temperature: float or float32 tensor, factor of the noise of the prior over u.
             steps: int or None, T of the diffusion prior; None takes the prior's own.
 
@@ -371,7 +376,12 @@ class DVPVAE(keras.Model):
 
         Returns:
             `Samples` of arrays.
+
+        Raises:
+            ValueError: if a temperature is negative or not finite.
         """
+        if not (0 <= temperature < math.inf and 0 <= prior_temperature < math.inf):
+            raise ValueError(f"Temperatures must be 0 or more, got {temperature} and {prior_temperature}.")
         seeds = noise.row_seeds(seed, SAMPLING_STREAM, 0, num)
         temperatures = tf.constant(float(temperature)), tf.constant(float(prior_temperature))
         batches = [self._generate(seeds[start : start + 100], *temperatures, steps) for start in range(0, num, 100)]
@@ -390,6 +400,11 @@ class DVPVAE(keras.Model):
             raise ValueError("Call model.adapt(train) before model.fit(train): it computes S of Algorithm 1.")
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # else Keras warns that a data set is shuffled by itself or not at all
+        if self.compiled and not self.optimizer.built:
+            with (
+                self.distribute_strategy.scope()
+            ):  # else the first step makes its variables, and is traced twice for it
+                self.optimizer.build(self.trainable_variables)
         return super().fit(x, *args, **kwargs)
 
     def reset_metrics(self):
@@ -450,9 +465,6 @@ class DVPVAE(keras.Model):
         self._images_seen.assign_add(global_rows)
         self._update_bound_metrics(self(images, seeds=seeds), weights)
         return self._results()
-
-    def predict_step(self, data):
-        return self(_images_of(data))
 
     def _update_bound_metrics(self, elbo, weights):
         """Adds the weighted means over the global batch, so that every replica holds the same metrics."""

@@ -12,10 +12,10 @@ from dvpvae_tf.pseudoinputs import resize_bilinear
 class TopDown(keras.layers.Layer):
     """The stochastic layers from coarse to fine, and the map from them to the parameters of the likelihood.
 
-    Called as `top_down(noise, condition=None, encoder_features=None, temperature=1.0)`, it walks down once and gives the
-    parameters of the likelihood, float32 `[N, D, D, output_channels]`, and the list of `TopDownStep`s, top layer first.
-    One walk serves all uses: at the scales whose `encoder_features` are given z is drawn from the posterior, elsewhere from
-    the prior.
+    Called as `top_down(noise, condition=None, encoder_features=None, temperature=1.0)`, it walks down once and gives
+    the parameters of the likelihood, float32 `[N, D, D, output_channels]`, and the list of `TopDownStep`s, top layer
+    first. One walk serves all uses: at the scales whose `encoder_features` are given z is drawn from the posterior,
+    elsewhere from the prior.
 
     Args:
         image_size: int, D.
@@ -25,8 +25,8 @@ class TopDown(keras.layers.Layer):
         hidden_channels: int, channels of the residual blocks' bottleneck.
         latent_channels: int, channels of each z.
         output_channels: int, parameters of the likelihood a pixel.
-        latent_aggregation: bool. True lets the likelihood see the sum of all latents (Eq. 18), False the features that leave
-            the last layer (Eq. 22).
+        latent_aggregation: bool. True lets the likelihood see the sum of all latents (Eq. 18), False the features
+            that leave the last layer (Eq. 22).
         **kwargs: passed to `keras.layers.Layer`.
     """
 
@@ -53,7 +53,9 @@ class TopDown(keras.layers.Layer):
         self.latent_aggregation = latent_aggregation
         # The side of each stochastic layer's z, top layer first.
         self.sides = [
-            side for side, layers in zip(self.scales[::-1], self.layers_per_scale[::-1], strict=True) for _ in range(layers)
+            side
+            for side, layers in zip(self.scales[::-1], self.layers_per_scale[::-1], strict=True)
+            for _ in range(layers)
         ]
         self.blocks = [
             TopDownBlock(

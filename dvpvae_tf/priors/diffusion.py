@@ -25,8 +25,8 @@ class DiffusionTerms(NamedTuple):
 class DiffusionPrior(keras.layers.Layer):
     """A variational diffusion model as the prior over pseudoinputs (Section 3.4, Appendix A).
 
-    Called as `prior(u, noise)` it gives the continuous-time bound, see `negative_bound`. All tensors are float32; the UNet
-    computes in the layer's compute dtype.
+    Called as `prior(u, noise)` it gives the continuous-time bound, see `negative_bound`. All tensors are float32; the
+    UNet computes in the layer's compute dtype.
 
     Args:
         channels: int, width of the UNet, divisible by 16.
@@ -169,8 +169,8 @@ class DiffusionPrior(keras.layers.Layer):
         Args:
             noise: float32 tensor `[N, sample_noise_size(steps)]`, standard normal.
             steps: int or None, T; None takes the layer's own.
-            temperature: float or tensor that broadcasts against u, factor of the standard deviation of each step's noise;
-                y_1 is not scaled.
+            temperature: float or tensor that broadcasts against u, factor of the standard deviation of each step's
+                noise; y_1 is not scaled.
 
         Returns:
             float32 tensor `[N, d, d, C]`.

@@ -26,9 +26,7 @@ def values_of(dataset):
 
 
 def all_images(folder, **settings):
-    return np.concatenate(
-        [batch for part in load_dataset(f"folder:{folder}", 1, **settings) for batch in part]
-    )
+    return np.concatenate([batch for part in load_dataset(f"folder:{folder}", 1, **settings) for batch in part])
 
 
 def test_grey_files_give_one_channel_and_an_80_10_10_split(tmp_path):
@@ -42,9 +40,7 @@ def test_grey_files_give_one_channel_and_an_80_10_10_split(tmp_path):
 def test_the_split_is_the_same_wherever_the_folder_is(tmp_path):
     fill(tmp_path / "here", 20)
     shutil.copytree(tmp_path / "here", tmp_path / "there")
-    one, other = (
-        load_dataset(f"folder:{tmp_path / place}", 4, image_size=8, seed=9) for place in ("here", "there")
-    )
+    one, other = (load_dataset(f"folder:{tmp_path / place}", 4, image_size=8, seed=9) for place in ("here", "there"))
     for mine, others in zip(one, other, strict=True):
         assert values_of(mine) == values_of(others)
 

@@ -113,12 +113,8 @@ def test_a_download_must_have_the_registered_checksum(tmp_path, server, monkeypa
         lambda path: path.write_bytes(path.read_bytes()[:5000]),
         lambda path: scipy.io.savemat(path, {"data": np.zeros((784, 3))}),
         lambda path: scipy.io.savemat(path, {"data": np.zeros((3, 784)), "testdata": np.zeros((3, 784))}),
-        lambda path: scipy.io.savemat(
-            path, {"data": np.full((784, 3), 255.0), "testdata": np.zeros((784, 3))}
-        ),
-        lambda path: scipy.io.savemat(
-            path, {"data": np.full((784, 3), np.nan), "testdata": np.zeros((784, 3))}
-        ),
+        lambda path: scipy.io.savemat(path, {"data": np.full((784, 3), 255.0), "testdata": np.zeros((784, 3))}),
+        lambda path: scipy.io.savemat(path, {"data": np.full((784, 3), np.nan), "testdata": np.zeros((784, 3))}),
     ],
     ids=["empty", "html", "cut", "no testdata", "transposed", "bytes", "nan"],
 )
@@ -133,9 +129,7 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path, spoil):
 
 
 def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(
-        UserError, match="there is no file .*missing.mat: fetch it from https://github.com/yburda"
-    ):
+    with pytest.raises(UserError, match="there is no file .*missing.mat: fetch it from https://github.com/yburda"):
         load_dataset("omniglot", 1, omniglot_mat=tmp_path / "missing.mat")
 
 

@@ -96,10 +96,7 @@ def test_a_resumed_stream_goes_on_where_an_uninterrupted_one_would_be():
     np.testing.assert_array_equal(batches_of(resumed, 0, 2 * steps), expected)
     epochs = expected.reshape(2, -1)
     assert not np.array_equal(epochs[0], epochs[1])
-    assert (
-        len(as_set(batches_of(load_dataset("mnist5k", 400, first_epoch=7)[0], 0, 10).reshape(-1, 784)))
-        == 4000
-    )
+    assert len(as_set(batches_of(load_dataset("mnist5k", 400, first_epoch=7)[0], 0, 10).reshape(-1, 784))) == 4000
 
 
 @pytest.mark.parametrize("first_epoch", [None, 5])

@@ -74,9 +74,7 @@ def values_of(dataset):
         ("tiny_train", range(33), range(33, 36), range(36, 40)),
     ],
 )
-def test_splits_a_data_set_lacks_are_taken_from_the_end_of_its_training_split(
-    tmp_path, name, train, validation, test
-):
+def test_splits_a_data_set_lacks_are_taken_from_the_end_of_its_training_split(tmp_path, name, train, validation, test):
     parts = load_dataset(f"tfds:{name}", 1, data_dir=tmp_path)
     assert parts[0].element_spec.shape == (1, 6, 6, 3)
     assert sorted(values_of(parts[0])) == list(train)
@@ -145,9 +143,7 @@ def test_the_real_mnist(shared):
 
 
 def test_the_real_cifar10_is_a_subset_so_validation_is_its_last_tenth(shared):
-    train, validation, test = load_dataset(
-        "cifar10", 100, data_dir=shared / "data" / "tfds", horizontal_flip=True
-    )
+    train, validation, test = load_dataset("cifar10", 100, data_dir=shared / "data" / "tfds", horizontal_flip=True)
     assert train.element_spec.shape == (100, 32, 32, 3)
     assert (train.cardinality(), validation.cardinality(), test.cardinality()) == (45, 5, 10)
     last = tfds.load("cifar10", data_dir=shared / "data" / "tfds", split="train[4500:]", download=False)

@@ -1,0 +1,110 @@
+"""The mixture and the standard normal prior against SciPy, and their samplers against their densities."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special, stats
+
+from dvpvae_tf.priors import MixturePrior, StandardPrior
+
+SHAPE = (2, 2, 1)
+
+
+def normal(*shape, seed=0):
+    return tf.random.stateless_normal(shape, (seed, 1))
+
+
+@pytest.fixture
+def mixture():
+    """Three Gaussians over four elements, far enough from one another to be told apart."""
+    prior = MixturePrior(3)
+    prior.build((None, *SHAPE))
+    prior.means.assign([[-9.0, 0.0, 1.0, 2.0], [0.0, 3.0, -1.0, 0.5], [9.0, -1.0, 0.0, 0.0]])
+    prior.log_vars.assign(normal(3, 4) - 1.0)
+    return prior
+
+
+def test_mixture_density_agrees_with_scipy(mixture):
+    u = 3.0 * normal(20, *SHAPE, seed=1)
+    means, deviations = mixture.means.numpy(), np.exp(0.5 * mixture.log_vars.numpy())
+    of_components = [
+        stats.norm(mean, deviation).logpdf(u.numpy().reshape(20, 4)).sum(axis=1)
+        for mean, deviation in zip(means, deviations, strict=True)
+    ]
+    expected = -(special.logsumexp(of_components, axis=0) - np.log(3))
+    (bound,) = mixture(u)
+    assert bound.dtype == "float32" and bound.shape == (20,)
+    np.testing.assert_allclose(bound, expected, rtol=1e-5)
+
+
+def test_mixture_density_integrates_to_one():
+    prior = MixturePrior(4)
+    prior.build((None, 1, 1, 1))
+    prior.log_vars.assign(normal(4, 1) - 1.0)
+    grid = np.linspace(-15, 15, 20_001, dtype="float32")
+    density = np.exp(-prior(grid.reshape(-1, 1, 1, 1))[0])
+    np.testing.assert_allclose(np.trapezoid(density, grid), 1.0, rtol=1e-4)
+
+
+def test_mixture_draws_joint_components_with_equal_weights(mixture):
+    rows = 30_000
+    u = mixture.sample(normal(rows, mixture.sample_noise_size(), seed=2)).numpy()
+    assert u.shape == (rows, *SHAPE)
+    flat, means = u.reshape(rows, 4), mixture.means.numpy()
+    component = np.digitize(flat[:, 0], [-4.5, 4.5])
+    assert stats.chisquare(np.bincount(component)).pvalue > 0.001
+    for index in range(3):
+        mine = flat[component == index]
+        deviation = np.exp(0.5 * mixture.log_vars.numpy()[index])
+        assert (np.abs(mine.mean(axis=0) - means[index]) < 4.5 * deviation / np.sqrt(len(mine))).all()
+        assert (np.abs(mine.var(axis=0) / deviation**2 - 1) < 4.5 * np.sqrt(2 / len(mine))).all()
+        assert stats.kstest(mine[:, 1], stats.norm(means[index][1], deviation[1]).cdf).pvalue > 0.001
+
+
+def test_mixture_density_of_its_own_draws_is_its_entropy(mixture):
+    """The components hardly overlap: the entropy is their average plus log 3."""
+    draws = mixture(mixture.sample(normal(20_000, 5, seed=3)))[0].numpy()
+    entropies = 0.5 * (1 + np.log(2 * np.pi) + mixture.log_vars.numpy()).sum(axis=1)
+    expected = entropies.mean() + np.log(3)
+    assert abs(draws.mean() - expected) < 4 * draws.std() / np.sqrt(len(draws)) + 1e-3
+
+
+def test_mixture_temperature_keeps_the_component_and_scales_its_noise(mixture):
+    noise = normal(50, 5)
+    cold, half, whole = (mixture.sample(noise, temperature=t).numpy() for t in (0.0, 0.5, 1.0))
+    np.testing.assert_allclose(half - cold, 0.5 * (whole - cold), atol=1e-5)
+    assert {tuple(row) for row in cold.reshape(50, 4)} == {tuple(row) for row in mixture.means.numpy()}
+
+
+def test_mixture_of_extreme_noise_stays_inside(mixture):
+    noise = tf.constant([[40.0, 0, 0, 0, 0], [-40.0, 0, 0, 0, 0]])
+    np.testing.assert_allclose(mixture.sample(noise)[:, 0, 0, 0], [9.0, -9.0])
+
+
+def test_mixture_starts_with_components_apart():
+    prior = MixturePrior(10)
+    prior.build((None, *SHAPE))
+    means = prior.means.numpy()
+    assert np.abs(means[:, None] - means[None]).max(axis=-1)[~np.eye(10, dtype=bool)].min() > 0.05
+    assert not prior.log_vars.numpy().any()
+    assert prior.count_params() == 2 * 10 * 4
+
+
+def test_standard_density_and_draws():
+    prior, u = StandardPrior(), normal(6, *SHAPE)
+    (bound,) = prior(u)
+    expected = -stats.norm.logpdf(u.numpy().astype("float64")).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(bound, expected, rtol=1e-5)
+    noise = normal(6, prior.sample_noise_size(), seed=1)
+    np.testing.assert_array_equal(prior.sample(noise), tf.reshape(noise, (6, *SHAPE)))
+    np.testing.assert_allclose(prior.sample(noise, temperature=0.3), 0.3 * prior.sample(noise), rtol=1e-6)
+    assert prior.count_params() == 0
+
+
+@pytest.mark.parametrize("kind", [MixturePrior, StandardPrior])
+def test_exact_densities_need_no_noise_and_are_float32(kind):
+    prior = kind(dtype="mixed_bfloat16")
+    u = normal(3, *SHAPE)
+    assert prior(u)[0].dtype == "float32" and prior.compute_dtype == "float32"
+    assert prior.bound_noise_size == 0
+    np.testing.assert_array_equal(prior(u, None)[0], prior.negative_bound(u)[0])

@@ -1,0 +1,159 @@
+"""What a person gets who installs the package, and whether CI does what the README says."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from dvpvae_tf.config import list_presets
+
+PROJECT = Path(__file__).parents[1]
+TRAIN = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/python -m dvpvae_tf.train"
+TEST = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest"
+
+
+def test_the_readme_has_the_two_commands():
+    lines = (PROJECT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith("python3 -m venv")] == [TRAIN, TEST]
+
+
+# An installed package
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder that the package was installed into from a clone that is gone."""
+    pytest.importorskip("setuptools", "70.1", reason="needs setuptools 70.1: pip install '.[test]'")
+    clone, site = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("site")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, clone)
+    for name in ("dvpvae_tf", "configs", "tests", "benchmarks"):
+        shutil.copytree(PROJECT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--no-index", "--target", site, clone], check=True)
+    shutil.rmtree(clone)
+    return site
+
+
+def test_presets_and_checksums_are_found_after_the_clone_is_gone(installed, tmp_path):
+    code = (
+        "import dvpvae_tf\n"
+        "from pathlib import Path\n"
+        "from dvpvae_tf.config import find_preset, list_presets, load_config\n"
+        "print(dvpvae_tf.__file__)\n"
+        "for name in list_presets(): load_config(name); print(find_preset(name))\n"
+        "print(*Path(dvpvae_tf.__file__).parent.glob('data/checksums.tsv'))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    package = installed / "dvpvae_tf"
+    presets = [package / "configs" / f"{name}.yaml" for name in list_presets()]
+    expected = [package / "__init__.py", *presets, package / "data" / "checksums.tsv"]
+    assert result.stdout.split() == [str(path) for path in expected]
+
+
+def test_nothing_but_the_package_is_installed(installed):
+    folders = {path.name for path in installed.iterdir()}
+    assert {re.sub("-.*dist-info", ".dist-info", name) for name in folders} == {
+        "dvpvae_tf",
+        "dvpvae_tf.dist-info",
+    }
+
+
+def test_every_import_is_required_and_every_requirement_imported(installed):
+    metadata = next(installed.glob("*.dist-info/METADATA")).read_text(encoding="utf-8")
+    requirements = re.findall(r"^Requires-Dist: ([\w.-]+)(.*)$", metadata, re.MULTILINE)
+    required = {_normal(name) for name, rest in requirements if "extra ==" not in rest}
+    modules = {
+        module.split(".")[0]
+        for path in (PROJECT / "dvpvae_tf").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for module in _imported_by(node)
+    }
+    modules -= sys.stdlib_module_names | {"dvpvae_tf", "torch"}  # torch is an extra
+    distributions = packages_distributions()
+    imported = {_normal(distributions[module][0]) for module in modules}
+    # TensorFlow's summaries need tensorboard, TensorFlow Datasets importlib_resources; neither requires it.
+    assert required == imported | {"tensorboard", "importlib-resources"}
+
+
+def _imported_by(node):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) else []
+
+
+def _normal(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# .ci/run, with tools that only note how they are called
+
+
+@pytest.fixture
+def ci(tmp_path):
+    """Runs a copy of `.ci/run` in a project with the given README; `failing` is the tool that fails."""
+    project, calls = tmp_path / "project", tmp_path / "calls"
+    (project / ".ci").mkdir(parents=True)
+    (project / ".venv").mkdir()
+    shutil.copy(PROJECT / ".ci" / "run", project / ".ci")
+    python = tmp_path / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text(
+        "#!/bin/bash\n"
+        'echo "${0##*/} $*" >> "$CALLS"\n'
+        'tools() { for name in pip ruff python; do cp "$0" "$1/$name"; done; }\n'
+        'if [ "$2" = venv ]; then mkdir -p "$3/bin" && tools "$3/bin"; fi\n'
+        'if [ "${0##*/}" = "$FAILING" ]; then exit 3; fi\n'
+    )
+    python.chmod(0o755)
+
+    def run(readme, failing=""):
+        (project / "README.md").write_text(readme)
+        calls.write_text("")
+        environment = {
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
+            "CALLS": str(calls),
+            "FAILING": failing,
+        }
+        script = ["bash", str(project / ".ci" / "run")]
+        result = subprocess.run(script, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
+        assert list((project / ".venv").iterdir()) == []
+        return result.returncode, calls.read_text().splitlines()
+
+    return run
+
+
+def test_ci_runs_the_readmes_test_command_in_an_environment_of_its_own(ci):
+    status, calls = ci((PROJECT / "README.md").read_text(encoding="utf-8"))
+    assert status == 0
+    assert calls[0].startswith("python3 -m venv /") and not calls[0].endswith("/project/.venv")
+    assert calls[1:] == [
+        "pip install -q -e .[test]",
+        "ruff check .",
+        "ruff format --check .",
+        "python -m pytest",
+    ]
+    assert not Path(calls[0].split()[-1]).exists()
+
+
+@pytest.mark.parametrize(("tool", "calls"), [("pip", 2), ("ruff", 3), ("python", 5)])
+def test_ci_fails_and_stops_where_a_tool_fails(ci, tool, calls):
+    status, called = ci(f"```bash\n{TEST}\n```\n", failing=tool)
+    assert status == 3 and len(called) == calls
+
+
+def test_ci_fails_without_a_test_command_in_the_readme(ci):
+    assert ci(f"```bash\n{TRAIN}\n```\n") == (1, [])
