@@ -145,6 +145,7 @@ def test_ci_runs_the_readmes_test_command_in_an_environment_of_its_own(ci):
         "ruff check .",
         "ruff format --check .",
         "python -m pytest",
+        "python -m pytest -m slow",
     ]
     assert not Path(calls[0].split()[-1]).exists()
 

@@ -1,0 +1,37 @@
+"""The README's notebook snippet does what its comments say."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+CHECKS = """
+import numpy as np
+assert {"negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"} <= set(result)
+assert 100 < result["negative_elbo"] < 400
+assert images.dtype == np.float32 and images.shape == (16, 28, 28, 1) and 0 <= images.min() and images.max() <= 1
+np.testing.assert_array_equal(images, model.sample(16, temperature=0.9, seed=0))
+assert len(inference.kl) == 8 and inference.kl[0].shape == (16,)
+again = keras.saving.load_model("m.keras").evaluate(test, return_dict=True, verbose=0)
+expected = model.evaluate(test, return_dict=True, verbose=0)
+np.testing.assert_allclose(again["negative_elbo"], expected["negative_elbo"], rtol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_the_notebook_snippet_works_as_written(tmp_path):
+    snippet = re.search(r"```python\n(import keras, dvpvae_tf.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    result = subprocess.run(
+        [sys.executable, "-c", snippet + CHECKS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(README.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "Warning" not in result.stderr
