@@ -123,7 +123,7 @@ class DataConfig(_Settings):
     image_size: int | None = Field(None, ge=8, description="Resize tfds: or folder: images to this side.")
     horizontal_flip: bool = Field(False, description="Flip training images left to right at random.")
     batch_size: int = Field(100, gt=0, description="Images in a training step, over all devices.")
-    seed: int = Field(0, ge=0, description="Seed of the weights, of the shuffling and of all noise.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the weights, of the shuffling and of all noise.")
 
     @property
     def named(self) -> bool:

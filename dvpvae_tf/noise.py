@@ -21,7 +21,7 @@ def row_seeds(seed, stream, first_row, num_rows):
         num_rows: int or int32 scalar tensor, the number of rows.
 
     Returns:
-        int32 tensor `[num_rows, 2]`, keys for `normal` and `uniform`.
+        int32 tensor `[num_rows, 2]`, keys for `normal` or `uniform`: what these draw from one key is not independent.
     """
     place = tf.stack([tf.constant(seed, tf.int32), tf.cast(stream, tf.int32)])
     # Random, so that the rows of one stream do not run into those of the next.

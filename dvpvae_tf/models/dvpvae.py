@@ -378,8 +378,9 @@ class DVPVAE(keras.Model):
             `Samples` of arrays.
 
         Raises:
-            ValueError: if a temperature is negative or not finite.
+            ValueError: if a temperature is negative or not finite, or `adapt` has not been called.
         """
+        self._check_adapted()
         if not (0 <= temperature < math.inf and 0 <= prior_temperature < math.inf):
             raise ValueError(f"Temperatures must be 0 or more, got {temperature} and {prior_temperature}.")
         seeds = noise.row_seeds(seed, SAMPLING_STREAM, 0, num)
@@ -396,16 +397,27 @@ class DVPVAE(keras.Model):
         Raises:
             ValueError: if `adapt` has not been called.
         """
-        if self.pseudoinput is not None and not self.pseudoinput.adapted:
-            raise ValueError("Call model.adapt(train) before model.fit(train): it computes S of Algorithm 1.")
+        self._check_adapted()
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # else Keras warns that a data set is shuffled by itself or not at all
         if self.compiled and not self.optimizer.built:
-            with (
-                self.distribute_strategy.scope()
-            ):  # else the first step makes its variables, and is traced twice for it
+            # Else the first step makes its variables, and is traced twice for it.
+            with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluates the bound; arguments and result are those of `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: if `adapt` has not been called.
+        """
+        self._check_adapted()
+        return super().evaluate(*args, **kwargs)
+
+    def _check_adapted(self):
+        if self.pseudoinput is not None and not self.pseudoinput.adapted:
+            raise ValueError("Call model.adapt(train) first, on the training images: it computes S of Algorithm 1.")
 
     def reset_metrics(self):
         """Starts the metrics and the count of evaluated images anew."""

@@ -87,6 +87,15 @@ def test_dropout_is_for_training_alone():
     assert np.abs(unet(y, time, training=True) - unet(y, time)).max() > 1e-3
 
 
+def test_times_keep_their_precision_in_bfloat16():
+    unet, y, time = UNet(blocks=1, dtype="mixed_bfloat16"), normal(2, 3, 3, 1), np.array([0.501, 0.777], "float32")
+    seen, embed = [], unet.time_embedding.call
+    unet.time_embedding.call = lambda time: seen.append(time) or embed(time)
+    assert unet(y, time).dtype == "bfloat16"
+    assert seen[0].dtype == "float32"
+    np.testing.assert_array_equal(seen[0], time)
+
+
 def test_channels_that_do_not_fit_the_groups_are_refused():
     with pytest.raises(ValueError, match="must be divisible by 16, got 24"):
         UNet(channels=24)

@@ -135,9 +135,11 @@ def test_latents_and_pseudoinputs_are_drawn_from_their_posteriors(trained):
     for values in noises:
         assert stats.kstest(values.ravel(), "norm").pvalue > 0.001
     of_target = noise.uniform(noise.row_seeds(3, EVALUATION_STREAM, 0, 256), 64).numpy()
-    columns = np.concatenate([values[:, :4] for values in (*noises, of_target)], axis=1)
-    correlations = np.corrcoef(columns.T)[~np.eye(columns.shape[1], dtype=bool)]
-    assert np.abs(correlations).max() < 4.5 / np.sqrt(256)
+    columns = np.concatenate([*noises, of_target], axis=1)
+    columns = np.concatenate([columns, columns**2], axis=1)
+    correlations = np.corrcoef(columns.T)
+    is_own_square = np.eye(len(correlations) // 2, dtype=bool)
+    assert np.abs(correlations[~np.tile(is_own_square, (2, 2))]).max() < 6 / np.sqrt(256)
 
 
 def test_inference_without_noise(trained):
@@ -333,11 +335,18 @@ def test_one_skipped_step_leaves_no_trace_in_an_epochs_means(tiny, images):
     np.testing.assert_allclose(history["negative_elbo"], np.mean([calls[0], calls[2]]), rtol=1e-5)
 
 
-def test_fitting_before_adapting_is_refused(tiny, images):
+def test_what_needs_s_is_refused_before_adapting(tiny, images):
     model = tiny()
     model.compile(keras.optimizers.SGD(0.1))
-    with pytest.raises(ValueError, match="Call model.adapt\\(train\\) before model.fit\\(train\\)"):
-        model.fit(images(), verbose=0)
+    for use in (lambda: model.fit(images(), verbose=0), lambda: model.evaluate(images()), lambda: model.sample(2)):
+        with pytest.raises(ValueError, match="Call model.adapt\\(train\\) first"):
+            use()
+
+
+@pytest.mark.parametrize("temperatures", [{"temperature": -0.1}, {"prior_temperature": float("nan")}])
+def test_temperatures_that_mean_nothing_are_refused(trained, temperatures):
+    with pytest.raises(ValueError, match="Temperatures must be 0 or more"):
+        trained.model.sample(1, **temperatures)
 
 
 # Sampling
