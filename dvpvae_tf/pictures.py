@@ -3,6 +3,9 @@
 import keras
 import numpy as np
 
+TEMPERATURE = 0.7
+PRIOR_TEMPERATURE = 0.8
+
 
 def grid(rows, gap=2, scale=1):
     """Sets images into a grid on a white ground.
@@ -28,19 +31,20 @@ def _to_uint8(images):
     return images if images.dtype == np.uint8 else (255 * np.clip(images, 0, 1)).round().astype("uint8")
 
 
-def samples(model, columns=10, temperature=1.0, seed=0):
+def samples(model, columns=16, seed=0):
     """Draws the rows of Figure 3: pseudoinputs above, the images made from them below.
+
+    The temperatures are `TEMPERATURE` and `PRIOR_TEMPERATURE`, below 1: likely images rather than all kinds.
 
     Args:
         model: `DVPVAE`.
         columns: int, how many samples.
-        temperature: float, see `DVPVAE.generate`.
         seed: int.
 
     Returns:
         list of arrays `[columns, D, D, C]` in [0, 1]; the images alone for the Ladder VAE.
     """
-    drawn = model.sample_with_pseudoinputs(columns, temperature=temperature, seed=seed)
+    drawn = model.sample_with_pseudoinputs(columns, TEMPERATURE, seed, PRIOR_TEMPERATURE)
     return [row for row in (drawn.pseudoinputs, drawn.images) if row is not None]
 
 

@@ -6,6 +6,7 @@ from dvpvae_tf import training
 from dvpvae_tf.config import ema_momentum_for, parse_train_arguments, settings_as_yaml
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.pictures import PRIOR_TEMPERATURE, TEMPERATURE
 
 
 def main(argv=None):
@@ -43,7 +44,8 @@ def _print_bound(config, bound):
         f"{bound.bits_per_dim:.4f} +- {bound.bits_per_dim_standard_error:.4f} bits per dimension\n"
         f"  reconstruction {bound.reconstruction:.2f}, KL of z {bound.kl_z:.2f}, KL of u {bound.kl_u:.2f} nats; "
         f"{bound.num_images} images, one draw of the noise each, seed {config.seed}, EMA weights of the best epoch\n"
-        f"Model, metrics and pictures: {config.output}/{config.name}"
+        f"Model, metrics and pictures (samples at temperature {TEMPERATURE}, of the prior over u "
+        f"{PRIOR_TEMPERATURE}): {config.output}/{config.name}"
     )
 
 

@@ -154,10 +154,11 @@ def test_nothing_to_resume_and_folders_that_cannot_be_written(make_config, split
 
 
 def test_dry_run_prints_settings_parameters_and_steps_and_writes_nothing(capsys, tmp_path):
-    main(["--dry-run", "--output", str(tmp_path / "runs"), "--epochs", "3", "--model.encoder-blocks", "2"])
+    options = ["--config", "mnist", "--dataset", "mnist5k", "--epochs", "3", "--batch-size", "100"]
+    main(["--dry-run", "--output", str(tmp_path / "runs"), *options])
     printed = capsys.readouterr().out
-    assert "dataset: mnist5k" in printed and "encoder_blocks: 2" in printed
-    assert "Trainable parameters: 605,155" in printed
+    assert "dataset: mnist5k" in printed and "encoder_blocks: 3" in printed
+    assert "Trainable parameters: 646,371" in printed
     assert "3 epochs of 40 steps of 100 images, 120 in all" in printed
     assert not (tmp_path / "runs").exists()
 
