@@ -20,24 +20,29 @@ def shared():
 
 
 @pytest.fixture(scope="session")
-def tiny():
-    """Makes a model of two stochastic layers for 8x8 images; keywords change its config."""
+def tiny_settings():
+    """The config of a model of two stochastic layers for 8x8 images."""
+    return {
+        "image_size": 8,
+        "scales": (4, 2),
+        "layers_per_scale": (1, 1),
+        "channels": 8,
+        "hidden_channels": 8,
+        "encoder_blocks": 1,
+        "pseudoinput_size": 3,
+        "prior_blocks": 1,
+        "diffusion_steps": 3,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_settings):
+    """Makes that model; keywords change its config."""
     from dvpvae_tf.build import build_model
     from dvpvae_tf.config import ModelConfig
 
     def make(dtype=None, seed=0, **changes):
-        settings = {
-            "image_size": 8,
-            "scales": (4, 2),
-            "layers_per_scale": (1, 1),
-            "channels": 8,
-            "hidden_channels": 8,
-            "encoder_blocks": 1,
-            "pseudoinput_size": 3,
-            "prior_blocks": 1,
-            "diffusion_steps": 3,
-        }
-        return build_model(ModelConfig(**settings | changes), dtype=dtype, seed=seed)
+        return build_model(ModelConfig(**tiny_settings | changes), dtype=dtype, seed=seed)
 
     return make
 

@@ -17,21 +17,9 @@ from dvpvae_tf.data.pipelines import evaluation_batches
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.train import main
 
-TINY = {
-    "image_size": 8,
-    "scales": (4, 2),
-    "layers_per_scale": (1, 1),
-    "channels": 8,
-    "hidden_channels": 8,
-    "encoder_blocks": 1,
-    "pseudoinput_size": 3,
-    "prior_blocks": 1,
-    "diffusion_steps": 3,
-}
-
 
 @pytest.fixture
-def make_config(tmp_path):
+def make_config(tmp_path, tiny_settings):
     def make(**changes):
         settings = {
             "epochs": 3,
@@ -39,7 +27,7 @@ def make_config(tmp_path):
             "warmup_epochs": 1,
             "output": str(tmp_path),
             "name": "run",
-            "model": TINY,
+            "model": tiny_settings,
         }
         return load_config("mnist5k", settings | changes)
 
@@ -226,13 +214,13 @@ training.train(load_config("mnist5k", settings), (images[:40], images[40:51], im
 """
 
 
-def test_two_devices_train_as_one_does(tmp_path):
+def test_two_devices_train_as_one_does(tmp_path, tiny_settings):
     """Same global batch, a clip that acts at every step, an uneven validation set: the same curve."""
     curves = {}
     for devices, strategy in ((1, "single"), (2, "mirrored")):
         settings = {
             "epochs": 2, "batch_size": 8, "gradient_clip_norm": 0.3, "strategy": strategy, "name": strategy,
-            "output": str(tmp_path), "picture_every_epochs": 100, "model": TINY,
+            "output": str(tmp_path), "picture_every_epochs": 100, "model": tiny_settings,
         }  # fmt: skip
         command = [sys.executable, "-c", MIRRORED, str(devices), json.dumps(settings)]
         subprocess.run(command, check=True, capture_output=True, timeout=500)
