@@ -188,11 +188,11 @@ class StopWhenNotFinite(keras.callbacks.Callback):
     def __init__(self, folder):
         super().__init__()
         self.folder = folder
+        self.in_a_row = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts counting anew with the metric."""
         self.total = 0.0
-        self.in_a_row = 0 if epoch == 0 else getattr(self, "in_a_row", 0)
 
     def on_train_batch_end(self, batch, logs=None):
         """Counts.

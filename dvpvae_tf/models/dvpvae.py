@@ -211,8 +211,8 @@ class DVPVAE(keras.Model):
 
     def _checked(self, images):
         if tuple(images.shape[1:]) != self.image_shape:
-            expected = " x ".join(map(str, self.image_shape))
-            raise ValueError(f"The model takes images [N, {expected.replace(' x ', ', ')}], got {tuple(images.shape)}.")
+            expected = ", ".join(map(str, self.image_shape))
+            raise ValueError(f"The model takes images [N, {expected}], got {tuple(images.shape)}.")
         return to_unit_range(images)
 
     def _target(self, images, seeds):
