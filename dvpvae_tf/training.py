@@ -1,6 +1,7 @@
 """One training run, from its config to the files it leaves in its folder."""
 
 import csv
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -71,7 +72,9 @@ class RunFolder:
 
     def saved_epochs(self):
         """The numbers of finished epochs that there are checkpoints of, newest first."""
-        return sorted((int(path.name.split(".")[0]) for path in self.checkpoints.glob("*.weights.h5")), reverse=True)
+        return sorted(
+            (int(path.name.split(".")[0]) for path in self.checkpoints.glob("[0-9]*.weights.h5")), reverse=True
+        )
 
     def checkpoint(self, epochs):
         """The checkpoint after so many epochs."""
@@ -170,10 +173,8 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves after an epoch."""
-        path = self.folder.checkpoint(epoch + 1)
-        temporary = path.with_name(".writing.weights.h5")
-        self.model.save_weights(temporary, overwrite=True)
-        os.replace(temporary, path)
+        save = functools.partial(self.model.save_weights, overwrite=True)  # over what a kill may have left
+        _write_atomically(self.folder.checkpoint(epoch + 1), save)
         for old in self.folder.saved_epochs()[2:]:
             self.folder.checkpoint(old).unlink()
 

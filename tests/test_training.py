@@ -100,6 +100,8 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
     # A row whose checkpoint was never written must not stay.
     with open(tmp_path / "killed" / "metrics.csv", "a") as file:
         file.write("1" + ",0.5" * (len(rows[0]) - 1) + "\n")
+    # Nor must a checkpoint that was being written count.
+    (tmp_path / "killed" / "checkpoints" / ".writing-2.weights.h5").write_bytes(b"half")
     resumed = training.train(killed, splits, resume=True, verbose=0)
     assert read_metrics(tmp_path / "killed") == rows
     assert resumed == bound
