@@ -3,15 +3,13 @@
 Nothing here imports TensorFlow or Keras, so a mistake in a setting is told before either is loaded.
 """
 
-import argparse
-import difflib
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -25,7 +23,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.command_line import Parser
+from dvpvae_tf.errors import UserError, did_you_mean
 
 NAMED_DATASETS = ("mnist5k", "mnist", "omniglot", "cifar10")
 DEFAULT_DATASET = "mnist5k"
@@ -134,7 +133,7 @@ class DataConfig(_Settings):
     def _check_dataset(self) -> "DataConfig":
         if not self.named and not re.match(r"(tfds|folder):.", self.dataset):
             raise ValueError(
-                f"unknown dataset '{self.dataset}'{_did_you_mean(self.dataset, NAMED_DATASETS)}: "
+                f"unknown dataset '{self.dataset}'{did_you_mean(self.dataset, NAMED_DATASETS)}: "
                 f"give one of {', '.join(NAMED_DATASETS)}, or tfds:NAME, or folder:PATH"
             )
         if self.named and self.image_size is not None:
@@ -277,7 +276,7 @@ def find_preset(name: str) -> Path:
     presets = list_presets()
     if name not in presets:
         raise UserError(
-            f"unknown preset '{name}'{_did_you_mean(name, presets)}: "
+            f"unknown preset '{name}'{did_you_mean(name, presets)}: "
             f"give one of {', '.join(presets)}, or the path of a YAML file"
         )
     return _presets_folder() / f"{name}.yaml"
@@ -402,17 +401,12 @@ def _explain(mistake: Any, settings: type[Settings], source: str) -> str:
         return f"{source.removeprefix(FLAG)}{mistake['ctx']['error']}"
     if mistake["type"] == "extra_forbidden":
         known = settings if len(keys) == 1 else ModelConfig
-        hint = _did_you_mean(keys[-1], known.model_fields) or " (--help lists all keys)"
+        hint = did_you_mean(keys[-1], known.model_fields) or " (--help lists all keys)"
         return f"{key}: unknown key{hint}: correct or remove it"
     if mistake["type"] == "missing":
         return f"{key}: missing: add it, or start from a preset, as with `base: mnist`"
     message = re.sub("^(Input|Tuple|String) ", "", mistake["msg"]).replace("tuple", "list")
     return f"{key}: {mistake['input']!r} {message}"
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 class TrainArguments(DataConfig):
@@ -492,14 +486,6 @@ def parse_train_arguments(argv: Sequence[str] | None = None) -> TrainArguments:
     return arguments
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
-        if message.startswith("unrecognized"):
-            message = f"unknown option {unknown}{_did_you_mean(unknown, self._option_string_actions)}"
-        raise UserError(f"{message} (--help lists all options)")
-
-
 def _parse_flags(argv: Sequence[str]) -> dict[str, Any]:
     """What the command line gives and nothing else, nested as in a file, numbers still as typed."""
     preset = load_config(DEFAULT_DATASET)
@@ -508,12 +494,10 @@ def _parse_flags(argv: Sequence[str]) -> dict[str, Any]:
         key: (field.annotation, Field(getattr(preset, key, field.default), description=field.description))
         for key, field in fields.items()
     }
-    parser = _Parser(
-        prog="python -m dvpvae_tf.train",
+    parser = Parser(
+        "train",
+        f"Train a DVP-VAE. Presets: {', '.join(list_presets())}. Defaults: {preset.name}.",
         usage="%(prog)s [--config NAME_OR_FILE] [--dataset DATASET] [any option below]",
-        description=f"Train a DVP-VAE. Presets: {', '.join(list_presets())}. Defaults: {preset.name}.",
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
     )
     data, training = parser.add_argument_group("data"), parser.add_argument_group("training")
 

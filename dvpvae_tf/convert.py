@@ -1,18 +1,13 @@
 """Turns the authors' PyTorch checkpoints into models of this library: `python -m dvpvae_tf.convert`."""
 
-import argparse
 import math
-import os
 from pathlib import Path
 
+from dvpvae_tf.command_line import Parser
 from dvpvae_tf.conversion import load_released_weights, read_state_dict
 from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.models import DVPVAE
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"{message} (--help lists all options)")
 
 
 def parse_arguments(argv=None):
@@ -27,11 +22,7 @@ def parse_arguments(argv=None):
     Raises:
         UserError: if an option is unknown or missing.
     """
-    parser = _Parser(
-        prog="python -m dvpvae_tf.convert",
-        description="Turn a PyTorch checkpoint of the authors into a .keras model.",
-        allow_abbrev=False,
-    )
+    parser = Parser("convert", "Turn a PyTorch checkpoint of the authors into a .keras model.")
     parser.add_argument(
         "--weights",
         required=True,
@@ -65,32 +56,14 @@ def convert(weights, config, output, raw_weights=False, overwrite=False):
         UserError: if something cannot be read or written, or the weights do not fit the config.
     """
     output = Path(output)
-    _check_output(output, overwrite)
+    check_output(output, [".keras"])
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists: give another --output, or --overwrite")
     tensors = read_state_dict(weights, ema=not raw_weights)
     model = DVPVAE.from_preset(config)
     dropped = load_released_weights(model, tensors)
-    _save(model, output)
+    write_atomically(output, model.save)
     return model, dropped
-
-
-def _check_output(output, overwrite):
-    if output.suffix != ".keras":
-        raise UserError(f"the output is {output}: give it a name that ends in .keras")
-    if not output.parent.is_dir():
-        raise UserError(f"there is no folder {output.parent} for the output: make it first")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists: give another --output, or --overwrite")
-
-
-def _save(model, output):
-    unfinished = output.with_name(f".{output.stem}.{os.getpid()}.keras")
-    try:
-        model.save(unfinished)
-        os.replace(unfinished, output)
-    except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _print_dropped(dropped):

@@ -1,11 +1,26 @@
 """Mistakes that the user can put right, and how commands tell them."""
 
 import contextlib
+import difflib
 import sys
 
 
 class UserError(ValueError):
     """A mistake that the user can put right, told in one line that says how."""
+
+
+def did_you_mean(word, known):
+    """Suggests what a misspelt word was meant to be.
+
+    Args:
+        word: str.
+        known: iterable of str, what it may be.
+
+    Returns:
+        str, " (did you mean ...?)", or nothing where no word is similar.
+    """
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 @contextlib.contextmanager

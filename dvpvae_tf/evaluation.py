@@ -1,6 +1,8 @@
-"""What a model is worth: its bound on a data set, and how it uses its latents."""
+"""What a model is worth: its bounds on a data set, and how it uses its latents."""
 
+import dataclasses
 import math
+import time
 from typing import NamedTuple
 
 import keras
@@ -8,9 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.models.dvpvae import EVALUATION_STREAM
+from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, Encoding, Inference
+from dvpvae_tf.priors import DiffusionPrior
+from dvpvae_tf.priors.terms import TrajectoryScore
 
 ACTIVE_UNIT_THRESHOLD = 0.01
+# The streams of noise of the samples 0, 1, ... of an image are this one and those below it.
+FIRST_SAMPLE_STREAM = -16
 
 
 class Bound(NamedTuple):
@@ -51,10 +57,355 @@ def negative_elbo(model, dataset, verbose=1):
         seen += len(images)
         progress.add(1)
     total, reconstruction, kl_z, kl_u = np.concatenate(terms, axis=1)
-    mean, error = float(total.mean()), float(total.std(ddof=1) / math.sqrt(seen))
+    mean, error = _mean_and_error(total)
     bits = model.bits_per_nat
     others = [float(values.mean()) for values in (reconstruction, kl_z, kl_u)]
     return Bound(mean, error, mean * bits, error * bits, *others, num_images=seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """An estimate of -log p(x) of each image and what it is made of.
+
+    Arrays are float64 with one row an image, in nats, the terms averaged over the samples of the image.
+
+    Attributes:
+        estimator: str, what `estimates` are, with the number of samples and of diffusion steps.
+        is_bound: bool, whether their expectation is at least -log p(x).
+        estimates: `[N]`.
+        negative_elbo: `[N]`, with the prior term of T steps.
+        continuous_time_negative_elbo: `[N]`, with the prior term in continuous time; None without a diffusion prior.
+        reconstruction: `[N]`, -log p(x|z).
+        kl_z: `[N, L]`, top layer first, in closed form given the layers above.
+        kl_u: dict of `[N]`, the terms of the KL of u: "diffusion" (T steps), "reconstruction" and "prior_kl" of Eq. 31,
+            or "cross_entropy" of another prior, and "negative_entropy" of r(u|x); empty for the Ladder VAE.
+        samples: int, K.
+        steps: int or None, T.
+        seed: int.
+        seconds: float, with the tracing of the graph.
+        image_samples_per_second: float, without it.
+        bits_per_nat: float, from nats an image to bits per dimension.
+    """
+
+    estimator: str
+    is_bound: bool
+    estimates: np.ndarray
+    negative_elbo: np.ndarray
+    continuous_time_negative_elbo: np.ndarray | None
+    reconstruction: np.ndarray
+    kl_z: np.ndarray
+    kl_u: dict
+    samples: int
+    steps: int | None
+    seed: int
+    seconds: float
+    image_samples_per_second: float
+    bits_per_nat: float
+
+    def summary(self):
+        """Gives the means over the images, with their standard errors, as plain numbers.
+
+        Returns:
+            dict that JSON can hold: nats, where no other unit is in the name.
+        """
+        numbers = {name: getattr(self, name) for name in ("estimator", "is_bound")}
+        numbers["nats"] = _summary(self.estimates)
+        numbers["bits_per_dim"] = _summary(self.estimates * self.bits_per_nat)
+        numbers["negative_elbo"] = _summary(self.negative_elbo)
+        if self.continuous_time_negative_elbo is not None:
+            numbers["continuous_time_negative_elbo"] = _summary(self.continuous_time_negative_elbo)
+        numbers["reconstruction"] = _summary(self.reconstruction)
+        numbers["kl_z"] = _summary(self.kl_z.sum(axis=1))
+        layers = self.kl_z.shape[1]
+        numbers["kl_z_per_layer"] = {f"z_{layers - i}": _summary(self.kl_z[:, i]) for i in range(layers)}
+        if self.kl_u:
+            numbers["kl_u"] = _summary(sum(self.kl_u.values()))
+            numbers["kl_u_terms"] = {name: _summary(values) for name, values in self.kl_u.items()}
+        numbers["images"] = len(self.estimates)
+        others = ("samples", "steps", "seed", "seconds", "image_samples_per_second")
+        return numbers | {name: getattr(self, name) for name in others}
+
+
+def _mean_and_error(values):
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return float(values.mean()), float(error)
+
+
+def _summary(values):
+    mean, error = _mean_and_error(values)
+    return {"mean": mean, "standard_error": None if math.isnan(error) else error}
+
+
+def iwae(model, images, samples=100, steps=None, seed=0, batch_size=100, verbose=1):
+    """Bounds -log p(x) by importance weighting, all in the weight being evaluated at the same samples.
+
+    log w = log p(x|z) + log p(z|u) - log q(z|x, u) - log q(u|x) + log p(y_1) + sum log p(y_s|y_t) + log p(u|y_0)
+    - log q(y_0 ... y_1|u); the K samples of an image share its binary draw, if the likelihood makes one. The estimate
+    -log(1/K sum w) is on average at least -log p(x) of the T-step process, and at K = 1 the negative ELBO.
+
+    Args:
+        model: `DVPVAE`.
+        images: uint8 array, or float array in [0, 1], `[N, D, D, C]`.
+        samples: int, K.
+        steps: int or None, T of the diffusion process that is scored; None takes the prior's own.
+        seed: int, of all noise. Results depend on it and on the place of an image in `images`, not on the batch size.
+        batch_size: int, rows that go through the model at a time, images times samples; it bounds the memory.
+        verbose: int, 1 for a progress bar with the estimate so far, 0 for silence.
+
+    Returns:
+        `Evaluation`.
+
+    Raises:
+        ValueError: if a number is below 1, the images are of another shape, or `adapt` has not been called.
+
+    Source: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016.
+    """
+    return _evaluate(model, images, samples, steps, seed, batch_size, verbose, "iwae", _importance_log_weight)
+
+
+def elbo(model, images, samples=1, steps=None, seed=0, batch_size=100, verbose=1):
+    """Bounds -log p(x) by the negative ELBO (Eq. 15), its prior term that of T steps (Eq. 31).
+
+    Args:
+        model: see `iwae`.
+        images: see `iwae`.
+        samples: int, how many draws of all noise are averaged.
+        steps: see `iwae`.
+        seed: see `iwae`.
+        batch_size: see `iwae`.
+        verbose: see `iwae`.
+
+    Returns:
+        `Evaluation`, whose estimates are its `negative_elbo`.
+
+    Raises:
+        ValueError: see `iwae`.
+    """
+    return _evaluate(model, images, samples, steps, seed, batch_size, verbose, "elbo", None)
+
+
+def published(model, images, samples=100, steps=None, seed=0, batch_size=100, verbose=1):
+    """Estimates -log p(x) as the released test code does: not a bound, for comparison with Table 1 alone.
+
+    It has the *analytic* KL of each layer inside the exponential, and for log r(u) an estimate that is too high, see
+    `DiffusionPrior.released_estimate`.
+
+    Args:
+        model: see `iwae`.
+        images: see `iwae`.
+        samples: see `iwae`.
+        steps: see `iwae`.
+        seed: see `iwae`.
+        batch_size: see `iwae`.
+        verbose: see `iwae`.
+
+    Returns:
+        `Evaluation`, whose `is_bound` is False.
+
+    Raises:
+        ValueError: see `iwae`.
+    """
+    return _evaluate(model, images, samples, steps, seed, batch_size, verbose, "published", _published_log_weight)
+
+
+class _Encoded(NamedTuple):
+    """What is computed once for each image."""
+
+    encoding: Encoding
+    target: object
+
+
+class _Draw(NamedTuple):
+    """One draw of everything for each row; `score` and `log_prob_u` are those of u, None for the Ladder VAE."""
+
+    seeds: object
+    inference: Inference
+    log_likelihood: object
+    score: TrajectoryScore | None
+    log_prob_u: object
+
+
+def _importance_log_weight(model, draw, steps):
+    log_weight = draw.log_likelihood + tf.add_n(draw.inference.log_ratio)
+    return log_weight if draw.score is None else log_weight + draw.score.log_weight - draw.log_prob_u
+
+
+def _published_log_weight(model, draw, steps):
+    log_weight = draw.log_likelihood - tf.add_n(draw.inference.kl)
+    if draw.score is None:
+        return log_weight
+    u, terms = draw.inference.pseudoinput, draw.score.terms
+    if steps is not None:
+        fresh = noise.normal(noise.fork(draw.seeds, 4), steps * math.prod(u.shape[1:]))
+        terms = model.prior.released_estimate(u, fresh, steps)
+    return log_weight - tf.add_n(terms) - draw.log_prob_u
+
+
+def _evaluate(model, images, samples, steps, seed, batch_size, verbose, name, log_weight):
+    """Goes through the images and their samples; `log_weight` is None where the negative ELBO is the estimate."""
+    if min(samples, batch_size, 1 if steps is None else steps) < 1:
+        raise ValueError(f"samples, steps and batch_size must be at least 1, got {samples}, {steps} and {batch_size}.")
+    model.check_adapted()
+    steps = (steps or model.prior.steps) if isinstance(model.prior, DiffusionPrior) else None
+    images = np.asarray(images)
+    encode = _encoder(model, images, seed)
+    score = _scorer(model, encode.structured_outputs, samples, steps, seed, log_weight)
+    progress = keras.utils.Progbar(
+        len(images) * samples, verbose=verbose, unit_name="sample", stateful_metrics=["nats"]
+    )
+    clock, finished = _Clock(), []
+    for first in range(0, len(images), batch_size):
+        encoded = encode(tf.constant(images[first : first + batch_size]), tf.constant(first))
+        rows, running = len(encoded.target), _Means()
+        for chosen in _chunks(samples, max(1, batch_size // rows)):
+            running.add(score(encoded, tf.constant(first), tf.constant(chosen)), len(chosen))
+            clock.tick(rows * len(chosen))
+            so_far = np.concatenate([means["estimates"] for means in (*finished, running.result())])
+            progress.add(rows * len(chosen), [("nats", so_far.mean())])
+        finished.append(running.result())
+    means = {key: np.concatenate([part[key] for part in finished]) for key in finished[0]}
+    kl_u = {key.removeprefix("kl_u_"): means.pop(key) for key in list(means) if key.startswith("kl_u_")}
+    return Evaluation(
+        estimator=f"{name}, K = {samples}" + (f", T = {steps}" if steps else ""),
+        is_bound=name != "published",
+        **{"continuous_time_negative_elbo": None, **means},
+        kl_u=kl_u,
+        samples=samples,
+        steps=steps,
+        seed=seed,
+        seconds=clock.seconds,
+        image_samples_per_second=clock.rate,
+        bits_per_nat=model.bits_per_nat,
+    )
+
+
+def _encoder(model, images, seed):
+    """The function from a batch of the images, the first of them number `first`, to `_Encoded`."""
+    model.prepare(tf.constant(images[:1]))  # tells of a wrong shape before any graph is made
+    spec = tf.TensorSpec([None, *images.shape[1:]], images.dtype)
+
+    @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int32)])
+    def encode(images, first):
+        images = model.prepare(images)
+        target = model.target(images, noise.row_seeds(seed, EVALUATION_STREAM, first, tf.shape(images)[0]))
+        return _Encoded(model.encode(target if model.binary_encoder_input else images), target)
+
+    return encode.get_concrete_function()
+
+
+def _scorer(model, encoded_spec, samples, steps, seed, log_weight):
+    """The function from encoded images and the numbers of some of their samples to a dict of sums over these."""
+
+    @tf.function
+    def score(encoded, first, chosen):
+        num_images, num_chosen = tf.shape(encoded.target)[0], tf.size(chosen)
+
+        def seeds_of(sample):
+            return noise.row_seeds(seed, FIRST_SAMPLE_STREAM - sample, first, num_images)
+
+        seeds = tf.map_fn(seeds_of, chosen, fn_output_signature=tf.TensorSpec([None, 2], tf.int32))
+        # One row for each sample of each image, sample by sample.
+        rows = tf.nest.map_structure(lambda value: _tile(value, num_chosen), encoded)
+        draw, time_noise = _draw(model, rows, tf.reshape(seeds, [-1, 2]), steps)
+        values = _terms(model, draw)
+        if steps is not None:
+            stratum = tf.repeat(tf.cast(chosen, tf.float32), num_images) / samples
+            change = _continuous_diffusion(model, draw, time_noise, stratum, 1.0 / samples) - values["kl_u_diffusion"]
+            values["continuous_time_negative_elbo"] = values["negative_elbo"] + change
+        if log_weight is not None:
+            values["log_weight"] = log_weight(model, draw, steps)
+        return {
+            key: (tf.reduce_logsumexp if key == "log_weight" else tf.reduce_sum)(
+                tf.reshape(value, [num_chosen, num_images, *value.shape[1:]]), axis=0
+            )
+            for key, value in values.items()
+        }
+
+    return score.get_concrete_function(encoded_spec, tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32))
+
+
+def _tile(value, times):
+    return None if value is None else tf.tile(value, [times, 1, 1, 1])
+
+
+def _draw(model, rows, seeds, steps):
+    """A draw of u, its trajectory and z for each row, and the noise for one time of the continuous process."""
+    trajectory_size, time_size = 0, 0
+    if model.prior is not None:
+        trajectory_size, time_size = model.prior.trajectory_noise_size(steps), model.prior.bound_noise_size
+    shapes = [(time_size,), (trajectory_size,), *model.walk_noise_shapes]
+    time_noise, trajectory_noise, *walk_noise = noise.normals(noise.fork(seeds, 1), shapes)
+    inference = model.walk(rows.encoding, walk_noise)
+    log_likelihood = model.likelihood.distribution(inference.likelihood_params).log_prob(rows.target)
+    score, log_prob_u = None, None
+    if model.prior is not None:
+        score = model.prior.score_trajectory(inference.pseudoinput, trajectory_noise, steps)
+        log_prob_u = model.pseudoinput.log_prob(inference.pseudoinput, rows.encoding.pseudoinput_mean)
+    return _Draw(seeds, inference, log_likelihood, score, log_prob_u), time_noise
+
+
+def _terms(model, draw):
+    """The terms of the negative ELBO and their sum, a dict of `[rows]` and, of the layers, `[rows, L]`."""
+    values = {"reconstruction": -draw.log_likelihood, "kl_z": tf.stack(draw.inference.kl, axis=1)}
+    total = values["reconstruction"] + tf.reduce_sum(values["kl_z"], axis=1)
+    if draw.score is not None:
+        terms = {f"kl_u_{name}": value for name, value in draw.score.terms._asdict().items()}
+        terms["kl_u_negative_entropy"] = tf.zeros_like(total) - model.pseudoinput.entropy()
+        values |= terms
+        total += tf.add_n(list(terms.values()))
+    return values | {"negative_elbo": total}
+
+
+def _continuous_diffusion(model, draw, time_noise, start, length):
+    """The diffusion term in continuous time at one time a row, uniform in [start, start + length]."""
+    u = draw.inference.pseudoinput
+    time = start + length * noise.to_uniform(time_noise[:, 0])
+    return model.prior.diffusion_loss(u, time, tf.reshape(time_noise[:, 1:], tf.shape(u)))
+
+
+def _chunks(total, size):
+    """The numbers 0 ... total - 1 in ranges of the given size."""
+    return [range(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+class _Means:
+    """Means over the samples of some images, kept in float64 as the samples come."""
+
+    def __init__(self):
+        self.count, self.sums, self.log_sum = 0, None, -np.inf
+
+    def add(self, sums, count):
+        """Adds what `_scorer`'s function gives for `count` samples."""
+        sums = {key: np.asarray(value, "float64") for key, value in sums.items()}
+        self.count += count
+        self.log_sum = np.logaddexp(self.log_sum, sums.pop("log_weight", -np.inf))
+        self.sums = {key: value + (self.sums[key] if self.sums else 0.0) for key, value in sums.items()}
+
+    def result(self):
+        """The means, and with them the estimates: -log of the mean weight, or the negative ELBO."""
+        means = {key: value / self.count for key, value in self.sums.items()}
+        weighted = np.ndim(self.log_sum) > 0
+        return means | {"estimates": np.log(self.count) - self.log_sum if weighted else means["negative_elbo"]}
+
+
+class _Clock:
+    """Seconds since it was made, and the rate of work, without the first pass, which traces the graph."""
+
+    def __init__(self):
+        self.start = time.perf_counter()
+        self.work, self.seconds, self.first = 0, 0.0, None
+
+    def tick(self, work):
+        """Counts finished work."""
+        self.work += work
+        self.seconds = time.perf_counter() - self.start
+        self.first = self.first or (self.work, self.seconds)
+
+    @property
+    def rate(self):
+        """float, work a second."""
+        work, seconds = self.first if self.work > self.first[0] else (0, 0.0)
+        return (self.work - work) / (self.seconds - seconds)
 
 
 class LayerStatistics(NamedTuple):
@@ -65,7 +416,7 @@ class LayerStatistics(NamedTuple):
     all_active_units: float
 
 
-def layer_statistics(model, images):
+def layer_statistics(model, images, seed=0, batch_size=100):
     """Measures how the model uses each of its layers (Eq. 23 and 24).
 
     The variance over images of a unit's expected posterior mean is estimated, without the bias of the noise in the
@@ -74,23 +425,35 @@ def layer_statistics(model, images):
     Args:
         model: `DVPVAE`.
         images: array or tensor `[N, D, D, C]`: uint8, or float32 in [0, 1].
+        seed: int, of the noise.
+        batch_size: int, images that go through the model at a time.
 
     Returns:
         `LayerStatistics`.
+
+    Raises:
+        ValueError: if the images are of another shape.
     """
-    first, second = (model.infer(images, seed=seed) for seed in (0, 1))
-    active = [
-        _covariance(one, two) > ACTIVE_UNIT_THRESHOLD
-        for one, two in zip(first.posterior_means, second.posterior_means, strict=True)
-    ]
-    return LayerStatistics(
-        kl=np.array([np.mean(kl) for kl in first.kl]),
-        active_units=np.array([np.mean(units) for units in active]),
-        all_active_units=float(np.mean(np.concatenate([units.ravel() for units in active]))),
-    )
+    images = np.asarray(images)
+    encode = _encoder(model, images, seed)
 
+    @tf.function(reduce_retracing=True)
+    def infer_twice(encoded, first):
+        both = []
+        for sample in (0, 1):
+            seeds = noise.row_seeds(seed, FIRST_SAMPLE_STREAM - sample, first, tf.shape(encoded.target)[0])
+            both.append(model.walk(encoded.encoding, noise.normals(noise.fork(seeds, 1), model.walk_noise_shapes)))
+        return [inference.posterior_means for inference in both], tf.stack(both[0].kl, axis=1)
 
-def _covariance(one, two):
-    """Covariance over the first axis, element by element."""
-    one, two = np.asarray(one, "float64"), np.asarray(two, "float64")
-    return np.mean((one - one.mean(axis=0)) * (two - two.mean(axis=0)), axis=0)
+    kl, products, sums = 0.0, 0.0, 0.0
+    for first in range(0, len(images), batch_size):
+        encoded = encode(tf.constant(images[first : first + batch_size]), tf.constant(first))
+        means, kls = infer_twice(encoded, tf.constant(first))
+        means = np.stack([np.concatenate([np.reshape(layer, [len(kls), -1]) for layer in one], 1) for one in means])
+        kl += np.sum(kls, axis=0, dtype="float64")
+        products += np.prod(means, axis=0, dtype="float64").sum(axis=0)
+        sums += np.sum(means, axis=1, dtype="float64")
+    active = products / len(images) - np.prod(sums / len(images), axis=0) > ACTIVE_UNIT_THRESHOLD
+    ends = np.cumsum([math.prod(shape) for shape in model.top_down.latent_shapes])
+    by_layer = [units.mean() for units in np.split(active, ends[:-1])]
+    return LayerStatistics(kl / len(images), np.array(by_layer), float(active.mean()))

@@ -72,6 +72,36 @@ def _bits(seeds, size):
     return tf.map_fn(row, seeds, fn_output_signature=tf.TensorSpec([None], tf.uint32))
 
 
+def normals(seeds, shapes):
+    """Draws several arrays of standard normal numbers a row, all from the row's one key.
+
+    Args:
+        seeds: int32 tensor `[N, 2]`, see `row_seeds`.
+        shapes: list of tuples of ints, the shapes of the arrays of a row.
+
+    Returns:
+        list of float32 tensors `[N, *shape]`; None in place of an array without elements.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    parts = tf.split(normal(seeds, sum(sizes)), sizes, axis=1)
+    return [
+        tf.reshape(part, [-1, *shape]) if size else None for part, shape, size in zip(parts, shapes, sizes, strict=True)
+    ]
+
+
+def fork(seeds, purpose):
+    """Gives other keys for another use of the same rows.
+
+    Args:
+        seeds: int32 tensor `[N, 2]`, see `row_seeds`.
+        purpose: int, one for each use.
+
+    Returns:
+        int32 tensor `[N, 2]`.
+    """
+    return tf.bitwise.bitwise_xor(seeds, tf.constant([purpose * 0x3C6EF35F % 2**31, 0], tf.int32))
+
+
 def to_uniform(values):
     """Turns standard normal numbers into U(0, 1) ones, through the normal distribution's own function.
 

@@ -1,5 +1,8 @@
 """The noise schedule of the diffusion prior (Appendix A; Table 7's "log SNR min / max")."""
 
+import math
+
+import numpy as np
 import tensorflow as tf
 
 
@@ -49,6 +52,27 @@ class LinearNoiseSchedule:
             float32 tensor shaped like `u`.
         """
         return self.alpha(time) * u + self.sigma(time) * noise
+
+    def trajectory(self, noise):
+        """Draws the noise of a whole backward trajectory q(y_1|u) q(y_s|y_t, u) ... over equal steps (Eq. 26 to 28).
+
+        Eq. 27 and 28 say of n_t, the noise in y_t = alpha_t u + sigma_t n_t, that n_s = sqrt(1 - c) n_t + sqrt(c) e
+        with fresh e and c = 1 - SNR(t) / SNR(s): all n_t are one linear map of the fresh noise.
+
+        Args:
+            noise: float32 tensor `[N, T + 1, d, d, C]`, standard normal: that of y_1, then that of each
+                step.
+
+        Returns:
+            float32 tensor like `noise`: n_t at t = 1, 1 - 1/T, ..., 0.
+        """
+        _, times, *shape = noise.shape
+        gamma = self.gamma(np.linspace(1.0, 0.0, times))
+        fresh = np.sqrt(np.append(1.0, -np.expm1(np.diff(gamma))))
+        kept = np.exp(0.5 * np.minimum(gamma[:, None] - gamma, 0.0))
+        mixing = tf.constant(np.tril(kept * fresh), tf.float32)
+        flat = tf.reshape(noise, [-1, times, math.prod(shape)])
+        return tf.reshape(mixing @ flat, [-1, times, *shape])
 
     def posterior(self, y, u, source, target):
         """Mean and standard deviation of q(y_s|y_t, u), s < t (Eq. 26 to 28).

@@ -113,6 +113,19 @@ class Pseudoinput(keras.layers.Layer):
         """
         return mean + tf.exp(0.5 * self.log_var) * noise
 
+    def log_prob(self, u, mean):
+        """Computes log r(u|x) (Eq. 9).
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`.
+            mean: float32 tensor like `u`, f(x).
+
+        Returns:
+            float32 tensor `[N]`, nats.
+        """
+        distance = tf.square(u - mean) * tf.exp(-self.log_var)
+        return -0.5 * tf.reduce_sum(distance + self.log_var + math.log(2 * math.pi), axis=[1, 2, 3])
+
     def entropy(self):
         """The entropy of r(u|x), in closed form (Eq. 17).
 

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from dvpvae_tf.build import build_model
 from dvpvae_tf.config import TrainConfig, ema_momentum_for, learning_rate_at, load_config, write_config
 from dvpvae_tf.data.pipelines import evaluation_batches, training_batches
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.runs import load_model
 
 MOST_SKIPPED_STEPS = 20
 MONITORED = "val_negative_elbo"
@@ -116,20 +117,13 @@ class RunFolder:
         with self.metrics.open(newline="") as file:
             header, *rows = list(csv.reader(file)) or [[]]
         rows = [row for row in rows if int(row[0]) < epochs]
-        _write_atomically(self.metrics, lambda path: _write_csv(path, [header, *rows]))
+        write_atomically(self.metrics, lambda path: _write_csv(path, [header, *rows]))
         return min((float(row[header.index(MONITORED)]) for row in rows), default=np.inf)
 
 
 def _write_csv(path, rows):
     with open(path, "w", newline="") as file:
         csv.writer(file).writerows(rows)
-
-
-def _write_atomically(path, write):
-    """Lets `write` fill a temporary file, then gives it its name: there is never half a file of that name."""
-    temporary = path.with_name(f".writing-{path.name}")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 class SaveModels(keras.callbacks.Callback):
@@ -154,10 +148,10 @@ class SaveModels(keras.callbacks.Callback):
         swap.on_test_begin()
         self.averaged.set_weights(self.model.get_weights())
         swap.on_test_end()
-        _write_atomically(self.folder.last, self.averaged.save)
+        write_atomically(self.folder.last, self.averaged.save)
         if logs[MONITORED] < self.best:
             self.best = logs[MONITORED]
-            _write_atomically(self.folder.best, lambda path: shutil.copyfile(self.folder.last, path))
+            write_atomically(self.folder.best, lambda path: shutil.copyfile(self.folder.last, path))
 
 
 class SaveCheckpoint(keras.callbacks.Callback):
@@ -174,7 +168,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Saves after an epoch."""
         save = functools.partial(self.model.save_weights, overwrite=True)  # over what a kill may have left
-        _write_atomically(self.folder.checkpoint(epoch + 1), save)
+        write_atomically(self.folder.checkpoint(epoch + 1), save)
         for old in self.folder.saved_epochs()[2:]:
             self.folder.checkpoint(old).unlink()
 
@@ -365,10 +359,7 @@ def _callbacks(folder, model, images, done):
 
 def _report(folder, test):
     """Evaluates the best model on the test set and draws its pictures."""
-    try:
-        model = keras.saving.load_model(folder.best)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder.best} cannot be read ({error}): remove {folder.path} to train again.") from error
+    model = load_model(folder.best)
     pictures.save(folder.path / "samples.png", pictures.samples(model))
     pictures.save(folder.path / "reconstructions.png", pictures.reconstructions(model, test[:10]))
     return evaluation.negative_elbo(model, evaluation_batches(test, folder.config.batch_size))

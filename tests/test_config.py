@@ -192,7 +192,7 @@ def installed(folder, configs):
     package = folder / "dvpvae_tf"
     package.mkdir()
     (package / "__init__.py").touch()
-    for module in ("config.py", "errors.py"):
+    for module in ("config.py", "command_line.py", "errors.py"):
         shutil.copy(Path(config_module.__file__).parent / module, package)
     if configs:
         shutil.copytree(find_preset("mnist").parent, folder / configs)

@@ -532,7 +532,7 @@ def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path, command, cap
     ("changes", "message"),
     [
         ({"weights": None}, "the following arguments are required: --weights"),
-        ({"colour": "red"}, "unrecognized arguments: --colour"),
+        ({"colour": "red"}, "unknown option --colour (--help lists all options)"),
         ({"weights": "none.npz"}, "there is no file"),
         ({"weights": "small.yaml"}, "small.yaml"),
         ({"weights": "text.npz"}, "text.npz is damaged, or holds other things"),

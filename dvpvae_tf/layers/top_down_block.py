@@ -35,6 +35,17 @@ class TopDownStep(NamedTuple):
         distance = keras.ops.square(self.posterior_mean - self.prior_mean) * keras.ops.exp(-self.prior_log_var)
         return 0.5 * keras.ops.sum(keras.ops.exp(difference) + distance - 1.0 - difference, axis=[1, 2, 3])
 
+    def log_ratio(self):
+        """Computes log p(z_l|z_above, u) - log q(z_l|z_above, x, u) at the latent drawn.
+
+        Returns:
+            float32 tensor `[N]`, nats; its mean over draws is minus the KL.
+        """
+        of_prior = keras.ops.square(self.latent - self.prior_mean) * keras.ops.exp(-self.prior_log_var)
+        of_posterior = keras.ops.square(self.latent - self.posterior_mean) * keras.ops.exp(-self.posterior_log_var)
+        difference = self.posterior_log_var - self.prior_log_var
+        return 0.5 * keras.ops.sum(of_posterior - of_prior + difference, axis=[1, 2, 3])
+
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class TopDownBlock(keras.layers.Layer):

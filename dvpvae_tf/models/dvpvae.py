@@ -33,11 +33,23 @@ class Elbo(NamedTuple):
         return self.reconstruction + keras.ops.sum(self.kl_z, axis=1) + self.kl_u
 
 
+class Encoding(NamedTuple):
+    """What needs images alone and is computed once for however many draws.
+
+    `features` are those of the bottom-up path, a dict from the side of each scale to `[N, side, side, channels]` in the
+    compute dtype; `pseudoinput_mean` is f(x), float32 `[N, d, d, C]`, or None for the Ladder VAE.
+    """
+
+    features: dict
+    pseudoinput_mean: object
+
+
 class Inference(NamedTuple):
     """What the model infers of images. Lists run over the layers, top first; all float32.
 
-    `pseudoinput` `[N, d, d, C]` is u (None for the Ladder VAE), `kl` has shape `[N]` a layer, in nats, `latents`,
-    means and log-variances `[N, side, side, latent channels]`, and `likelihood_params` `[N, D, D, parameters]`.
+    `pseudoinput` `[N, d, d, C]` is u (None for the Ladder VAE), `kl` and `log_ratio` (log p(z_l) - log q(z_l) at the
+    latents drawn) have shape `[N]` a layer, in nats, `latents`, means and log-variances
+    `[N, side, side, latent channels]`, and `likelihood_params` `[N, D, D, parameters]`.
     """
 
     pseudoinput: object
@@ -46,6 +58,7 @@ class Inference(NamedTuple):
     prior_means: list
     prior_log_vars: list
     kl: list
+    log_ratio: list
     latents: list
     likelihood_params: object
 
@@ -199,54 +212,90 @@ class DVPVAE(keras.Model):
     # The bound
 
     def call(self, images, seeds=None, training=False):
-        images = self._checked(images)
+        images = self.prepare(images)
         if seeds is None:
             seeds = noise.row_seeds(self.seed, EVALUATION_STREAM, 0, tf.shape(images)[0])
-        target = self._target(images, seeds)
-        bound_noise, *walk_noise = self._draw(seeds, self._posterior_noise_shapes())
-        inference = self._infer(target if self.binary_encoder_input else images, walk_noise)
+        target = self.target(images, seeds)
+        bound_noise, *walk_noise = self._draw_for_bound(seeds)
+        inference = self.walk(self.encode(target if self.binary_encoder_input else images), walk_noise)
         log_likelihood = self.likelihood.distribution(inference.likelihood_params).log_prob(target)
         kl_u = self._kl_u(inference.pseudoinput, bound_noise, training)
         return Elbo(-log_likelihood, tf.stack(inference.kl, axis=1), kl_u + tf.zeros_like(log_likelihood))
 
-    def _checked(self, images):
+    def prepare(self, images):
+        """Gives images as `encode` and `target` take them.
+
+        Args:
+            images: tensor `[N, D, D, C]`: uint8, or float in [0, 1].
+
+        Returns:
+            float32 tensor `[N, D, D, C]` in [0, 1].
+
+        Raises:
+            ValueError: if the images are of another shape.
+            tf.errors.InvalidArgumentError: if float images leave [0, 1].
+        """
         if tuple(images.shape[1:]) != self.image_shape:
             expected = ", ".join(map(str, self.image_shape))
             raise ValueError(f"The model takes images [N, {expected}], got {tuple(images.shape)}.")
         return to_unit_range(images)
 
-    def _target(self, images, seeds):
-        """What the likelihood scores: of grey images, one binary draw each (dynamic binarization)."""
+    def target(self, images, seeds):
+        """What the likelihood scores: of grey images, one binary draw each (dynamic binarization).
+
+        Args:
+            images: float32 tensor `[N, D, D, C]` in [0, 1].
+            seeds: int32 tensor `[N, 2]`, one key an image.
+
+        Returns:
+            float32 tensor `[N, D, D, C]`.
+        """
         if not self.likelihood.needs_uniform:
             return self.likelihood.target(images)
         uniform = noise.uniform(seeds, math.prod(self.image_shape))
         return self.likelihood.target(images, tf.reshape(uniform, tf.shape(images)))
 
-    def _posterior_noise_shapes(self):
-        """Shapes a row of the noise for the bound of u, for u and for each z."""
-        of_u = [(self.prior.bound_noise_size,), self.pseudoinput.shape] if self.pseudoinput else [(0,), (0,)]
-        return [*of_u, *self.top_down.latent_shapes]
+    @property
+    def walk_noise_shapes(self):
+        """Shapes a row, a list of tuples, of the noise that `walk` takes, of u and of each z."""
+        return [self.pseudoinput.shape if self.pseudoinput else (0,), *self.top_down.latent_shapes]
 
-    @staticmethod
-    def _draw(seeds, shapes):
-        """Standard normal noise of the given shapes, each with a first axis of rows, from one draw a row."""
-        sizes = [math.prod(shape) for shape in shapes]
-        values = noise.normal(_fork(seeds, 1), sum(sizes))
-        return [
-            tf.reshape(part, [-1, *shape]) if size else None
-            for part, shape, size in zip(tf.split(values, sizes, axis=1), shapes, sizes, strict=True)
-        ]
+    def _draw_for_bound(self, seeds):
+        """The noise of the bound of u, and that of `walk`."""
+        bound_size = self.prior.bound_noise_size if self.prior else 0
+        return noise.normals(noise.fork(seeds, 1), [(bound_size,), *self.walk_noise_shapes])
 
-    def _infer(self, images, walk_noise):
-        """The pass from images through both paths, `walk_noise` being that of u and of each z."""
-        noise_u, *noise_z = walk_noise
+    def encode(self, images):
+        """The bottom-up path and the mean of the pseudoinput.
+
+        Args:
+            images: float32 tensor `[N, D, D, C]` in [0, 1].
+
+        Returns:
+            `Encoding`.
+        """
         features = self.bottom_up((255.0 * images - self.input_mean) / self.input_std)
-        encoder_features = dict(zip(self.top_down.scales, features, strict=True))
+        mean = None if self.pseudoinput is None else self.pseudoinput(images)
+        return Encoding(dict(zip(self.top_down.scales, features, strict=True)), mean)
+
+    def walk(self, encoding, walk_noise, temperature=1.0):
+        """Draws u and then z down the TopDown path: from the posterior at the scales encoded, below from the prior.
+
+        Args:
+            encoding: `Encoding`; where features of a scale are left out, z is drawn from the prior there.
+            walk_noise: float32 tensors `[N, ...]`, standard normal, shaped as u (None for the Ladder VAE) and as each
+                z, top first.
+            temperature: float, factor of the standard deviation of those z that come from the prior.
+
+        Returns:
+            `Inference`.
+        """
+        noise_u, *noise_z = walk_noise
         u, condition = None, None
         if self.pseudoinput is not None:
-            u = self.pseudoinput.sample(self.pseudoinput(images), noise_u)
+            u = self.pseudoinput.sample(encoding.pseudoinput_mean, noise_u)
             condition = self.pseudoinput.decode(u)
-        parameters, steps = self.top_down(noise_z, condition, encoder_features)
+        parameters, steps = self.top_down(noise_z, condition, encoding.features, temperature=temperature)
         return Inference(
             u,
             [step.posterior_mean for step in steps],
@@ -254,6 +303,7 @@ class DVPVAE(keras.Model):
             [step.prior_mean for step in steps],
             [step.prior_log_var for step in steps],
             [step.kl() for step in steps],
+            [step.log_ratio() for step in steps],
             [step.latent for step in steps],
             parameters,
         )
@@ -308,12 +358,12 @@ class DVPVAE(keras.Model):
         Raises:
             ValueError: if the images are of another shape.
         """
-        images = self._checked(tf.convert_to_tensor(images))
+        images = self.prepare(tf.convert_to_tensor(images))
         seeds = noise.row_seeds(seed, EVALUATION_STREAM, 0, tf.shape(images)[0])
-        _, *walk_noise = self._draw(seeds, self._posterior_noise_shapes())
+        _, *walk_noise = self._draw_for_bound(seeds)
         if not sample:
             walk_noise = [None if value is None else tf.zeros_like(value) for value in walk_noise]
-        return self._infer(images, walk_noise)
+        return self.walk(self.encode(images), walk_noise)
 
     def reconstruct(self, images):
         """Reconstructs images without noise: from the means of u and z to the likelihood's mean or mode.
@@ -326,7 +376,7 @@ class DVPVAE(keras.Model):
         """
         return self.likelihood.images(self.infer(images, sample=False).likelihood_params).numpy()
 
-    def generate(self, seeds, temperature=1.0, prior_temperature=1.0, steps=None):
+    def generate(self, seeds, temperature=1.0, prior_temperature=1.0, steps=None, deterministic=False):
         """Generates images with their pseudoinputs, one for each key: u, then z from the priors, then x.
 
         Args:
@@ -334,22 +384,28 @@ class DVPVAE(keras.Model):
             temperature: float or float32 tensor, factor of the standard deviation of every p(z_l|...) and of the
                 scale of the logistic mixture.
             prior_temperature: float or float32 tensor, factor of the noise of the prior over u.
-            steps: int or None, T of the diffusion prior; None takes the prior's own.
+            steps: int or None, T of the diffusion prior; None takes the prior's own. z does not depend on it.
+            deterministic: bool, whether the diffusion prior takes its steps without noise (DDIM).
 
         Returns:
             `Samples`. Of a Bernoulli likelihood the images are probabilities.
         """
-        shapes = self.top_down.latent_shapes
-        prior_size = self.prior.sample_noise_size(steps) if self.prior else 0
-        noise_u, *noise_z = self._draw(seeds, [(prior_size,), *shapes])
         condition, pseudoinputs = None, None
         if self.pseudoinput is not None:
-            condition = self.pseudoinput.decode(self.prior.sample(noise_u, steps, prior_temperature))
+            condition = self.pseudoinput.decode(self._sample_prior(seeds, prior_temperature, steps, deterministic))
             pseudoinputs = tf.clip_by_value((condition + 1.0) / 2.0, 0.0, 1.0)
+        noise_z = noise.normals(noise.fork(seeds, 1), self.top_down.latent_shapes)
         parameters, _ = self.top_down(noise_z, condition, temperature=temperature)
-        return Samples(self.likelihood.images(parameters, _fork(seeds, 2), temperature), pseudoinputs)
+        return Samples(self.likelihood.images(parameters, noise.fork(seeds, 2), temperature), pseudoinputs)
 
-    def sample(self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None):
+    def _sample_prior(self, seeds, temperature, steps, deterministic):
+        seeds = noise.fork(seeds, 3)
+        if not deterministic:
+            return self.prior.sample(noise.normal(seeds, self.prior.sample_noise_size(steps)), steps, temperature)
+        size = self.prior.sample_noise_size(0)
+        return self.prior.sample_deterministic(noise.normal(seeds, size), steps, temperature)
+
+    def sample(self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None, deterministic=False):
         """Generates images; image i depends on the seed and i alone.
 
         Args:
@@ -358,13 +414,19 @@ class DVPVAE(keras.Model):
             seed: int.
             prior_temperature: float, at least 0, see `generate`.
             steps: int or None, see `generate`.
+            deterministic: bool, see `generate`.
 
         Returns:
             float32 array `[num, D, D, C]` in [0, 1].
-        """
-        return self.sample_with_pseudoinputs(num, temperature, seed, prior_temperature, steps).images
 
-    def sample_with_pseudoinputs(self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None):
+        Raises:
+            ValueError: see `sample_in_batches`.
+        """
+        return self.sample_with_pseudoinputs(num, temperature, seed, prior_temperature, steps, deterministic).images
+
+    def sample_with_pseudoinputs(
+        self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None, deterministic=False
+    ):
         """Generates the images of `sample` and the pseudoinputs they came from (Figure 3).
 
         Args:
@@ -373,21 +435,50 @@ class DVPVAE(keras.Model):
             seed: int.
             prior_temperature: float, at least 0, see `generate`.
             steps: int or None, see `generate`.
+            deterministic: bool, see `generate`.
 
         Returns:
             `Samples` of arrays.
 
         Raises:
-            ValueError: if a temperature is negative or not finite, or `adapt` has not been called.
+            ValueError: see `sample_in_batches`.
         """
-        self._check_adapted()
-        if not (0 <= temperature < math.inf and 0 <= prior_temperature < math.inf):
-            raise ValueError(f"Temperatures must be 0 or more, got {temperature} and {prior_temperature}.")
-        seeds = noise.row_seeds(seed, SAMPLING_STREAM, 0, num)
-        temperatures = tf.constant(float(temperature)), tf.constant(float(prior_temperature))
-        batches = [self._generate(seeds[start : start + 100], *temperatures, steps) for start in range(0, num, 100)]
+        batches = self.sample_in_batches(num, temperature, seed, prior_temperature, steps, deterministic)
         images, pseudoinputs = zip(*batches, strict=True)
         return Samples(np.concatenate(images), None if pseudoinputs[0] is None else np.concatenate(pseudoinputs))
+
+    def sample_in_batches(
+        self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None, deterministic=False, batch_size=100
+    ):
+        """Generates the images of `sample_with_pseudoinputs` batch by batch, for more than memory holds.
+
+        Args:
+            num: int, how many, at least 1.
+            temperature: float, at least 0, see `generate`.
+            seed: int.
+            prior_temperature: float, at least 0, see `generate`.
+            steps: int or None, at least 1, see `generate`.
+            deterministic: bool, see `generate`.
+            batch_size: int, images in a batch; no image depends on it.
+
+        Returns:
+            An iterator of `Samples` of arrays, the last one with the images left.
+
+        Raises:
+            ValueError: if a number or temperature is out of its range, `deterministic` is asked of a model without
+                a diffusion prior, or `adapt` has not been called.
+        """
+        self.check_adapted()
+        if num < 1 or batch_size < 1 or (steps is not None and steps < 1):
+            raise ValueError(f"num, batch_size and steps must be at least 1, got {num}, {batch_size} and {steps}.")
+        if not (0 <= temperature < math.inf and 0 <= prior_temperature < math.inf):
+            raise ValueError(f"Temperatures must be 0 or more, got {temperature} and {prior_temperature}.")
+        if deterministic and not hasattr(self.prior, "sample_deterministic"):
+            raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
+        seeds = noise.row_seeds(seed, SAMPLING_STREAM, 0, num)
+        arguments = tf.constant(float(temperature)), tf.constant(float(prior_temperature)), steps, deterministic
+        batches = (self._generate(seeds[first : first + batch_size], *arguments) for first in range(0, num, batch_size))
+        return (Samples(*(None if part is None else part.numpy() for part in batch)) for batch in batches)
 
     # Training and evaluation
 
@@ -397,7 +488,7 @@ class DVPVAE(keras.Model):
         Raises:
             ValueError: if `adapt` has not been called.
         """
-        self._check_adapted()
+        self.check_adapted()
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # else Keras warns that a data set is shuffled by itself or not at all
         if self.compiled and not self.optimizer.built:
@@ -412,10 +503,15 @@ class DVPVAE(keras.Model):
         Raises:
             ValueError: if `adapt` has not been called.
         """
-        self._check_adapted()
+        self.check_adapted()
         return super().evaluate(*args, **kwargs)
 
-    def _check_adapted(self):
+    def check_adapted(self):
+        """Checks that the pseudoinputs are ready.
+
+        Raises:
+            ValueError: if `adapt` has not been called.
+        """
         if self.pseudoinput is not None and not self.pseudoinput.adapted:
             raise ValueError("Call model.adapt(train) first, on the training images: it computes S of Algorithm 1.")
 
@@ -542,11 +638,6 @@ class DVPVAE(keras.Model):
 def _images_of(data):
     """The images in what `fit` and `evaluate` pass on: alone, or first in a tuple."""
     return keras.utils.unpack_x_y_sample_weight(data)[0]
-
-
-def _fork(seeds, purpose):
-    """Other keys for another use of the same rows."""
-    return tf.bitwise.bitwise_xor(seeds, tf.constant([purpose * 0x3C6EF35F % 2**31, 0], tf.int32))
 
 
 def _num_replicas():

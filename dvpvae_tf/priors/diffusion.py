@@ -1,24 +1,17 @@
 """The diffusion-based prior over pseudoinputs (Section 3.4, Appendix A)."""
 
 import math
-from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.layers.unet import UNet
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.noise_schedule import LinearNoiseSchedule
+from dvpvae_tf.priors.terms import DiffusionTerms, TrajectoryScore
 
 LOG_2_PI = math.log(2.0 * math.pi)
-
-
-class DiffusionTerms(NamedTuple):
-    """The three terms of -L_vlb(u) (Eq. 31), each float32 `[N]`, in nats."""
-
-    diffusion: object
-    reconstruction: object
-    prior_kl: object
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -61,12 +54,12 @@ class DiffusionPrior(keras.layers.Layer):
         """How many normal numbers a row `sample` takes.
 
         Args:
-            steps: int or None, T.
+            steps: int or None, T; 0 counts the noise of `sample_deterministic`.
 
         Returns:
             int.
         """
-        return (2 + (steps or self.steps)) * math.prod(self.shape)
+        return (2 + (self.steps if steps is None else steps)) * math.prod(self.shape)
 
     def call(self, u, noise, training=False):
         return self.negative_bound(u, noise, training)
@@ -85,6 +78,86 @@ class DiffusionPrior(keras.layers.Layer):
         time = to_uniform(noise[:, 0])
         noise = tf.reshape(noise[:, 1:], tf.shape(u))
         loss = self.diffusion_loss(u, time, noise, training)
+        return DiffusionTerms(loss, tf.zeros_like(loss) + self._reconstruction(), self.prior_kl(u))
+
+    def trajectory_noise_size(self, steps=None):
+        """How many normal numbers a row `score_trajectory` takes.
+
+        Args:
+            steps: int or None, T.
+
+        Returns:
+            int.
+        """
+        return (1 + (steps or self.steps)) * math.prod(self.shape)
+
+    def score_trajectory(self, u, noise, steps=None):
+        """Scores pseudoinputs under the process that `sample` runs, clip included, with one trajectory a row (Eq. 31).
+
+        The posterior and the model's step have one variance c sigma_s^2 and means c alpha_s u and c alpha_s u_hat
+        apart from what they share (Eq. 27 to 29). As the trajectory is known once its noise is, one pass of the UNet
+        scores all T steps.
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`.
+            noise: float32 tensor `[N, trajectory_noise_size(steps)]`, standard normal.
+            steps: int or None, T; None takes the layer's own.
+
+        Returns:
+            `TrajectoryScore`, nats; the mean of minus the log-weight is that of the sum of the terms.
+        """
+        steps = steps or self.steps
+        fresh = tf.reshape(noise, [-1, 1 + steps, *self.shape])
+        states = self.schedule.trajectory(fresh)
+        times = tf.constant(1.0 - np.arange(steps) / steps, tf.float32)
+        distance = (u[:, tf.newaxis] - self._predict_along(u, states[:, :-1], times)) * self._step_scales(steps)
+        step_kls = 0.5 * _sum_over_all_but_rows(tf.square(distance))
+        steps_weight = -step_kls - _sum_over_all_but_rows(distance * fresh[:, 1:])
+        terms = DiffusionTerms(step_kls, tf.zeros_like(step_kls) + self._reconstruction(), self.prior_kl(u))
+        return TrajectoryScore(terms, steps_weight + self._ends_weight(u, states))
+
+    def _predict_along(self, u, states, times):
+        """u_hat at each time of a trajectory, `[N, T, d, d, C]`."""
+        times = tf.broadcast_to(times, tf.shape(states)[:2])
+        u = tf.broadcast_to(u[:, tf.newaxis], tf.shape(states))
+        u, states = (tf.reshape(value, [-1, *self.shape]) for value in (u, states))
+        flat_times = tf.reshape(times, [-1])
+        predicted = self.predict_u(self.schedule.diffuse(u, _like(flat_times), states), flat_times)
+        return tf.reshape(predicted, [-1, times.shape[1], *self.shape])
+
+    def _step_scales(self, steps):
+        """For each step c alpha_s over the standard deviation, that is sqrt(c SNR(s)): `[T, 1, 1, 1]`."""
+        c = -math.expm1(-self.schedule.slope / steps)
+        gamma = self.schedule.gamma(1.0 - np.arange(1, steps + 1) / steps)
+        return tf.constant(np.sqrt(c * np.exp(-gamma))[:, None, None, None], tf.float32)
+
+    def _ends_weight(self, u, states):
+        """Gives log p(y_1) - log q(y_1|u) + log r(u|y_0); the first two share their constants."""
+        time, last = tf.constant(1.0), states[:, 0]
+        y = self.schedule.diffuse(u, time, last)
+        at_one = 0.5 * (tf.square(last) - tf.square(y)) + tf.math.log(self.schedule.sigma(time))
+        at_zero = -0.5 * (tf.square(states[:, -1]) + LOG_2_PI + self.schedule.gamma_min)
+        return _sum_over_all_but_rows(at_one + at_zero)
+
+    def released_estimate(self, u, noise, steps=None):
+        """Estimates -L_vlb(u) as the released test code does, from below: not a bound.
+
+        Its diffusion term is the mean of the continuous-time integrand at the right ends of T intervals, where the
+        integrand is smaller than within them.
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`.
+            noise: float32 tensor `[N, T P]`, standard normal, P being the elements of u.
+            steps: int or None, T; None takes the layer's own.
+
+        Returns:
+            `DiffusionTerms`, nats.
+        """
+        steps = steps or self.steps
+        rows = tf.shape(u)[0]
+        times = tf.tile(tf.constant(np.arange(1, steps + 1) / steps, tf.float32), [rows])
+        losses = self.diffusion_loss(tf.repeat(u, steps, axis=0), times, tf.reshape(noise, [-1, *self.shape]))
+        loss = tf.reduce_mean(tf.reshape(losses, [-1, steps]), axis=1)
         return DiffusionTerms(loss, tf.zeros_like(loss) + self._reconstruction(), self.prior_kl(u))
 
     def diffusion_loss(self, u, time, noise, training=False):
@@ -187,6 +260,36 @@ class DiffusionPrior(keras.layers.Layer):
         _, y = tf.while_loop(lambda i, y: i < steps, step, (0, noise[:, 0]))
         return self._decode(y, temperature * noise[:, -1])
 
+    def sample_deterministic(self, noise, steps=None, temperature=1.0):
+        """Draws pseudoinputs by DDIM: y_1 from N(0, I), T steps without noise, u from r(u|y_0) (Eq. 30).
+
+        Each step keeps the noise that the prediction of u implies: y_s = alpha_s u_hat + sigma_s eps_hat.
+
+        Args:
+            noise: float32 tensor `[N, sample_noise_size(0)]`, standard normal.
+            steps: int or None, T; None takes the layer's own.
+            temperature: float or tensor that broadcasts against u, factor of the standard deviation of r(u|y_0); y_1
+                is not scaled.
+
+        Returns:
+            float32 tensor `[N, d, d, C]`.
+
+        Source: Song, Meng and Ermon, "Denoising diffusion implicit models", ICLR 2021, Eq. 12 at sigma = 0.
+        """
+        steps = steps or self.steps
+        noise = tf.reshape(noise, [-1, 2, *self.shape])
+        rows = tf.shape(noise)[0]
+
+        def step(i, y):
+            time = tf.fill([rows], 1.0 - tf.cast(i, tf.float32) / steps)
+            source, target = _like(time), _like(tf.maximum(time - 1.0 / steps, 0.0))
+            u = self.predict_u(y, time)
+            implied = (y - self.schedule.alpha(source) * u) / self.schedule.sigma(source)
+            return i + 1, self.schedule.diffuse(u, target, implied)
+
+        _, y = tf.while_loop(lambda i, y: i < steps, step, (0, noise[:, 0]))
+        return self._decode(y, temperature * noise[:, 1])
+
     def _decode(self, y, noise):
         """Draws u from r(u|y_0) = N(y_0 / alpha_0, sigma_0^2 / alpha_0^2 I) (Eq. 30)."""
         gamma = self.schedule.gamma_min
@@ -203,6 +306,10 @@ class DiffusionPrior(keras.layers.Layer):
             "steps": self.steps,
             "clip": self.clip,
         }
+
+
+def _sum_over_all_but_rows(values):
+    return tf.reduce_sum(values, axis=list(range(1, len(values.shape))))
 
 
 def _like(time):

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from dvpvae_tf.noise import to_uniform
+from dvpvae_tf.priors.terms import ExactTerms, TrajectoryScore
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -47,12 +48,30 @@ class MixturePrior(keras.layers.Layer):
             training: not used.
 
         Returns:
-            float32 tensor `[N]`, nats, in a tuple of one.
+            `ExactTerms`, nats.
         """
         flat = tf.reshape(u, [-1, 1, math.prod(self.shape)])
         gaussians = tfp.distributions.MultivariateNormalDiag(self.means, tf.exp(0.5 * self.log_vars))
         log_prob = tf.reduce_logsumexp(gaussians.log_prob(flat), axis=1) - math.log(self.components)
-        return (-log_prob,)
+        return ExactTerms(-log_prob)
+
+    def trajectory_noise_size(self, steps=None):
+        """How many normal numbers a row `score_trajectory` takes, an int: none."""
+        return 0
+
+    def score_trajectory(self, u, noise=None, steps=None):
+        """Scores pseudoinputs exactly, there being no trajectory.
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`.
+            noise: not used.
+            steps: not used.
+
+        Returns:
+            `TrajectoryScore`: `ExactTerms`, and log r(u) as the log-weight, nats.
+        """
+        terms = self.negative_bound(u)
+        return TrajectoryScore(terms, -terms.cross_entropy)
 
     def sample(self, noise, steps=None, temperature=1.0):
         """Draws pseudoinputs: a component, then its Gaussian.

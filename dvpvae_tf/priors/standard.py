@@ -5,6 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
+from dvpvae_tf.priors.terms import ExactTerms, TrajectoryScore
+
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class StandardPrior(keras.layers.Layer):
@@ -38,9 +40,27 @@ class StandardPrior(keras.layers.Layer):
             training: not used.
 
         Returns:
-            float32 tensor `[N]`, nats, in a tuple of one.
+            `ExactTerms`, nats.
         """
-        return (0.5 * tf.reduce_sum(tf.square(u) + math.log(2.0 * math.pi), axis=[1, 2, 3]),)
+        return ExactTerms(0.5 * tf.reduce_sum(tf.square(u) + math.log(2.0 * math.pi), axis=[1, 2, 3]))
+
+    def trajectory_noise_size(self, steps=None):
+        """How many normal numbers a row `score_trajectory` takes, an int: none."""
+        return 0
+
+    def score_trajectory(self, u, noise=None, steps=None):
+        """Scores pseudoinputs exactly, there being no trajectory.
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`.
+            noise: not used.
+            steps: not used.
+
+        Returns:
+            `TrajectoryScore`: `ExactTerms`, and log r(u) as the log-weight, nats.
+        """
+        terms = self.negative_bound(u)
+        return TrajectoryScore(terms, -terms.cross_entropy)
 
     def sample(self, noise, steps=None, temperature=1.0):
         """Draws pseudoinputs.

@@ -105,7 +105,7 @@ def test_terms_of_the_bound_are_those_of_the_inference(trained):
         np.testing.assert_allclose(elbo.kl_z[:, layer], kl, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(inference.kl[layer], kl, rtol=1e-3, atol=1e-4)
 
-    bound_noise = model._draw(seeds, model._posterior_noise_shapes())[0]
+    bound_noise = noise.normal(noise.fork(seeds, 1), 10 + 9 + 4 + 16)[:, :10]
     log_var = model.pseudoinput.log_var.numpy()
     entropy = stats.norm(0, np.exp(0.5 * np.float64(log_var))).entropy().sum()
     kl_u = sum(model.prior.negative_bound(inference.pseudoinput, bound_noise)) - entropy
@@ -369,7 +369,7 @@ def test_samples_are_made_from_the_pseudoinputs_they_come_with(trained):
     model = trained.model
     seeds = noise.row_seeds(0, SAMPLING_STREAM, 0, 4)
     samples = model.generate(seeds)
-    prior_noise = model._draw(seeds, [(model.prior.sample_noise_size(),), *model.top_down.latent_shapes])[0]
+    prior_noise = noise.normal(noise.fork(seeds, 3), model.prior.sample_noise_size())
     decoded = model.pseudoinput.decode(model.prior.sample(prior_noise))
     np.testing.assert_allclose(samples.pseudoinputs, (decoded + 1) / 2, atol=1e-5)
     assert np.min(samples.pseudoinputs) >= 0 and np.max(samples.pseudoinputs) <= 1

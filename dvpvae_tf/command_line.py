@@ -1,0 +1,120 @@
+"""What the commands share: how they parse."""
+
+import argparse
+import math
+
+from dvpvae_tf.errors import UserError, did_you_mean
+
+SPLITS = ("train", "validation", "test")
+
+
+class Parser(argparse.ArgumentParser):
+    """An `argparse` parser whose mistakes are `UserError`s.
+
+    Args:
+        command: str, the name of the module: `python -m dvpvae_tf.<command>`.
+        description: str, what the command does.
+        **kwargs: passed to `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, command, description, **kwargs):
+        super().__init__(
+            prog=f"python -m dvpvae_tf.{command}",
+            description=description,
+            **kwargs,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
+        )
+
+    def error(self, message):
+        """Tells a mistake.
+
+        Args:
+            message: str, what `argparse` has found.
+
+        Raises:
+            UserError: always.
+        """
+        if message.startswith("unrecognized arguments: "):
+            unknown = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
+            message = f"unknown option {unknown}{did_you_mean(unknown, self._option_string_actions)}"
+        raise UserError(f"{message} (--help lists all options)")
+
+
+def count(text):
+    """Parses an integer that is at least 1, for `type` of an argument.
+
+    Args:
+        text: str.
+
+    Returns:
+        int.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is something else.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
+def temperature(text):
+    """Parses a finite number that is at least 0, for `type` of an argument.
+
+    Args:
+        text: str.
+
+    Returns:
+        float.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is something else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def seed(text):
+    """Parses a seed, for `type` of an argument.
+
+    Args:
+        text: str.
+
+    Returns:
+        int from 0 to 2^31 - 1.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is something else.
+    """
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**31 - 1}")
+    return int(text)
+
+
+def add_model_arguments(parser):
+    """Adds the options that say which model is loaded and how: `--model`, `--mixed-precision`, `--seed`.
+
+    Args:
+        parser: `Parser`.
+    """
+    parser.add_argument("--model", required=True, metavar="RUN", help="folder of a training run, or a .keras file")
+    parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--seed", type=seed, default=0, help="of all noise (default: %(default)s)")
+
+
+def add_data_arguments(parser):
+    """Adds the options that say which images are read: `--dataset`, `--split` and where they are.
+
+    Args:
+        parser: `Parser`.
+    """
+    parser.add_argument("--dataset", help="as in training (default: that of the run)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
+    parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
+    parser.add_argument("--omniglot-mat", metavar="FILE", help="OMNIGLOT's chardata.mat, if already at hand")

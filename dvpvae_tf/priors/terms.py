@@ -1,0 +1,29 @@
+"""What priors say about pseudoinputs, term by term."""
+
+from typing import NamedTuple
+
+
+class DiffusionTerms(NamedTuple):
+    """The three terms of -L_vlb(u) (Eq. 31), each float32 `[N]`, in nats."""
+
+    diffusion: object
+    reconstruction: object
+    prior_kl: object
+
+
+class ExactTerms(NamedTuple):
+    """-log r(u) of a prior with a density, float32 `[N]`, in nats."""
+
+    cross_entropy: object
+
+
+class TrajectoryScore(NamedTuple):
+    """What a pseudoinput scores along one trajectory of the T-step process.
+
+    `terms` are the `DiffusionTerms` of T steps, their KLs in closed form given the trajectory, or `ExactTerms`;
+    `log_weight`, float32 `[N]` in nats, is log p(y_1) + sum log p(y_s|y_t) + log p(u|y_0) - log q(y_0 ... y_1|u) at the
+    trajectory itself, or log r(u).
+    """
+
+    terms: object
+    log_weight: object
