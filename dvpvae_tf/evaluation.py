@@ -266,7 +266,7 @@ def _evaluate(model, images, samples, steps, seed, batch_size, verbose, name, lo
     means = {key: np.concatenate([part[key] for part in finished]) for key in finished[0]}
     kl_u = {key.removeprefix("kl_u_"): means.pop(key) for key in list(means) if key.startswith("kl_u_")}
     return Evaluation(
-        estimator=f"{name}, K = {samples}" + (f", T = {steps}" if steps else ""),
+        estimator=_describe(name, samples, steps),
         is_bound=name != "published",
         **{"continuous_time_negative_elbo": None, **means},
         kl_u=kl_u,
@@ -277,6 +277,12 @@ def _evaluate(model, images, samples, steps, seed, batch_size, verbose, name, lo
         image_samples_per_second=clock.rate,
         bits_per_nat=model.bits_per_nat,
     )
+
+
+def _describe(name, samples, steps):
+    """An estimator in words for tables and files, such as "iwae, K = 100, T = 50"."""
+    process = "" if steps is None else f", T = {steps}"
+    return f"{name}, K = {samples}{process}" + (" (not a bound)" if name == "published" else "")
 
 
 def _encoder(model, images, seed):

@@ -4,12 +4,13 @@ import keras
 import numpy as np
 
 from dvpvae_tf.layers.convolution import convolution, uniform_initializer
+from dvpvae_tf.layers.group_norm import GroupNorm
 
 GROUPS = 16
 
 
 def _norm(layer, name):
-    return keras.layers.GroupNormalization(GROUPS, epsilon=1e-5, dtype=layer.dtype_policy, name=name)
+    return GroupNorm(GROUPS, epsilon=1e-5, dtype=layer.dtype_policy, name=name)
 
 
 def _dense(layer, units, gain=1.0, name=None):
@@ -88,9 +89,8 @@ class UNetBlock(keras.layers.Layer):
 
     def call(self, inputs, embedding, training=False):
         x = self.conv_in(keras.ops.silu(self.norm_in(inputs)))
-        modulation = self.modulation(keras.ops.silu(embedding))[:, None, None, :]
-        scale, shift = keras.ops.split(modulation, 2, axis=-1)
-        x = keras.ops.silu(self.norm_out(x) * (1.0 + scale) + shift)
+        scale, shift = keras.ops.split(self.modulation(keras.ops.silu(embedding)), 2, axis=-1)
+        x = keras.ops.silu(self.norm_out(x, scale=scale, shift=shift))
         x = self.conv_out(self.dropout_layer(x, training=training))
         return x + (inputs if self.skip is None else self.skip(inputs))
 

@@ -240,3 +240,116 @@ def test_bfloat16_is_for_the_network_alone(make_gaussian_prior):
     noise = normal(4, exact.sample_noise_size())
     np.testing.assert_array_equal(mixed.sample(noise), exact.sample(noise))
     assert mixed.unet.conv_in.compute_dtype == "bfloat16"
+
+
+# T steps at once
+
+
+def shake(prior):
+    """Gives the network weights that predict something."""
+    for index, weight in enumerate(prior.trainable_variables):
+        weight.assign_add(0.1 * normal(*weight.shape, seed=index))
+
+
+def log_prob(value, mean, deviation):
+    return stats.norm(np.float64(mean), np.float64(deviation)).logpdf(np.float64(value)).sum(axis=(1, 2, 3))
+
+
+@pytest.mark.parametrize(("steps", "clip"), [(1, True), (4, True), (4, False), (13, True)])
+def test_a_trajectory_scores_as_its_steps_do_one_by_one(make_prior, steps, clip):
+    """Each density by SciPy, each step by Eq. 26 to 29 and a network pass of its own."""
+    prior = make_prior(clip=clip)
+    shake(prior)
+    u, noise = normal(6, *SHAPE).numpy(), normal(6, prior.trajectory_noise_size(steps), seed=1).numpy()
+    score = prior.score_trajectory(u, noise, steps)
+
+    fresh = noise.reshape(6, steps + 1, *SHAPE)
+    (alpha_squared, sigma_squared) = squares(prior, 1.0)
+    of_q = alpha_squared**0.5 * u, sigma_squared**0.5
+    y = of_q[0] + of_q[1] * fresh[:, 0]
+    weight, kl = log_prob(y, 0, 1) - log_prob(y, *of_q), 0.0
+    for i in range(steps):
+        predicted = prior.predict_u(tf.cast(y, tf.float32), tf.fill([6], 1 - i / steps)).numpy()
+        (at, st), (as_, ss) = squares(prior, 1 - i / steps), squares(prior, 1 - (i + 1) / steps)
+        deviation = ((as_ - at) / as_ * ss / st) ** 0.5  # Eq. 28
+        means = [(at / as_) ** 0.5 * ss / st * y + (as_ - at) / (st * as_**0.5) * of for of in (u, predicted)]  # Eq. 27
+        y = means[0] + deviation * fresh[:, i + 1]
+        weight += log_prob(y, means[1], deviation) - log_prob(y, means[0], deviation)
+        kl += tfd.kl_divergence(tfd.Normal(means[0], deviation), tfd.Normal(means[1], deviation)).numpy().sum((1, 2, 3))
+    alpha_squared, sigma_squared = squares(prior, 0.0)
+    weight += log_prob(u, y / alpha_squared**0.5, (sigma_squared / alpha_squared) ** 0.5)
+
+    np.testing.assert_allclose(score.log_weight, weight, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(score.terms.diffusion, kl, rtol=1e-4)
+    np.testing.assert_allclose(score.terms.reconstruction, [prior._reconstruction()] * 6, rtol=1e-6)
+    np.testing.assert_array_equal(score.terms.prior_kl, prior.prior_kl(u))
+
+
+def test_weights_of_trajectories_average_to_the_density_of_the_process(make_gaussian_prior):
+    """E_q exp(log_weight) = r(u), which is Gaussian here (the recursion above); log_weight itself averages to less."""
+    prior, steps, rows = make_gaussian_prior(gamma_min=-3.0, gamma_max=4.0), 6, 50_000
+    u = np.linspace(0.3, 0.9, DIMENSIONS, dtype="float32").reshape(SHAPE)
+    noise = normal(rows, prior.trajectory_noise_size(steps))
+    score = prior.score_trajectory(np.tile(u, (rows, 1, 1, 1)), noise, steps)
+    log_weight = score.log_weight.numpy().astype("float64")
+    mean, variance = moments_of_ancestral_sampling(prior, steps, 1.0)
+    expected = stats.norm(mean, variance**0.5).logpdf(u).sum()
+    weights = np.exp(log_weight - expected)
+    assert weights.std() / np.sqrt(rows) < 0.02
+    assert abs(weights.mean() - 1) < 4 * weights.std() / np.sqrt(rows)
+    totals = -tf.add_n(score.terms).numpy()
+    error = np.hypot(log_weight.std(), totals.std()) / np.sqrt(rows)
+    assert abs(log_weight.mean() - totals.mean()) < 4 * error
+    assert totals.mean() < expected - 0.1
+
+
+def test_the_bound_of_many_steps_is_that_of_continuous_time(make_gaussian_prior):
+    prior, rows = make_gaussian_prior(), 4000
+    u = MEAN + VARIANCE**0.5 * normal(rows, *SHAPE, seed=9)
+    many = prior.diffusion_loss(u, (np.arange(rows, dtype="float32") + 0.5) / rows, normal(rows, *SHAPE)).numpy()
+    losses = []
+    for steps in (4, 16, 64, 256):
+        noise = normal(rows, prior.trajectory_noise_size(steps), seed=steps)
+        losses.append(prior.score_trajectory(u, noise, steps).terms.diffusion.numpy())
+    gaps = [loss.mean() - many.mean() for loss in losses]
+    error = np.hypot(many.std(), losses[-1].std()) / np.sqrt(rows)
+    # At four times the steps the gap is about a quarter.
+    assert gaps[0] > 20 * error and 0.1 * gaps[0] < gaps[1] < 0.4 * gaps[0]
+    assert gaps[2] < 0.1 * gaps[0] + 4 * error and abs(gaps[3]) < gaps[0] / 32 + 4 * error
+
+
+def test_the_released_estimate_is_the_sum_at_the_right_ends(make_prior):
+    prior, steps = make_prior(), 5
+    shake(prior)
+    u, noise = normal(3, *SHAPE), normal(3, steps * DIMENSIONS, seed=1)
+    terms = prior.released_estimate(u, noise, steps)
+    noises = tf.reshape(noise, [3, steps, *SHAPE])
+    losses = [prior.diffusion_loss(u, tf.fill([3], (i + 1) / steps), noises[:, i]) for i in range(steps)]
+    np.testing.assert_allclose(terms.diffusion, np.mean(losses, axis=0), rtol=1e-4)
+    np.testing.assert_array_equal(terms.prior_kl, prior.prior_kl(u))
+
+
+# DDIM
+
+
+def test_ddim_follows_the_probability_flow(make_gaussian_prior):
+    """For Gaussian u the flow is known: it keeps the standardised distance of y_t from its mean."""
+    prior, steps = make_gaussian_prior(gamma_min=-9.0, gamma_max=4.0), 500
+    noise = normal(50, prior.sample_noise_size(0))
+    u = prior.sample_deterministic(noise, steps, temperature=0.0)
+    start = tf.reshape(noise, [50, 2, *SHAPE])[:, 0].numpy()
+    alpha_squared, sigma_squared = squares(prior, 1.0)
+    standardised = (start - alpha_squared**0.5 * MEAN) / (alpha_squared * VARIANCE + sigma_squared) ** 0.5
+    np.testing.assert_allclose(u, MEAN + VARIANCE**0.5 * standardised, atol=0.01)
+    warm = prior.sample_deterministic(noise, steps).numpy() - u.numpy()
+    alpha_squared, sigma_squared = squares(prior, 0.0)
+    last = tf.reshape(noise, [50, 2, *SHAPE])[:, 1].numpy()
+    np.testing.assert_allclose(warm, (sigma_squared / alpha_squared) ** 0.5 * last, atol=1e-5)
+
+
+def test_ddim_reaches_the_same_end_in_few_steps_as_in_many_where_ancestral_sampling_does_not(make_gaussian_prior):
+    prior, rows = make_gaussian_prior(), 20_000
+    by_ddim = prior.sample_deterministic(normal(rows, prior.sample_noise_size(0)), 10).numpy()
+    assert abs(by_ddim.mean() - MEAN) < 0.01
+    variance = moments_of_ancestral_sampling(prior, 10, 1.0)[1]
+    assert abs(by_ddim.var() - VARIANCE) < abs(variance - VARIANCE)
