@@ -36,6 +36,7 @@ setup(
         "pydantic-settings>=2.16,<3",
         "PyYAML>=6,<7",
         "requests>=2.32.2,<3",
+        "rich>=13,<16",
     ],
     extras_require={
         # A test builds the package: setuptools 70.1 is the first that can do so without wheel.

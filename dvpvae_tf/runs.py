@@ -34,6 +34,8 @@ def load_model(path, dtype=None):
         raise UserError(f"{file} is damaged or holds no model of this library ({reason})") from error
     if not isinstance(model, DVPVAE):
         raise UserError(f"{file} holds a {type(model).__name__}, not a DVPVAE")
+    if model.pseudoinput is not None and not model.pseudoinput.adapted:
+        raise UserError(f"{file} holds a model that was never trained: its pseudoinputs are not adapted")
     return model if dtype is None else _with_dtype(model, dtype)
 
 
@@ -57,9 +59,12 @@ def model_of(arguments):
         `DVPVAE`.
 
     Raises:
-        UserError: see `load_model`.
+        UserError: see `load_model`; also if the model has never been adapted to its training images.
     """
-    return load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
+    model = load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
+    if model.pseudoinput is not None and not model.pseudoinput.adapted:
+        raise UserError(f"{arguments.model} was saved before model.adapt(train): call that, and save the model again")
+    return model
 
 
 def run_config(path):

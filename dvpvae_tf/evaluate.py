@@ -1,0 +1,172 @@
+"""The command `python -m dvpvae_tf.evaluate`: how good a trained model is, by a true bound."""
+
+import json
+import math
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from dvpvae_tf import evaluation
+from dvpvae_tf.command_line import Parser, add_data_arguments, add_model_arguments, count
+from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.files import check_output, write_atomically
+from dvpvae_tf.priors import DiffusionPrior
+from dvpvae_tf.runs import data_settings, images_of, model_of
+
+TERMS = {
+    "diffusion": "diffusion",
+    "reconstruction": "reconstruction of u from y_0",
+    "prior_kl": "KL of y_1",
+    "cross_entropy": "cross-entropy",
+    "negative_entropy": "minus the entropy of r(u|x)",
+}
+ESTIMATORS = {"iwae": evaluation.iwae, "elbo": evaluation.elbo, "published": evaluation.published}
+DEFAULT_SAMPLES = {"iwae": 100, "elbo": 1, "published": 100}
+
+
+def parse_arguments(argv=None):
+    """Parses the command line; `--help` prints and exits.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Returns:
+        `argparse.Namespace`.
+
+    Raises:
+        UserError: if an option is unknown or a value is wrong.
+    """
+    parser = Parser("evaluate", "Estimate -log p(x) of images under a trained model, and show what it is made of.")
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--estimator",
+        choices=ESTIMATORS,
+        default="iwae",
+        help="iwae and elbo are bounds; published, that of the authors' code, is not (default: %(default)s)",
+    )
+    parser.add_argument("--samples", type=count, metavar="K", help="draws an image (default: 100; of elbo 1)")
+    parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: the model's)")
+    parser.add_argument("--limit", type=count, metavar="N", help="the first N images alone")
+    parser.add_argument("--batch-size", type=count, default=100, help="rows at a time (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the results to this .json file")
+    arguments = parser.parse_args(argv)
+    arguments.samples = arguments.samples or DEFAULT_SAMPLES[arguments.estimator]
+    return arguments
+
+
+def evaluate(arguments):
+    """Evaluates the model and the images that the arguments name.
+
+    Args:
+        arguments: see `parse_arguments`.
+
+    Returns:
+        dict: `Evaluation.summary`, and beside it the model, the data and the active units.
+
+    Raises:
+        UserError: for a mistake that the user can put right.
+    """
+    model = model_of(arguments)
+    if arguments.steps and not isinstance(model.prior, DiffusionPrior):
+        raise UserError("this model has no diffusion prior: leave out --steps")
+    images = images_of(arguments, model)[: arguments.limit]
+    result = ESTIMATORS[arguments.estimator](
+        model, images, arguments.samples, arguments.steps, arguments.seed, arguments.batch_size
+    )
+    summary = result.summary()
+    if not math.isfinite(summary["nats"]["mean"]):
+        raise UserError(
+            f"the estimate is {summary['nats']['mean']}: the model's weights are not finite or out of range"
+        )
+    statistics = evaluation.layer_statistics(model, images, arguments.seed, arguments.batch_size)
+    layers = list(summary["kl_z_per_layer"])
+    return summary | {
+        "active_units": statistics.all_active_units,
+        "active_units_per_layer": dict(zip(layers, statistics.active_units.tolist(), strict=True)),
+        "model": str(arguments.model),
+        "dataset": data_settings(arguments)["name"],
+        "split": arguments.split,
+        "mixed_precision": arguments.mixed_precision,
+    }
+
+
+def print_tables(results):
+    """Prints the results of `evaluate` for people.
+
+    Args:
+        results: dict.
+    """
+    console = Console(highlight=False)
+    console.print(_bound_table(results))
+    console.print(_layer_table(results))
+    data = f"{results['images']} images of {results['dataset']} ({results['split']}), seed {results['seed']}"
+    print(f"{data}; +- is the standard error over the images")
+    print(f"{results['seconds']:.1f} s, {results['image_samples_per_second']:.0f} images x samples per second")
+    if not results["is_bound"]:
+        print("The published estimate is not a bound: it is there to be compared with Table 1 alone.")
+
+
+def _bound_table(results):
+    table = Table("-log p(x)", box=box.SIMPLE_HEAD, show_edge=False)
+    for title in ("nats", "bits per dimension"):
+        table.add_column(title, justify="right")
+    bits_per_nat = results["bits_per_dim"]["mean"] / results["nats"]["mean"]
+
+    def add(title, value, style=None):
+        numbers = (_plus_minus(value, scale, digits) for scale, digits in ((1.0, 2), (bits_per_nat, 4)))
+        table.add_row(title, *numbers, style=style)
+
+    process = "" if results["steps"] is None else f", T = {results['steps']}"
+    add(results["estimator"], results["nats"], "bold")
+    add(f"negative ELBO{process}", results["negative_elbo"])
+    if "continuous_time_negative_elbo" in results:
+        add("negative ELBO, continuous time", results["continuous_time_negative_elbo"])
+    add("reconstruction", results["reconstruction"])
+    add("KL of z", results["kl_z"])
+    if "kl_u" in results:
+        add(f"KL of u{process}", results["kl_u"])
+        for name, value in results["kl_u_terms"].items():
+            add(f"  {TERMS[name]}", value)
+    return table
+
+
+def _plus_minus(value, scale, digits):
+    if value["standard_error"] is None:
+        return f"{value['mean'] * scale:.{digits}f}"
+    return f"{value['mean'] * scale:.{digits}f} +- {value['standard_error'] * scale:.{digits}f}"
+
+
+def _layer_table(results):
+    table = Table("layer", box=box.SIMPLE_HEAD, show_edge=False)
+    for title in ("KL, nats", "active units"):
+        table.add_column(title, justify="right")
+    for layer, value in results["kl_z_per_layer"].items():
+        table.add_row(layer, _plus_minus(value, 1.0, 2), f"{results['active_units_per_layer'][layer]:.0%}")
+    table.add_row("all", _plus_minus(results["kl_z"], 1.0, 2), f"{results['active_units']:.0%}")
+    return table
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
+    """
+    with told_in_one_line():
+        arguments = parse_arguments(argv)
+        if arguments.output:
+            check_output(arguments.output, [".json"])
+        results = evaluate(arguments)
+        print_tables(results)
+        if arguments.output:
+            write_atomically(arguments.output, lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
+
+
+if __name__ == "__main__":
+    main()
