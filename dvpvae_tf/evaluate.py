@@ -1,5 +1,6 @@
 """The command `python -m dvpvae_tf.evaluate`: how good a trained model is, by a true bound."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -8,8 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dvpvae_tf import evaluation
+from dvpvae_tf import evaluation, feature_distances
 from dvpvae_tf.command_line import Parser, add_data_arguments, add_model_arguments, count
+from dvpvae_tf.data.labels import read_labels
+from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.priors import DiffusionPrior
@@ -52,6 +55,19 @@ def parse_arguments(argv=None):
     parser.add_argument("--limit", type=count, metavar="N", help="the first N images alone")
     parser.add_argument("--batch-size", type=count, default=100, help="rows at a time (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results to this .json file")
+    fid = parser.add_argument_group("distances between features of generated and of real images")
+    fid.add_argument(
+        "--fid",
+        nargs="?",
+        const="inception",
+        choices=("inception", "classifier"),
+        help="FID and KID with InceptionV3, or the same distances with a classifier trained on the data set's labels",
+    )
+    fid.add_argument(
+        "--fid-images", type=count, default=10_000, help="real and generated images (default: %(default)s)"
+    )
+    fid.add_argument("--inception-weights", metavar="FILE", help="Keras's weights of InceptionV3 without its top")
+    fid.add_argument("--classifier", type=Path, metavar="FILE", help="a .keras file: loaded, or else trained and saved")
     arguments = parser.parse_args(argv)
     arguments.samples = arguments.samples or DEFAULT_SAMPLES[arguments.estimator]
     return arguments
@@ -72,7 +88,9 @@ def evaluate(arguments):
     model = model_of(arguments)
     if arguments.steps and not isinstance(model.prior, DiffusionPrior):
         raise UserError("this model has no diffusion prior: leave out --steps")
-    images = images_of(arguments, model)[: arguments.limit]
+    split = images_of(arguments, model)
+    images = split[: arguments.limit]
+    extract = _feature_extractor(arguments, model) if arguments.fid else None
     result = ESTIMATORS[arguments.estimator](
         model, images, arguments.samples, arguments.steps, arguments.seed, arguments.batch_size
     )
@@ -83,6 +101,8 @@ def evaluate(arguments):
         )
     statistics = evaluation.layer_statistics(model, images, arguments.seed, arguments.batch_size)
     layers = list(summary["kl_z_per_layer"])
+    if extract:
+        summary["feature_distances"] = _feature_distances(arguments, model, split, *extract)
     return summary | {
         "active_units": statistics.all_active_units,
         "active_units_per_layer": dict(zip(layers, statistics.active_units.tolist(), strict=True)),
@@ -91,6 +111,42 @@ def evaluate(arguments):
         "split": arguments.split,
         "mixed_precision": arguments.mixed_precision,
     }
+
+
+def _feature_extractor(arguments, model):
+    """The function from images to their features, and what to call them; found before any long work."""
+    if arguments.fid == "inception":
+        inception = feature_distances.load_inception(arguments.inception_weights)
+        return functools.partial(feature_distances.inception_features, inception), feature_distances.INCEPTION_LABEL
+    file = arguments.classifier
+    if file and file.exists():
+        classifier = feature_distances.load_classifier(file, model.image_shape)
+    else:
+        if file:
+            check_output(file, [".keras"])
+        classifier = _train_classifier(data_settings(arguments), arguments.seed)
+        if file:
+            write_atomically(file, classifier.save)
+    return functools.partial(feature_distances.classifier_features, classifier), feature_distances.CLASSIFIER_LABEL
+
+
+def _train_classifier(settings, seed):
+    labels = read_labels(settings["name"], settings["data_dir"], settings["omniglot_mat"])
+    images = read_images(**settings)
+    print(f"Training a classifier on the labels of {settings['name']}")
+    classifier = feature_distances.train_classifier(images[0], labels[0], seed)
+    accuracy = feature_distances.classifier_accuracy(classifier, images[2], labels[2])
+    print(f"The classifier labels {accuracy:.1%} of the test images rightly")
+    return classifier
+
+
+def _feature_distances(arguments, model, real, extract, label):
+    """The distances between images of the data and as many that the model generates."""
+    real = real[: arguments.fid_images]
+    print(f"Generating {len(real)} images and computing features")
+    generated = model.sample(len(real), seed=arguments.seed, steps=arguments.steps)
+    distances = feature_distances.feature_distances(extract(real), extract(generated), seed=arguments.seed)
+    return {"features": label, "temperature": 1.0, **distances._asdict()}
 
 
 def print_tables(results):
@@ -105,6 +161,13 @@ def print_tables(results):
     data = f"{results['images']} images of {results['dataset']} ({results['split']}), seed {results['seed']}"
     print(f"{data}; +- is the standard error over the images")
     print(f"{results['seconds']:.1f} s, {results['image_samples_per_second']:.0f} images x samples per second")
+    if "feature_distances" in results:
+        found = results["feature_distances"]
+        print(
+            f"Frechet distance {found['frechet']:.3f}, kernel distance {found['kernel']:.4f} +- "
+            f"{found['kernel_standard_error']:.4f} between {found['num_real']} real images and as many generated at "
+            f"temperature 1 ({found['features']})"
+        )
     if not results["is_bound"]:
         print("The published estimate is not a bound: it is there to be compared with Table 1 alone.")
 

@@ -1,11 +1,13 @@
 """The command that evaluates a model, as its user meets it."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 
-from dvpvae_tf import evaluation, runs
+from dvpvae_tf import evaluate as evaluate_command
+from dvpvae_tf import evaluation, feature_distances, runs
 from dvpvae_tf.config import load_config, write_config
 from dvpvae_tf.evaluate import main
 
@@ -96,6 +98,33 @@ def test_bfloat16_gives_nearly_the_same(run_folder, tmp_path):
     assert means[0] != means[1] and means[1] == pytest.approx(means[0], rel=0.02)
 
 
+def test_distances_of_features_are_those_of_the_library(run_folder, images, monkeypatch, tmp_path, capsys):
+    trained, labels = [], tuple(np.arange(num) % 3 for num in (30, 20, 12))
+    monkeypatch.setattr(evaluate_command, "read_labels", lambda *_: labels)
+    monkeypatch.setattr(evaluate_command, "read_images", runs.read_images)
+    train = functools.partial(feature_distances.train_classifier, steps=20, verbose=0)
+    monkeypatch.setattr(feature_distances, "train_classifier", lambda *inputs: trained.append(0) or train(*inputs))
+    output, file = tmp_path / "results.json", tmp_path / "classifier.keras"
+    options = ["--fid", "classifier", "--classifier", file, "--fid-images", 10, "--samples", 1, "--output", output]
+    results = []
+    for _ in range(2):  # the second time with the classifier of the first
+        evaluate(run_folder, *options)
+        results.append(json.loads(output.read_text())["feature_distances"])
+    assert results[0] == results[1] and len(trained) == 1
+    printed = capsys.readouterr().out
+    assert "Frechet distance" in printed and "comparable for the same classifier only" in printed
+    assert "of the test images rightly" in printed
+
+    classifier = feature_distances.load_classifier(file, (8, 8, 1))
+    generated = runs.load_model(run_folder).sample(10, seed=0)
+    features = [
+        feature_distances.classifier_features(classifier, each) for each in (images(12, seed=12)[:10], generated)
+    ]
+    expected = feature_distances.feature_distances(*features)
+    assert results[0]["frechet"] == pytest.approx(expected.frechet, rel=1e-3)
+    assert (results[0]["num_real"], results[0]["num_generated"]) == (10, 10)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -105,6 +134,12 @@ def test_bfloat16_gives_nearly_the_same(run_folder, tmp_path):
         (["--seed", "-1"], "argument --seed: -1 is not a whole number from 0 to 2147483647"),
         (["--output", "results.txt"], "the output is results.txt: give it a name that ends in .json"),
         (["--output", "nowhere/results.json"], "there is no folder nowhere for the output: make it first"),
+        (["--fid", "--inception-weights", "none.h5"], "there is no file none.h5: give --inception-weights the file"),
+        (["--fid", "classifier"], "folder:blobs has no labels: pictures in a folder have none"),
+        (
+            ["--fid", "classifier", "--classifier", "none.h5"],
+            "the output is none.h5: give it a name that ends in .keras",
+        ),
         (["--model", "none"], "there is no model none: give the folder of a training run, or a .keras file"),
         (["--model", "{tmp}/cut.keras"], "cut.keras is damaged or holds no model of this library"),
         (["--model", "{tmp}/dense.keras"], "dense.keras holds a Sequential, not a DVPVAE"),

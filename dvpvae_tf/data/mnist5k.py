@@ -18,3 +18,12 @@ def read_mnist5k():
     random = np.random.default_rng(0)
     by_class = np.stack([random.permutation(np.flatnonzero(labels == digit)) for digit in range(10)], axis=1)
     return tuple(images[part.ravel()] for part in np.split(by_class, [400, 450]))
+
+
+def mnist5k_labels():
+    """The digits that the images of `read_mnist5k` show.
+
+    Returns:
+        Labels of the training, validation and test images: int64 arrays [4000], [500] and [500].
+    """
+    return tuple(np.arange(count) % 10 for count in (4000, 500, 500))

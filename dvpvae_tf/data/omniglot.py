@@ -76,9 +76,33 @@ def read_omniglot(data_dir=None, omniglot_mat=None):
         omniglot_mat = builder.manual_file
     if omniglot_mat is not None:
         return dict(zip(("train", "test"), read_chardata(omniglot_mat), strict=True))
-    remedy = f"fetch {URL} and put it at {builder.manual_file} or pass its path as omniglot_mat"
-    prepare(builder, remedy, [URL])
+    prepare(builder, _remedy(builder), [URL])
     return read_splits(builder)
+
+
+def read_omniglot_labels(data_dir=None, omniglot_mat=None):
+    """Reads the alphabets of OMNIGLOT's images, in their order, from the file at hand.
+
+    Args:
+        data_dir: see `read_omniglot`.
+        omniglot_mat: see `read_omniglot`.
+
+    Returns:
+        A dict from `train` and `test` to int64 arrays [N], the alphabets 0 to 49.
+
+    Raises:
+        UserError: if there is no file at hand (TFDS's prepared data have no labels), or it is damaged or
+            another one.
+    """
+    builder = Omniglot28(data_dir=data_dir)
+    if omniglot_mat is None and not builder.manual_file.exists():
+        raise UserError(f"the labels of omniglot are only in its chardata.mat: {_remedy(builder)}")
+    labels = _read_arrays(omniglot_mat or builder.manual_file, ("target", "testtarget"), _columns_to_labels)
+    return dict(zip(("train", "test"), labels, strict=True))
+
+
+def _remedy(builder):
+    return f"fetch {URL} and put it at {builder.manual_file} or pass its path as omniglot_mat"
 
 
 def read_chardata(path):
@@ -94,12 +118,16 @@ def read_chardata(path):
     Raises:
         UserError: if the file is missing, damaged or another one.
     """
+    return _read_arrays(path, ("data", "testdata"), _columns_to_images)
+
+
+def _read_arrays(path, names, convert):
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"there is no file {path}: fetch it from {URL}")
     try:
-        contents = scipy.io.loadmat(path, appendmat=False, variable_names=("data", "testdata"))
-        return _columns_to_images(contents["data"]), _columns_to_images(contents["testdata"])
+        contents = scipy.io.loadmat(path, appendmat=False, variable_names=names)
+        return tuple(convert(contents[name]) for name in names)
     except Exception as error:  # the MATLAB reader raises many types for a damaged or foreign file
         raise UserError(f"{path} is damaged or not OMNIGLOT's chardata.mat: fetch it from {URL}") from error
 
@@ -109,3 +137,9 @@ def _columns_to_images(columns):
         raise ValueError("not 784 values in [0, 1] a column")
     images = columns.reshape((28, 28, -1)).transpose((2, 1, 0))
     return np.round(255 * images).astype(np.uint8)[..., None]
+
+
+def _columns_to_labels(columns):
+    if len(columns) != 50 or not (np.sort(columns, axis=0) == np.arange(50)[:, None] // 49).all():
+        raise ValueError("not 50 values a column, one of them 1 and the others 0")
+    return columns.argmax(axis=0)

@@ -82,22 +82,46 @@ def read_images(name, data_dir=None, image_size=None, omniglot_mat=None):
     if kind == "folder" and place:
         return read_folder(place, image_size)
     if kind == "tfds" and place:
-        return _three_splits(read_tfds(place, data_dir, image_size), most=5000)
+        return three_splits(read_tfds(place, data_dir, image_size), most=5000)
     if name not in SIDES:
-        similar = difflib.get_close_matches(name, SIDES, n=1)
-        hint = f"did you mean {similar[0]}? " if similar else ""
-        choices = ", ".join((*SIDES, "tfds:<name>", "folder:<path>"))
-        raise UserError(f"unknown data set {name}: {hint}the choices are {choices}")
+        raise unknown_data_set(name)
     if image_size not in (None, SIDES[name]):
         raise UserError(f"image_size is {image_size}, but images of {name} have side {SIDES[name]}")
     if name == "mnist5k":
         return read_mnist5k()
     if name == "omniglot":
-        return _three_splits(read_omniglot(data_dir, omniglot_mat), most=1000)
-    return _three_splits(read_tfds(name, data_dir), most=5000)
+        return three_splits(read_omniglot(data_dir, omniglot_mat), most=1000)
+    return three_splits(read_tfds(name, data_dir), most=5000)
 
 
-def _three_splits(splits, most):
+def unknown_data_set(name):
+    """The error for a name that is no data set's.
+
+    Args:
+        name: the name that the user gave.
+
+    Returns:
+        `UserError`, to be raised.
+    """
+    similar = difflib.get_close_matches(name, SIDES, n=1)
+    hint = f"did you mean {similar[0]}? " if similar else ""
+    choices = ", ".join((*SIDES, "tfds:<name>", "folder:<path>"))
+    return UserError(f"unknown data set {name}: {hint}the choices are {choices}")
+
+
+def three_splits(splits, most):
+    """Takes a missing test split, then a missing validation split, from the end of the training split.
+
+    Args:
+        splits: dict from `train` and, where there are such, `validation` and `test` to arrays of N rows.
+        most: how many rows of `train` validation takes at most; it takes no more than a tenth.
+
+    Returns:
+        Training, validation and test arrays.
+
+    Raises:
+        UserError: if there are fewer than ten training rows to take from.
+    """
     train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
     if test is None:
         train, test = _hold_out(train, len(train))

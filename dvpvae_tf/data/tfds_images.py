@@ -30,12 +30,37 @@ def read_tfds(name, data_dir=None, image_size=None):
     """
     builder = _find_builder(name, data_dir)
     new_side = _side_to_resize_to(builder, image_size)
-    remedy = (
+    prepare(builder, _remedy(builder, name))
+    return read_splits(builder, new_side)
+
+
+def read_tfds_labels(name, data_dir=None):
+    """Reads the labels of a TFDS data set in the order of the images of `read_tfds`.
+
+    Args:
+        name: see `read_tfds`.
+        data_dir: see `read_tfds`.
+
+    Returns:
+        A dict with the keys of `read_tfds` to int64 arrays [N].
+
+    Raises:
+        UserError: if there is no such data set, it is not at hand and cannot be fetched, or it has no feature
+            `label` of integers or no training split.
+    """
+    builder = _find_builder(name, data_dir)
+    feature = dict(builder.info.features).get("label")
+    if feature is None or feature.shape != () or not np.issubdtype(feature.np_dtype, np.integer):
+        raise UserError(f"the TFDS data set {builder.name} has no feature `label` of whole numbers")
+    prepare(builder, _remedy(builder, name))
+    return {split: _read_labels(builder, split) for split in _splits(builder)}
+
+
+def _remedy(builder, name):
+    return (
         f"where there is a network run `python -c \"import tensorflow_datasets as t; t.load('{name}')\"` "
         f"and copy the folder ~/tensorflow_datasets/{builder.name} it makes into {builder.data_dir_root}"
     )
-    prepare(builder, remedy)
-    return read_splits(builder, new_side)
 
 
 def prepare(builder, remedy, urls=None):
@@ -55,14 +80,14 @@ def prepare(builder, remedy, urls=None):
     remedy = f"{remedy}; or use the data set mnist5k, which needs nothing"
     urls = urls or builder.url_infos or ()
     hosts = {urlsplit(url).netloc: url for url in urls if url.startswith("http")}
-    if hosts and not any(_reachable(url) for url in hosts.values()):  # TFDS would retry for minutes
+    if hosts and not any(reachable(url) for url in hosts.values()):  # TFDS would retry for minutes
         raise UserError(f"{failure}, as there is no network to {' or '.join(hosts)}: {remedy}")
     try:
         builder.download_and_prepare()
     except UserError:
         raise
     except Exception as error:  # each builder's own code, and every way a download can fail
-        raise UserError(f"{failure} ({_one_line(error)}): {remedy}") from error
+        raise UserError(f"{failure} ({one_line(error)}): {remedy}") from error
 
 
 def read_splits(builder, new_side=None):
@@ -78,10 +103,14 @@ def read_splits(builder, new_side=None):
     Raises:
         UserError: if there is no training split.
     """
+    return {split: _read_split(builder, split, new_side) for split in _splits(builder)}
+
+
+def _splits(builder):
     splits = [split for split in ("train", "validation", "test") if split in builder.info.splits]
     if "train" not in splits:
         raise UserError(f"the TFDS data set {builder.name} has no split `train`")
-    return {split: _read_split(builder, split, new_side) for split in splits}
+    return splits
 
 
 def _read_split(builder, split, new_side):
@@ -89,6 +118,12 @@ def _read_split(builder, split, new_side):
     if new_side is None:
         return np.concatenate(list(images.batch(1000).as_numpy_iterator()))
     return np.stack([_crop_and_resize(image, new_side) for image in images.as_numpy_iterator()])
+
+
+def _read_labels(builder, split):
+    examples = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding({"label": True}))
+    labels = [batch["label"] for batch in examples.batch(1000).as_numpy_iterator()]
+    return np.concatenate(labels).astype(np.int64)
 
 
 def _crop_and_resize(image, side):
@@ -115,10 +150,18 @@ def _find_builder(name, data_dir):
         hint = f": did you mean {' or '.join(similar)}?" if similar else ""
         raise UserError(f"TFDS has no data set {name}{hint}") from error
     except Exception as error:  # TFDS raises a type of its own for each wrong config, version or form of name
-        raise UserError(f"TFDS cannot find {name}: {_one_line(error)}") from error
+        raise UserError(f"TFDS cannot find {name}: {one_line(error)}") from error
 
 
-def _reachable(url):
+def reachable(url):
+    """Whether a server answers within seconds, whatever it answers.
+
+    Args:
+        url: an address of that server.
+
+    Returns:
+        bool.
+    """
     try:
         requests.head(url, timeout=5)
     except requests.RequestException:
@@ -126,5 +169,13 @@ def _reachable(url):
     return True
 
 
-def _one_line(error):
+def one_line(error):
+    """The message of an error of others, shortened to one line.
+
+    Args:
+        error: an exception.
+
+    Returns:
+        str of at most 400 characters.
+    """
     return textwrap.shorten(str(error), 400)

@@ -1,0 +1,77 @@
+"""Draws how the estimators behave where log p(x) is known: `python benchmarks/known_answer.py`, needs matplotlib.
+
+The model is that of `dvpvae_tf.linear_gaussian`; the picture is that of the README.
+"""
+
+import argparse
+from pathlib import Path
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+
+from dvpvae_tf import evaluation
+from dvpvae_tf.linear_gaussian import SIDE, distribution_of_images, make_linear_gaussian_model
+
+STEPS = 10
+SAMPLES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048]
+
+
+def make_problem(num_images, seed):
+    """The model with trained posteriors, images of its own, and -log p(x) of each."""
+    model = make_linear_gaussian_model(STEPS, seed=seed)
+    images_of = distribution_of_images(model, STEPS)
+    rng = np.random.default_rng(seed)
+    train, test = (
+        np.clip(images_of.rvs(num, rng), 0, 1).reshape(-1, SIDE, SIDE, 1).astype("float32")
+        for num in (2000, num_images)
+    )
+    model.compile(keras.optimizers.Adam(1e-2))
+    model.fit(train, batch_size=200, epochs=60, verbose=0)
+    return model, test, -images_of.logpdf(test.reshape(num_images, -1))
+
+
+def excess(result, exact):
+    """Mean of the estimates minus -log p(x), nats, and its standard error over the images."""
+    difference = result.estimates - exact
+    return difference.mean(), difference.std(ddof=1) / len(difference) ** 0.5
+
+
+def draw(curves, path):
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, (color, points) in curves.items():
+        means, errors = np.transpose(points)
+        axes.errorbar(SAMPLES, means, 2 * errors, color=color, marker="o", markersize=3, capsize=2, label=name)
+    axes.axhline(0, color="black", linewidth=1)
+    axes.text(SAMPLES[-1], 0.05, "-log p(x)", ha="right", va="bottom")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(SAMPLES, SAMPLES)
+    axes.set_xlabel("samples K an image")
+    axes.set_ylabel("estimate minus -log p(x), nats")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Draw how the estimators behave where log p(x) is known.")
+    parser.add_argument("--images", type=int, default=200, help="test images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default="docs/known_answer.png", help="default: %(default)s")
+    arguments = parser.parse_args()
+    model, images, exact = make_problem(arguments.images, arguments.seed)
+    curves = {}
+    for name, color, function in (
+        ("iwae (ours)", "tab:blue", evaluation.iwae),
+        ("published (not a bound)", "tab:red", evaluation.published),
+    ):
+        results = [function(model, images, samples, batch_size=2000, verbose=0) for samples in SAMPLES]
+        curves[name] = color, [excess(result, exact) for result in results]
+        for samples, (mean, error) in zip(SAMPLES, curves[name][1], strict=True):
+            print(f"{name}, K = {samples}: {mean:+.3f} +- {error:.3f} nats from -log p(x) = {exact.mean():.3f}")
+    draw(curves, arguments.output)
+    print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
