@@ -1,10 +1,17 @@
-"""Pictures for people: rows of images, as files and for TensorBoard."""
+"""Pictures for people: rows of images, as files, for TensorBoard and for notebooks."""
 
 import keras
 import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf import noise
+from dvpvae_tf.models.dvpvae import EVALUATION_STREAM
 
 TEMPERATURE = 0.7
 PRIOR_TEMPERATURE = 0.8
+LOW_TEMPERATURE = 0.1  # of what is not inferred, in partial reconstructions and interpolations
+SMALLEST_SIDE = 64  # of an image in a saved picture, in pixels: smaller ones are enlarged towards it
+WHITE = 255
 
 
 def grid(rows, gap=2, scale=1):
@@ -18,17 +25,25 @@ def grid(rows, gap=2, scale=1):
     Returns:
         uint8 array `[height, width, C]`.
     """
-    images = np.stack([_to_uint8(row) for row in rows])
-    images = np.pad(images, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=255)
+    images = np.stack([to_uint8(row) for row in rows])
+    images = np.pad(images, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=WHITE)
     height, width, channels = images.shape[0] * images.shape[2], images.shape[1] * images.shape[3], images.shape[4]
     picture = images.transpose(0, 2, 1, 3, 4).reshape(height, width, channels)
-    picture = np.pad(picture, ((0, gap), (0, gap), (0, 0)), constant_values=255)
+    picture = np.pad(picture, ((0, gap), (0, gap), (0, 0)), constant_values=WHITE)
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _to_uint8(images):
+def to_uint8(images):
+    """Gives images the 256 levels of a file.
+
+    Args:
+        images: array or tensor of any shape: float, clipped to [0, 1], or uint8, left as it is.
+
+    Returns:
+        uint8 array of that shape.
+    """
     images = np.asarray(images)
-    return images if images.dtype == np.uint8 else (255 * np.clip(images, 0, 1)).round().astype("uint8")
+    return images if images.dtype == np.uint8 else (WHITE * np.clip(images, 0, 1)).round().astype("uint8")
 
 
 def samples(model, columns=16, seed=0):
@@ -48,6 +63,27 @@ def samples(model, columns=16, seed=0):
     return [row for row in (drawn.pseudoinputs, drawn.images) if row is not None]
 
 
+def rows_of_samples(images, pseudoinputs=None, columns=8):
+    """Arranges samples in rows for `grid`, each image below its pseudoinput (Figure 3).
+
+    Args:
+        images: array `[N, D, D, C]`, float in [0, 1] or uint8.
+        pseudoinputs: array like `images`, or None for the Ladder VAE.
+        columns: int, samples in a row.
+
+    Returns:
+        list of uint8 arrays `[columns, h, D, C]`: h is D, or 2 D + 3 with pseudoinputs and white lines between. Where
+        the last row is not full, the rest of it is white.
+    """
+    tiles = to_uint8(images)
+    if pseudoinputs is not None:
+        gap = np.full_like(tiles[:, :1], WHITE)
+        tiles = np.concatenate([to_uint8(pseudoinputs), gap, tiles, gap, gap], axis=1)
+    missing = -len(tiles) % columns
+    tiles = np.pad(tiles, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=WHITE)
+    return np.split(tiles, len(tiles) // columns)
+
+
 def reconstructions(model, images):
     """Gives images above, their noise-free reconstructions below.
 
@@ -58,15 +94,118 @@ def reconstructions(model, images):
     Returns:
         list of two arrays `[columns, D, D, C]`.
     """
-    return [_to_uint8(images), _to_uint8(model.reconstruct(images))]
+    return [to_uint8(images), to_uint8(model.reconstruct(images))]
 
 
-def save(path, rows, scale=2):
-    """Writes a grid of images as a PNG file.
+def partial_reconstructions(model, images, temperature=LOW_TEMPERATURE, seed=0):
+    """Reconstructs images from u alone, then from u and the latents of ever more scales, coarsest first (Figure 4).
+
+    What is inferred is drawn from its posterior, all other latents from their priors, with one noise in all rows.
+
+    Args:
+        model: `DVPVAE`.
+        images: array `[columns, D, D, C]`: uint8, or float32 in [0, 1]. It goes to the encoder as it is.
+        temperature: float, factor of the standard deviation of those z that come from their priors.
+        seed: int, of the noise; that of an image depends on its place in `images`.
+
+    Returns:
+        dict from what is inferred to a float32 array `[columns, D, D, C]` in [0, 1], top row first: "input",
+        "pseudoinput", "u", "u, z at 4 x 4", "u, z at 4 x 4, 8 x 8" and so on; for the Ladder VAE "input",
+        "z at 4 x 4" and so on.
+
+    Raises:
+        ValueError: if the images are of another shape.
+    """
+    images = model.prepare(tf.convert_to_tensor(images))
+    encoding = model.encode(images)
+    seeds = noise.row_seeds(seed, EVALUATION_STREAM, 0, len(images))
+    walk_noise = noise.normals(noise.fork(seeds, 1), model.walk_noise_shapes)
+    rows, scales = {"input": images}, model.top_down.scales[::-1]
+    for inferred in range(0 if model.pseudoinput else 1, len(scales) + 1):
+        features = {side: encoding.features[side] for side in scales[:inferred]}
+        inference = model.walk(encoding._replace(features=features), walk_noise, temperature)
+        names = [f"z at {', '.join(f'{side} x {side}' for side in features)}"] if features else []
+        if model.pseudoinput is not None:
+            names = ["u", *names]
+            rows["pseudoinput"] = _to_picture(model.pseudoinput.decode(inference.pseudoinput))
+        rows[", ".join(names)] = model.likelihood.images(inference.likelihood_params)
+    return {name: row.numpy() for name, row in rows.items()}
+
+
+def _to_picture(condition):
+    """A decoded pseudoinput, in [-1, 1] or a little beyond, as a picture in [0, 1]."""
+    return tf.clip_by_value((condition + 1.0) / 2.0, 0.0, 1.0)
+
+
+def interpolation(model, first, second, columns=10, temperature=LOW_TEMPERATURE, seed=0):
+    """Goes from one image to another, in u alone and in u and z.
+
+    Both are inferred without noise. u is interpolated linearly. Each z is first whitened by the prior that it met on
+    its way down, e = (z - prior mean) / prior deviation; e is interpolated spherically and takes the place of the
+    noise when the model generates from the interpolated u. So the ends are the noise-free reconstructions, and all
+    between is made as samples are.
+
+    Args:
+        model: `DVPVAE`.
+        first: array `[D, D, C]`: uint8, or float32 in [0, 1]. It goes to the encoder as it is.
+        second: array like `first`.
+        columns: int, at least 2, images on the way, both ends counted.
+        temperature: float, factor of the standard deviation of z in the row "u".
+        seed: int, of the noise of z in that row, the same in all columns.
+
+    Returns:
+        dict from what changes along the row to a float32 array `[columns, D, D, C]` in [0, 1], top row first: "input"
+        (white but for the ends), "pseudoinput", "u" (z is drawn from its priors), "u, z"; for the Ladder VAE "input"
+        and "z".
+
+    Raises:
+        ValueError: if there are fewer than two columns, or the images are of another shape.
+
+    Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, for the spherical interpolation.
+    """
+    if columns < 2:
+        raise ValueError(f"An interpolation needs at least 2 columns, got {columns}.")
+    ends = model.prepare(tf.convert_to_tensor(np.stack([first, second])))
+    inference = model.infer(ends, sample=False)
+    between = tf.ones([columns - 2, *model.image_shape])
+    rows = {"input": tf.concat([ends[:1], between, ends[1:]], axis=0)}
+    weights = np.linspace(0.0, 1.0, columns, dtype="float32")[:, None, None, None]
+    layers = zip(inference.latents, inference.prior_means, inference.prior_log_vars, strict=True)
+    whitened = [((z - mean) * tf.exp(-0.5 * log_var)).numpy() for z, mean, log_var in layers]
+    noise_z = [tf.constant(_spherical(*of_layer, weights)) for of_layer in whitened]
+    if model.pseudoinput is None:
+        rows["z"] = _generate(model, noise_z)
+    else:
+        first_u, second_u = inference.pseudoinput
+        condition = model.pseudoinput.decode((1.0 - weights) * first_u + weights * second_u)
+        drawn = noise.normals(noise.row_seeds(seed, EVALUATION_STREAM, 0, 1), model.top_down.latent_shapes)
+        drawn = [tf.repeat(of_layer, columns, axis=0) for of_layer in drawn]
+        rows["pseudoinput"] = _to_picture(condition)
+        rows["u"] = _generate(model, drawn, condition, temperature)
+        rows["u, z"] = _generate(model, noise_z, condition)
+    return {name: row.numpy() for name, row in rows.items()}
+
+
+def _generate(model, noise_z, condition=None, temperature=1.0):
+    parameters, _ = model.top_down(noise_z, condition, temperature=temperature)
+    return model.likelihood.images(parameters)
+
+
+def _spherical(first, second, weights):
+    """From one array to another, turning evenly; in a line where they are parallel or one is 0."""
+    lengths = np.linalg.norm(first) * np.linalg.norm(second)
+    angle = np.arccos(np.clip(np.sum(first * second) / lengths, -1.0, 1.0)) if lengths > 0 else 0.0
+    if np.sin(angle) < 1e-4:
+        return (1.0 - weights) * first + weights * second
+    return (np.sin((1.0 - weights) * angle) * first + np.sin(weights * angle) * second) / np.sin(angle)
+
+
+def save(path, rows):
+    """Writes a grid of images as a PNG file, small images enlarged.
 
     Args:
         path: str or path.
         rows: see `grid`.
-        scale: int, see `grid`.
     """
+    scale = max(1, SMALLEST_SIDE // rows[0].shape[2])
     keras.utils.save_img(path, grid(rows, scale=scale), scale=False)

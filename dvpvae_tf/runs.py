@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from dvpvae_tf.command_line import SPLITS
 from dvpvae_tf.config import load_config
@@ -36,6 +37,8 @@ def load_model(path, dtype=None):
         raise UserError(f"{file} holds a {type(model).__name__}, not a DVPVAE")
     if model.pseudoinput is not None and not model.pseudoinput.adapted:
         raise UserError(f"{file} holds a model that was never trained: its pseudoinputs are not adapted")
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise UserError(f"{file} holds weights that are not finite: take the model of an earlier or another run")
     return model if dtype is None else _with_dtype(model, dtype)
 
 
@@ -59,12 +62,9 @@ def model_of(arguments):
         `DVPVAE`.
 
     Raises:
-        UserError: see `load_model`; also if the model has never been adapted to its training images.
+        UserError: see `load_model`.
     """
-    model = load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
-    if model.pseudoinput is not None and not model.pseudoinput.adapted:
-        raise UserError(f"{arguments.model} was saved before model.adapt(train): call that, and save the model again")
-    return model
+    return load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
 
 
 def run_config(path):

@@ -113,3 +113,19 @@ def test_to_uniform_is_the_normal_distribution_function():
     np.testing.assert_array_equal(extremes, [0.0, 1.0])
     draws = noise.to_uniform(noise.normal(noise.row_seeds(5, 0, 0, 2000), 3)).numpy()
     assert stats.kstest(draws.ravel(), "uniform").pvalue > 0.001
+
+
+def test_arrays_of_a_row_are_one_draw_cut_into_shapes():
+    seeds = noise.row_seeds(0, 0, 0, 3)
+    first, none, last = noise.normals(seeds, [(2, 3), (0,), (4,)])
+    together = noise.normal(seeds, 10).numpy()
+    np.testing.assert_array_equal(first, together[:, :6].reshape(3, 2, 3))
+    np.testing.assert_array_equal(last, together[:, 6:])
+    assert none is None
+
+
+def test_uses_of_the_same_rows_share_nothing():
+    seeds = noise.row_seeds(0, 0, 0, 200)
+    uses = [noise.normal(noise.fork(seeds, purpose), 50).numpy().ravel() for purpose in range(5)]
+    correlations = np.corrcoef(uses)[~np.eye(5, dtype=bool)]
+    assert np.abs(correlations).max() < 5 / np.sqrt(10_000)

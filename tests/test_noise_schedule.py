@@ -19,6 +19,22 @@ def alpha_squared(schedule, time):
     return 1 / (1 + np.exp(gamma))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_a_trajectory_is_eq_27_and_28_step_by_step(schedule, steps):
+    noise = np.random.default_rng(0).normal(size=(3, steps + 1, 2, 2, 1))
+    u, times = 0.4, 1 - np.arange(steps + 1) / steps
+    y = [alpha_squared(schedule, 1.0) ** 0.5 * u + (1 - alpha_squared(schedule, 1.0)) ** 0.5 * noise[:, 0]]
+    for i in range(1, steps + 1):
+        at, as_ = (alpha_squared(schedule, time) for time in times[i - 1 : i + 1])
+        mean = (at / as_) ** 0.5 * (1 - as_) / (1 - at) * y[-1] + (as_ - at) / ((1 - at) * as_**0.5) * u
+        y.append(mean + ((as_ - at) / as_ * (1 - as_) / (1 - at)) ** 0.5 * noise[:, i])
+    states = schedule.trajectory(tf.constant(noise, tf.float32)).numpy()
+    for i, time in enumerate(times):
+        squared = alpha_squared(schedule, time)
+        of_state = squared**0.5 * u + (1 - squared) ** 0.5 * states[:, i]
+        np.testing.assert_allclose(of_state, y[i], rtol=1e-4, atol=1e-5)
+
+
 TIMES = np.linspace(0, 1, 33, dtype="float32")
 
 

@@ -201,6 +201,8 @@ def test_noise_and_entropy(kind, per_element):
     np.testing.assert_allclose(pseudoinput.sample(mean, noise), mean + deviation * noise, rtol=1e-5, atol=1e-6)
     expected = tfp.distributions.Independent(tfp.distributions.Normal(mean[0], deviation), 3).entropy()
     np.testing.assert_allclose(pseudoinput.entropy(), expected, rtol=1e-5)
+    of_u = tfp.distributions.Independent(tfp.distributions.Normal(mean, deviation), 3).log_prob(noise)
+    np.testing.assert_allclose(pseudoinput.log_prob(noise, mean), of_u, rtol=1e-5)
     assert pseudoinput.dimensions == 18
 
 

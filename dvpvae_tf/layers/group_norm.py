@@ -17,8 +17,8 @@ class GroupNorm(keras.layers.GroupNormalization):
         **kwargs: passed to `keras.layers.GroupNormalization`.
     """
 
-    def build(self, input_shape, scale_shape=None, shift_shape=None):
-        super().build(input_shape)
+    def build(self, inputs_shape, scale_shape=None, shift_shape=None):
+        super().build(inputs_shape)
 
     def call(self, inputs, scale=None, shift=None):
         values = keras.ops.cast(inputs, "float32")
@@ -31,7 +31,7 @@ class GroupNorm(keras.layers.GroupNormalization):
             scale = 1.0 + keras.ops.cast(scale, "float32")
             factor, offset = factor * scale, offset * scale + keras.ops.cast(shift, "float32")
         factor, offset = (keras.ops.cast(value[:, None, None], self.compute_dtype) for value in (factor, offset))
-        return inputs * factor + offset
+        return keras.ops.cast(inputs, self.compute_dtype) * factor + offset
 
     def _over_groups(self, values):
         """The mean over each group of channels, `[N, C]` to the same."""

@@ -477,6 +477,8 @@ class DVPVAE(keras.Model):
             raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
         seeds = noise.row_seeds(seed, SAMPLING_STREAM, 0, num)
         arguments = tf.constant(float(temperature)), tf.constant(float(prior_temperature)), steps, deterministic
+        # One graph for batches of all sizes, made before the first of them.
+        self._generate.get_concrete_function(tf.TensorSpec([None, 2], tf.int32), *arguments)
         batches = (self._generate(seeds[first : first + batch_size], *arguments) for first in range(0, num, batch_size))
         return (Samples(*(None if part is None else part.numpy() for part in batch)) for batch in batches)
 

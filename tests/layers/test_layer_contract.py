@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import dvpvae_tf  # noqa: F401  (registers every class)
 from dvpvae_tf.layers import DCT, InverseDCT, ResBlock, TopDownBlock, UNet
+from dvpvae_tf.layers.group_norm import GroupNorm
 from dvpvae_tf.layers.unet import SelfAttention, TimeEmbedding, UNetBlock
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.top_down import TopDown
@@ -68,6 +69,8 @@ CASES = {
         STEP_IN_FLOAT32,
     ),
     "TimeEmbedding": Case(TimeEmbedding, {"channels": 16}, {"time": ()}),
+    "GroupNorm": Case(GroupNorm, {"groups": 4, "epsilon": 1e-5}, {"inputs": FEATURES}),
+    "GroupNorm with modulation": Case(GroupNorm, {"groups": 4}, {"inputs": FEATURES, "scale": (8,), "shift": (8,)}),
     "UNetBlock": Case(UNetBlock, {"channels": 16}, {"inputs": (3, 3, 32), "embedding": (16,)}),
     "SelfAttention": Case(SelfAttention, {}, {"inputs": (3, 3, 16)}),
     "UNet": Case(UNet, {"channels": 16, "blocks": 1, "dropout": 0.1}, {"inputs": (3, 3, 2), "time": ()}),

@@ -62,6 +62,14 @@ def test_kl_agrees_with_monte_carlo(gaussians):
     assert (np.abs(draws.mean(axis=0) - gaussians.kl()) < 4 * standard_error).all()
 
 
+def test_log_ratio_is_that_of_the_densities_at_the_latent(gaussians):
+    posterior = distribution(gaussians.posterior_mean, gaussians.posterior_log_var)
+    prior = distribution(gaussians.prior_mean, gaussians.prior_log_var)
+    z = normal(5, 3, 3, 2, seed=7)
+    expected = prior.log_prob(z) - posterior.log_prob(z)
+    np.testing.assert_allclose(gaussians._replace(latent=z).log_ratio(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_with_encoder_features_z_is_drawn_from_the_posterior(block):
     step = block(features(), features(1, seed=1), features(seed=2), noise())
     expected = step.posterior_mean + np.exp(0.5 * step.posterior_log_var) * noise()

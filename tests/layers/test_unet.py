@@ -1,10 +1,12 @@
 """The parts of the noise predictor, by hand."""
 
+import keras
 import numpy as np
 import pytest
 from scipy import special
 
 from dvpvae_tf.layers import UNet
+from dvpvae_tf.layers.group_norm import GroupNorm
 from dvpvae_tf.layers.unet import SelfAttention, TimeEmbedding, UNetBlock
 
 
@@ -40,6 +42,16 @@ def test_time_embedding_is_half_cosines_then_half_sines():
     waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
     expected = affine(silu(affine(waves, layer.hidden)), layer.output_layer)
     np.testing.assert_allclose(layer(times), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_group_norm_is_keras_own(groups):
+    ours, theirs = GroupNorm(groups, epsilon=1e-5), keras.layers.GroupNormalization(groups, epsilon=1e-5)
+    x = 3.0 + normal(2, 5, 5, 16)
+    for layer in (ours, theirs):
+        layer(x)
+        randomise(layer)
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
 
 
 def test_block_by_hand():

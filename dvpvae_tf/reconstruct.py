@@ -1,0 +1,104 @@
+"""The command `python -m dvpvae_tf.reconstruct`: what u and the latents of each scale hold of an image (Figure 4)."""
+
+from pathlib import Path
+
+from dvpvae_tf import pictures
+from dvpvae_tf.command_line import Parser, add_data_arguments, add_model_arguments, count, temperature
+from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.files import check_output, write_atomically
+from dvpvae_tf.runs import images_of, model_of
+
+MOST_COLUMNS = 100
+
+
+def parse_arguments(argv=None):
+    """Parses the command line; `--help` prints and exits.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Returns:
+        `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `dataset`, `split`, `data_dir`, `image_size`,
+        `omniglot_mat`, `num`, `first`, `interpolate`, `temperature` and `output`.
+
+    Raises:
+        UserError: if an option is unknown, missing or out of its range.
+    """
+    parser = Parser(
+        "reconstruct",
+        "Reconstruct images from u alone, then with the latents of ever more scales; or go from one image to another.",
+    )
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument("--num", type=count, default=10, help="columns of the picture (default: %(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--first", type=int, default=0, help="number of the first image in the split, from 0 on")
+    which.add_argument(
+        "--interpolate", nargs=2, type=int, metavar=("I", "J"), help="go from image I of the split to image J"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=temperature,
+        default=pictures.LOW_TEMPERATURE,
+        help="of all z that come from the prior (default: %(default)s)",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the picture to write, .png")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
+    """
+    with told_in_one_line():
+        arguments = parse_arguments(argv)
+        _check_sizes(arguments)
+        model = model_of(arguments)
+        rows = (_interpolation if arguments.interpolate else _reconstructions)(arguments, model)
+        write_atomically(arguments.output, lambda path: pictures.save(path, list(rows.values())))
+        print(f"wrote {arguments.output}")
+
+
+def _check_sizes(arguments):
+    check_output(arguments.output, [".png"])
+    least = 2 if arguments.interpolate else 1
+    if not least <= arguments.num <= MOST_COLUMNS:
+        raise UserError(f"--num is {arguments.num}: give a number of columns from {least} to {MOST_COLUMNS}")
+
+
+def _reconstructions(arguments, model):
+    images = _images(arguments, model, range(arguments.first, arguments.first + arguments.num))
+    rows = pictures.partial_reconstructions(model, images, arguments.temperature, arguments.seed)
+    print(f"Rows: what is inferred from the image; all else is of the prior, at temperature {arguments.temperature}")
+    _print_names(rows)
+    return rows
+
+
+def _interpolation(arguments, model):
+    ends = _images(arguments, model, arguments.interpolate)
+    rows = pictures.interpolation(model, *ends, arguments.num, arguments.temperature, arguments.seed)
+    print(f"Rows: what goes from one image to the other; z of row u has temperature {arguments.temperature}")
+    _print_names(rows)
+    return rows
+
+
+def _images(arguments, model, indices):
+    images = images_of(arguments, model)
+    if not 0 <= min(indices) <= max(indices) < len(images):
+        asked = f"{indices[0]} to {indices[-1]}"
+        raise UserError(f"images {asked} asked for, but the {arguments.split} split has 0 to {len(images) - 1}")
+    return images[list(indices)]
+
+
+def _print_names(rows):
+    for number, name in enumerate(rows, 1):
+        print(f"{number:3} {name}")
+
+
+if __name__ == "__main__":
+    main()
