@@ -41,6 +41,7 @@ setup(
     extras_require={
         # A test builds the package: setuptools 70.1 is the first that can do so without wheel.
         "test": ["pytest>=9,<10", "ruff==0.17.6", "setuptools>=70.1"],
+        "benchmarks": ["matplotlib>=3.10,<4"],  # one of them draws
         "torch": ["torch>=2.6,<3"],  # opens .pt checkpoints; older releases do so unsafely
     },
 )
