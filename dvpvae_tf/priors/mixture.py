@@ -7,71 +7,45 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from dvpvae_tf.noise import to_uniform
-from dvpvae_tf.priors.terms import ExactTerms, TrajectoryScore
+from dvpvae_tf.priors.exact import ExactPrior
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
-class MixturePrior(keras.layers.Layer):
+class MixturePrior(ExactPrior):
     """Equally weighted Gaussians over the whole of u, with trained means and log-variances (Figure 5).
 
     Args:
         components: int, how many Gaussians.
-        **kwargs: passed to `keras.layers.Layer`. The dtype is float32 always.
+        **kwargs: passed to `ExactPrior`.
     """
 
     def __init__(self, components=10, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})
+        super().__init__(**kwargs)
         self.components = components
 
     def build(self, u_shape, noise_shape=None):
-        self.shape = tuple(u_shape[1:])
+        super().build(u_shape)
         shape = (self.components, math.prod(self.shape))
         start = keras.initializers.RandomNormal(stddev=0.5)
         self.means = self.add_weight(shape=shape, initializer=start, autocast=False, name="means")
         self.log_vars = self.add_weight(shape=shape, initializer="zeros", autocast=False, name="log_vars")
 
-    bound_noise_size = 0  # the density is exact
+    def log_prob(self, u):
+        """Computes log r(u).
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`.
+
+        Returns:
+            float32 tensor `[N]`, nats.
+        """
+        flat = tf.reshape(u, [-1, 1, math.prod(self.shape)])
+        gaussians = tfp.distributions.MultivariateNormalDiag(self.means, tf.exp(0.5 * self.log_vars))
+        return tf.reduce_logsumexp(gaussians.log_prob(flat), axis=1) - math.log(self.components)
 
     def sample_noise_size(self, steps=None):
         """How many normal numbers a row `sample` takes, an int; `steps` means nothing here."""
         return 1 + math.prod(self.shape)
-
-    def call(self, u, noise=None, training=False):
-        return self.negative_bound(u)
-
-    def negative_bound(self, u, noise=None, training=False):
-        """-log r(u), exactly.
-
-        Args:
-            u: float32 tensor `[N, d, d, C]`.
-            noise: not used.
-            training: not used.
-
-        Returns:
-            `ExactTerms`, nats.
-        """
-        flat = tf.reshape(u, [-1, 1, math.prod(self.shape)])
-        gaussians = tfp.distributions.MultivariateNormalDiag(self.means, tf.exp(0.5 * self.log_vars))
-        log_prob = tf.reduce_logsumexp(gaussians.log_prob(flat), axis=1) - math.log(self.components)
-        return ExactTerms(-log_prob)
-
-    def trajectory_noise_size(self, steps=None):
-        """How many normal numbers a row `score_trajectory` takes, an int: none."""
-        return 0
-
-    def score_trajectory(self, u, noise=None, steps=None):
-        """Scores pseudoinputs exactly, there being no trajectory.
-
-        Args:
-            u: float32 tensor `[N, d, d, C]`.
-            noise: not used.
-            steps: not used.
-
-        Returns:
-            `TrajectoryScore`: `ExactTerms`, and log r(u) as the log-weight, nats.
-        """
-        terms = self.negative_bound(u)
-        return TrajectoryScore(terms, -terms.cross_entropy)
 
     def sample(self, noise, steps=None, temperature=1.0):
         """Draws pseudoinputs: a component, then its Gaussian.
@@ -89,9 +63,6 @@ class MixturePrior(keras.layers.Layer):
         mean = tf.reshape(tf.gather(self.means, component), [-1, *self.shape])
         log_var = tf.reshape(tf.gather(self.log_vars, component), [-1, *self.shape])
         return mean + temperature * tf.exp(0.5 * log_var) * tf.reshape(noise[:, 1:], [-1, *self.shape])
-
-    def compute_output_shape(self, u_shape, noise_shape=None):
-        return ((u_shape[0],),)
 
     def get_config(self):
         return {**super().get_config(), "components": self.components}

@@ -1,0 +1,60 @@
+"""What all priors with a density share."""
+
+import keras
+
+from dvpvae_tf.priors.terms import ExactTerms, TrajectoryScore
+
+
+class ExactPrior(keras.layers.Layer):
+    """A prior over pseudoinputs whose density is known: the base of those that have a `log_prob`.
+
+    Called on pseudoinputs it gives `negative_bound`.
+
+    Args:
+        **kwargs: passed to `keras.layers.Layer`. The dtype is float32 always.
+    """
+
+    bound_noise_size = 0  # the density is exact
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def build(self, u_shape, noise_shape=None):
+        self.shape = tuple(u_shape[1:])
+
+    def call(self, u, noise=None, training=False):
+        return self.negative_bound(u)
+
+    def negative_bound(self, u, noise=None, training=False):
+        """-log r(u), exactly.
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`.
+            noise: not used.
+            training: not used.
+
+        Returns:
+            `ExactTerms`, nats.
+        """
+        return ExactTerms(-self.log_prob(u))
+
+    def trajectory_noise_size(self, steps=None):
+        """How many normal numbers a row `score_trajectory` takes, an int: none."""
+        return 0
+
+    def score_trajectory(self, u, noise=None, steps=None):
+        """Scores pseudoinputs exactly, there being no trajectory.
+
+        Args:
+            u: float32 tensor `[N, d, d, C]`.
+            noise: not used.
+            steps: not used.
+
+        Returns:
+            `TrajectoryScore`: `ExactTerms`, and log r(u) as the log-weight, nats.
+        """
+        terms = self.negative_bound(u)
+        return TrajectoryScore(terms, -terms.cross_entropy)
+
+    def compute_output_shape(self, u_shape, noise_shape=None):
+        return ((u_shape[0],),)
