@@ -2,7 +2,7 @@
 
 from dvpvae_tf.distributions import BernoulliLikelihood, DiscretizedLogisticMixtureLikelihood
 from dvpvae_tf.models import DVPVAE
-from dvpvae_tf.priors import DiffusionPrior, MixturePrior, StandardPrior
+from dvpvae_tf.priors import DiffusionPrior, MixturePrior, StandardPrior, VampPrior
 from dvpvae_tf.pseudoinputs import DCTPseudoinput, DownsamplePseudoinput, LearnablePseudoinput
 
 PSEUDOINPUTS = {"dct": DCTPseudoinput, "downsample": DownsamplePseudoinput, "learnable": LearnablePseudoinput}
@@ -26,6 +26,9 @@ def build_model(config, **kwargs):
         likelihood=_likelihood(config),
         pseudoinput=pseudoinput,
         prior=None if pseudoinput is None else _prior(config, pseudoinput, kwargs.get("dtype")),
+        top_prior=VampPrior(config.vamp_components, config.vamp_from_data, name="top_prior")
+        if config.vamp_components
+        else None,
         channels=config.channels,
         hidden_channels=config.hidden_channels,
         latent_channels=config.latent_channels,

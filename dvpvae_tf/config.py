@@ -82,6 +82,10 @@ class ModelConfig(_Settings):
     gamma_max: float = Field(7.0, description="Minus log SNR at t = 1.")
     diffusion_steps: int = Field(50, gt=0, description="Steps T in which the prior samples and scores.")
     prior_components: int = Field(10, gt=0, description="Components of the mixture prior.")
+    vamp_components: int = Field(
+        0, ge=0, description="K of a VampPrior over the top latent (Eq. 7), without pseudoinputs; 0: none."
+    )
+    vamp_from_data: bool = Field(True, description="Its pseudoinputs start as training images, or at random.")
 
     @model_validator(mode="after")
     def _check_scales(self) -> "ModelConfig":
@@ -105,6 +109,8 @@ class ModelConfig(_Settings):
             raise ValueError(f"{self.likelihood} needs image_channels 1 or 3, not {self.image_channels}")
         if mixture and self.encoder_input == "binary":
             raise ValueError("encoder_input binary needs likelihood bernoulli: use encoder_input grey")
+        if self.vamp_components and self.pseudoinput != "none":
+            raise ValueError("vamp_components is for models without pseudoinputs: set pseudoinput none")
         if self.pseudoinput_size > self.image_size:
             raise ValueError(f"pseudoinput_size {self.pseudoinput_size} exceeds image_size {self.image_size}")
         for low, high in (("gamma_min", "gamma_max"), ("pseudoinput_log_var_min", "pseudoinput_log_var_max")):

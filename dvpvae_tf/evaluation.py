@@ -311,7 +311,7 @@ def _scorer(model, encoded_spec, samples, steps, seed, log_weight):
 
         seeds = tf.map_fn(seeds_of, chosen, fn_output_signature=tf.TensorSpec([None, 2], tf.int32))
         # One row for each sample of each image, sample by sample.
-        rows = tf.nest.map_structure(lambda value: _tile(value, num_chosen), encoded)
+        rows = _tile(encoded, num_chosen)
         draw, time_noise = _draw(model, rows, tf.reshape(seeds, [-1, 2]), steps)
         values = _terms(model, draw)
         if steps is not None:
@@ -330,8 +330,15 @@ def _scorer(model, encoded_spec, samples, steps, seed, log_weight):
     return score.get_concrete_function(encoded_spec, tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32))
 
 
-def _tile(value, times):
-    return None if value is None else tf.tile(value, [times, 1, 1, 1])
+def _tile(encoded, times):
+    """Repeats the images; the components of a VampPrior are no images."""
+
+    def tile(value):
+        return None if value is None else tf.tile(value, [times, 1, 1, 1])
+
+    encoding = tf.nest.map_structure(tile, encoded.encoding._replace(top_components=None))
+    encoding = encoding._replace(top_components=encoded.encoding.top_components)
+    return _Encoded(encoding, tile(encoded.target))
 
 
 def _draw(model, rows, seeds, steps):

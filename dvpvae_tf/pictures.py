@@ -159,10 +159,12 @@ def interpolation(model, first, second, columns=10, temperature=LOW_TEMPERATURE,
         and "z".
 
     Raises:
-        ValueError: if there are fewer than two columns, or the images are of another shape.
+        ValueError: if there are fewer than two columns, the images are of another shape, or the model has a VampPrior.
 
     Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, for the spherical interpolation.
     """
+    if model.top_prior is not None:
+        raise ValueError("Under a VampPrior the top latent has no noise to interpolate: take another model.")
     if columns < 2:
         raise ValueError(f"An interpolation needs at least 2 columns, got {columns}.")
     ends = model.prepare(tf.convert_to_tensor(np.stack([first, second])))

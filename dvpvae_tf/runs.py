@@ -35,7 +35,7 @@ def load_model(path, dtype=None):
         raise UserError(f"{file} is damaged or holds no model of this library ({reason})") from error
     if not isinstance(model, DVPVAE):
         raise UserError(f"{file} holds a {type(model).__name__}, not a DVPVAE")
-    if model.pseudoinput is not None and not model.pseudoinput.adapted:
+    if not model.adapted:
         raise UserError(f"{file} holds a model that was never trained: its pseudoinputs are not adapted")
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise UserError(f"{file} holds weights that are not finite: take the model of an earlier or another run")

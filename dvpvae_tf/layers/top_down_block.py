@@ -1,5 +1,6 @@
 """One stochastic layer of the TopDown path (Figure 2b)."""
 
+import math
 from typing import NamedTuple
 
 import keras
@@ -8,6 +9,7 @@ from dvpvae_tf.layers.convolution import convolution
 from dvpvae_tf.layers.res_block import ResBlock
 
 LOG_VAR_RANGE = (-10.0, 1.0)
+LOG_2_PI = math.log(2.0 * math.pi)
 
 
 class TopDownStep(NamedTuple):
@@ -15,7 +17,8 @@ class TopDownStep(NamedTuple):
 
     Features are `[N, h, w, channels]` in the compute dtype, all others `[N, h, w, latent channels]` in float32.
 
-    Where z was drawn from the prior, the posterior's parameters are the prior's, so that its KL is 0.
+    Where z was drawn from the prior, the posterior's parameters are the prior's, so that its KL is 0. Of a block
+    without a prior, the prior's are the posterior's.
     """
 
     features: object
@@ -41,10 +44,22 @@ class TopDownStep(NamedTuple):
         Returns:
             float32 tensor `[N]`, nats; its mean over draws is minus the KL.
         """
-        of_prior = keras.ops.square(self.latent - self.prior_mean) * keras.ops.exp(-self.prior_log_var)
-        of_posterior = keras.ops.square(self.latent - self.posterior_mean) * keras.ops.exp(-self.posterior_log_var)
-        difference = self.posterior_log_var - self.prior_log_var
-        return 0.5 * keras.ops.sum(of_posterior - of_prior + difference, axis=[1, 2, 3])
+        of_prior = _log_density(self.latent, self.prior_mean, self.prior_log_var)
+        of_posterior = _log_density(self.latent, self.posterior_mean, self.posterior_log_var)
+        return keras.ops.sum(of_prior - of_posterior, axis=[1, 2, 3])
+
+    def posterior_log_prob(self):
+        """Computes log q(z_l|z_above, x, u) at the latent drawn.
+
+        Returns:
+            float32 tensor `[N]`, nats.
+        """
+        return keras.ops.sum(_log_density(self.latent, self.posterior_mean, self.posterior_log_var), axis=[1, 2, 3])
+
+
+def _log_density(value, mean, log_var):
+    """That of a Gaussian, element by element."""
+    return -0.5 * (keras.ops.square(value - mean) * keras.ops.exp(-log_var) + log_var + LOG_2_PI)
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -61,20 +76,33 @@ class TopDownBlock(keras.layers.Layer):
         latent_channels: int, channels of z.
         has_output: bool. False leaves out all that only serves the layers below: the last layer when the likelihood
             sees the latents alone (Eq. 18).
+        has_prior: bool. False leaves out the prior: the top layer when a VampPrior takes its place (Eq. 7). Then
+            `encoder_features` must be given.
         residual_gain: float, factor of the starting weights through which the block adds to the features: sqrt(1 / L).
         **kwargs: passed to `keras.layers.Layer`.
     """
 
-    def __init__(self, channels, hidden_channels, latent_channels, has_output=True, residual_gain=1.0, **kwargs):
+    def __init__(
+        self,
+        channels,
+        hidden_channels,
+        latent_channels,
+        has_output=True,
+        has_prior=True,
+        residual_gain=1.0,
+        **kwargs,
+    ):
         super().__init__(autocast=False, **kwargs)  # noise and latents stay float32
         self.channels = channels
         self.hidden_channels = hidden_channels
         self.latent_channels = latent_channels
         self.has_output = has_output
+        self.has_prior = has_prior
         self.residual_gain = residual_gain
         kwargs = {"activation_first": False, "dtype": self.dtype_policy}
-        prior_channels = 2 * latent_channels + (channels if has_output else 0)
-        self.prior = ResBlock(prior_channels, hidden_channels, output_gain=0.0, name="prior", **kwargs)
+        if has_prior:
+            prior_channels = 2 * latent_channels + (channels if has_output else 0)
+            self.prior = ResBlock(prior_channels, hidden_channels, output_gain=0.0, name="prior", **kwargs)
         self.posterior = ResBlock(2 * latent_channels, hidden_channels, output_gain=0.0, name="posterior", **kwargs)
         if has_output:
             self.latent_projection = convolution(
@@ -92,7 +120,8 @@ class TopDownBlock(keras.layers.Layer):
     ):
         shape = tuple(features_shape)
         extra = 0 if condition_shape is None else condition_shape[-1]
-        self.prior.build((*shape[:-1], shape[-1] + extra))
+        if self.has_prior:
+            self.prior.build((*shape[:-1], shape[-1] + extra))
         self.posterior.build(shape)
         if self.has_output:
             self.latent_projection.build((*shape[:-1], self.latent_channels))
@@ -100,12 +129,15 @@ class TopDownBlock(keras.layers.Layer):
 
     def call(self, features, condition=None, encoder_features=None, noise=None, temperature=1.0):
         features = keras.ops.cast(features, self.compute_dtype)
-        prior_mean, prior_log_var, update = self._prior(features, condition)
+        if encoder_features is not None:
+            mean, log_var = self.infer(features, encoder_features)
+            temperature = 1.0
+        if self.has_prior:
+            prior_mean, prior_log_var, update = self._prior(features, condition)
+        else:
+            prior_mean, prior_log_var, update = mean, log_var, 0.0
         if encoder_features is None:
             mean, log_var = prior_mean, prior_log_var
-        else:
-            mean, log_var = self._posterior(features, encoder_features)
-            temperature = 1.0
         latent = mean
         if noise is not None:
             latent = mean + temperature * keras.ops.exp(0.5 * log_var) * noise
@@ -122,7 +154,17 @@ class TopDownBlock(keras.layers.Layer):
         split = 2 * self.latent_channels
         return (*self._gaussian(outputs[..., :split]), outputs[..., split:])
 
-    def _posterior(self, features, encoder_features):
+    def infer(self, features, encoder_features):
+        """The Gaussian q(z_l|z_above, x, u).
+
+        Args:
+            features: tensor `[N, h, w, channels]`, those that enter the block.
+            encoder_features: tensor like `features`, of the bottom-up path.
+
+        Returns:
+            Its mean and log-variance, float32 `[N, h, w, latent channels]`.
+        """
+        features = keras.ops.cast(features, self.compute_dtype)
         features = (features + keras.ops.cast(encoder_features, self.compute_dtype)) / 2**0.5
         return self._gaussian(self.posterior(features))
 
@@ -137,5 +179,6 @@ class TopDownBlock(keras.layers.Layer):
             "hidden_channels": self.hidden_channels,
             "latent_channels": self.latent_channels,
             "has_output": self.has_output,
+            "has_prior": self.has_prior,
             "residual_gain": self.residual_gain,
         }

@@ -37,11 +37,13 @@ class Encoding(NamedTuple):
     """What needs images alone and is computed once for however many draws.
 
     `features` are those of the bottom-up path, a dict from the side of each scale to `[N, side, side, channels]` in the
-    compute dtype; `pseudoinput_mean` is f(x), float32 `[N, d, d, C]`, or None for the Ladder VAE.
+    compute dtype; `pseudoinput_mean` is f(x), float32 `[N, d, d, C]`, or None for the Ladder VAE; `top_components` are
+    those of a VampPrior, a mean and a log-variance `[K, h, w, latent channels]`, or None.
     """
 
     features: dict
     pseudoinput_mean: object
+    top_components: object
 
 
 class Inference(NamedTuple):
@@ -49,7 +51,8 @@ class Inference(NamedTuple):
 
     `pseudoinput` `[N, d, d, C]` is u (None for the Ladder VAE), `kl` and `log_ratio` (log p(z_l) - log q(z_l) at the
     latents drawn) have shape `[N]` a layer, in nats, `latents`, means and log-variances
-    `[N, side, side, latent channels]`, and `likelihood_params` `[N, D, D, parameters]`.
+    `[N, side, side, latent channels]`, and `likelihood_params` `[N, D, D, parameters]`. Under a VampPrior the top layer
+    has the posterior's mean and log-variance for the prior's, and the KL of the draw.
     """
 
     pseudoinput: object
@@ -94,6 +97,7 @@ class DVPVAE(keras.Model):
         likelihood: p(x|z), from `dvpvae_tf.distributions`.
         pseudoinput: r(u|x), a `Pseudoinput`; None for the Ladder VAE.
         prior: r(u), from `dvpvae_tf.priors`; None for the Ladder VAE.
+        top_prior: a `VampPrior` over the top latent, in place of its conditional Gaussian, or None (Table 6).
         channels: int, channels of the features (Table 7: C_in).
         hidden_channels: int, channels of the residual blocks' bottleneck (C_hid).
         latent_channels: int, channels of each z.
@@ -120,6 +124,7 @@ class DVPVAE(keras.Model):
         likelihood,
         pseudoinput=None,
         prior=None,
+        top_prior=None,
         channels=32,
         hidden_channels=32,
         latent_channels=1,
@@ -136,6 +141,7 @@ class DVPVAE(keras.Model):
         self.likelihood = likelihood
         self.pseudoinput = pseudoinput
         self.prior = prior
+        self.top_prior = top_prior
         self.binary_encoder_input = binary_encoder_input
         self.input_mean = input_mean
         self.input_std = input_std
@@ -152,6 +158,7 @@ class DVPVAE(keras.Model):
             latent_channels,
             likelihood.num_parameters(self.image_shape[-1]),
             latent_aggregation,
+            top_prior=top_prior is None,
             dtype=self.dtype_policy,
             name="top_down",
         )
@@ -170,6 +177,8 @@ class DVPVAE(keras.Model):
             )
         if (self.pseudoinput is None) != (self.prior is None):
             raise ValueError("Give both a pseudoinput and its prior, or neither (the Ladder VAE).")
+        if self.pseudoinput is not None and self.top_prior is not None:
+            raise ValueError("Give a pseudoinput or a VampPrior over the top latent, not both.")
 
     def build(self, input_shape):
         self.bottom_up.build(input_shape)
@@ -180,6 +189,8 @@ class DVPVAE(keras.Model):
             if not self.prior.built:
                 self.prior.build((None, *self.pseudoinput.shape))
             condition_shape = (None, *self.image_shape)
+        if self.top_prior is not None and not self.top_prior.built:
+            self.top_prior.build(input_shape)
         self.top_down.build(None, condition_shape=condition_shape)
         self.training_steps = self.add_weight(
             shape=(),
@@ -274,9 +285,18 @@ class DVPVAE(keras.Model):
         Returns:
             `Encoding`.
         """
-        features = self.bottom_up((255.0 * images - self.input_mean) / self.input_std)
         mean = None if self.pseudoinput is None else self.pseudoinput(images)
-        return Encoding(dict(zip(self.top_down.scales, features, strict=True)), mean)
+        if self.top_prior is None:
+            return Encoding(self._features(images), mean, None)
+        # One pass for the images and the pseudoinputs of the VampPrior.
+        features = self._features(tf.concat([images, self.top_prior.pseudoinputs.value], axis=0))
+        rows, top_side = tf.shape(images)[0], self.top_down.sides[0]
+        components = self.top_down.top_posterior(features[top_side][rows:])
+        return Encoding({side: values[:rows] for side, values in features.items()}, mean, components)
+
+    def _features(self, images):
+        features = self.bottom_up((255.0 * images - self.input_mean) / self.input_std)
+        return dict(zip(self.top_down.scales, features, strict=True))
 
     def walk(self, encoding, walk_noise, temperature=1.0):
         """Draws u and then z down the TopDown path: from the posterior at the scales encoded, below from the prior.
@@ -302,11 +322,18 @@ class DVPVAE(keras.Model):
             [step.posterior_log_var for step in steps],
             [step.prior_mean for step in steps],
             [step.prior_log_var for step in steps],
-            [step.kl() for step in steps],
-            [step.log_ratio() for step in steps],
+            *self._divergences(steps, encoding.top_components),
             [step.latent for step in steps],
             parameters,
         )
+
+    def _divergences(self, steps, top_components):
+        """The KL and the log-ratio of each layer; under a VampPrior the KL of the top one is that of the draw."""
+        if self.top_prior is None:
+            return [step.kl() for step in steps], [step.log_ratio() for step in steps]
+        top, *others = steps
+        ratio = self.top_prior.log_prob(top.latent, *top_components) - top.posterior_log_prob()
+        return [-ratio, *(step.kl() for step in others)], [ratio, *(step.log_ratio() for step in others)]
 
     def _kl_u(self, u, bound_noise, training):
         """KL(r(u|x) || r(u)), or its bound: minus the entropy of the first, minus log r(u) (Eq. 15, 17)."""
@@ -336,13 +363,17 @@ class DVPVAE(keras.Model):
         return build_model(load_config(name).model, **kwargs)
 
     def adapt(self, images):
-        """Prepares the pseudoinputs, in one pass: S of Algorithm 1.
+        """Prepares the pseudoinputs, in one pass: S of Algorithm 1, or where those of a VampPrior start.
 
         Args:
             images: `tf.data.Dataset` of batches, or array, `[N, D, D, C]`: uint8, or float32 in [0, 1].
+
+        Raises:
+            ValueError: if there are no images, fewer than a VampPrior has components, or they are of another shape.
         """
-        if self.pseudoinput is not None:
-            self.pseudoinput.adapt(images)
+        for part in (self.pseudoinput, self.top_prior):
+            if part is not None:
+                part.adapt(images)
 
     def infer(self, images, sample=True, seed=0):
         """Infers the pseudoinput and the latents of images.
@@ -395,7 +426,12 @@ class DVPVAE(keras.Model):
             condition = self.pseudoinput.decode(self._sample_prior(seeds, prior_temperature, steps, deterministic))
             pseudoinputs = tf.clip_by_value((condition + 1.0) / 2.0, 0.0, 1.0)
         noise_z = noise.normals(noise.fork(seeds, 1), self.top_down.latent_shapes)
-        parameters, _ = self.top_down(noise_z, condition, temperature=temperature)
+        top_features = None
+        if self.top_prior is not None:
+            chosen = self.top_prior.choose(noise.uniform(noise.fork(seeds, 4), 1)[:, 0])
+            top_features = self._features(chosen)[self.top_down.sides[0]]
+            noise_z[0] *= temperature
+        parameters, _ = self.top_down(noise_z, condition, top_features=top_features, temperature=temperature)
         return Samples(self.likelihood.images(parameters, noise.fork(seeds, 2), temperature), pseudoinputs)
 
     def _sample_prior(self, seeds, temperature, steps, deterministic):
@@ -514,8 +550,13 @@ class DVPVAE(keras.Model):
         Raises:
             ValueError: if `adapt` has not been called.
         """
-        if self.pseudoinput is not None and not self.pseudoinput.adapted:
-            raise ValueError("Call model.adapt(train) first, on the training images: it computes S of Algorithm 1.")
+        if not self.adapted:
+            raise ValueError("Call model.adapt(train) first, on the training images: it prepares the pseudoinputs.")
+
+    @property
+    def adapted(self):
+        """bool, whether all is there that `adapt` prepares."""
+        return all(part is None or part.adapted for part in (self.pseudoinput, self.top_prior))
 
     def reset_metrics(self):
         """Starts the metrics and the count of evaluated images anew."""
@@ -614,6 +655,7 @@ class DVPVAE(keras.Model):
             "hidden_channels": self.bottom_up.hidden_channels,
             "latent_channels": self.top_down.latent_channels,
             "encoder_blocks": self.bottom_up.blocks,
+            "top_prior": keras.saving.serialize_keras_object(self.top_prior),
             "latent_aggregation": self.top_down.latent_aggregation,
             "binary_encoder_input": self.binary_encoder_input,
             "input_mean": self.input_mean,
@@ -631,9 +673,8 @@ class DVPVAE(keras.Model):
         Returns:
             A `DVPVAE`.
         """
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name]) for name in ("likelihood", "pseudoinput", "prior")
-        }
+        names = ("likelihood", "pseudoinput", "prior", "top_prior")
+        parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in names}
         return cls(**{**config, **parts})
 
 

@@ -12,10 +12,10 @@ from dvpvae_tf.pseudoinputs import resize_bilinear
 class TopDown(keras.layers.Layer):
     """The stochastic layers from coarse to fine, and the map from them to the parameters of the likelihood.
 
-    Called as `top_down(noise, condition=None, encoder_features=None, temperature=1.0)`, it walks down once and gives
-    the parameters of the likelihood, float32 `[N, D, D, output_channels]`, and the list of `TopDownStep`s, top layer
-    first. One walk serves all uses: at the scales whose `encoder_features` are given z is drawn from the posterior,
-    elsewhere from the prior.
+    Called as `top_down(noise, condition=None, encoder_features=None, top_features=None, temperature=1.0)`, it walks
+    down once and gives the parameters of the likelihood, float32 `[N, D, D, output_channels]`, and the list of
+    `TopDownStep`s, top layer first. One walk serves all uses: at the scales whose `encoder_features` are given z is
+    drawn from the posterior, elsewhere from the prior; `top_features` are for the top layer alone.
 
     Args:
         image_size: int, D.
@@ -27,6 +27,7 @@ class TopDown(keras.layers.Layer):
         output_channels: int, parameters of the likelihood a pixel.
         latent_aggregation: bool. True lets the likelihood see the sum of all latents (Eq. 18), False the features
             that leave the last layer (Eq. 22).
+        top_prior: bool. False leaves out the top layer's prior, for a VampPrior in its place (Eq. 7).
         **kwargs: passed to `keras.layers.Layer`.
     """
 
@@ -40,6 +41,7 @@ class TopDown(keras.layers.Layer):
         latent_channels,
         output_channels,
         latent_aggregation=True,
+        top_prior=True,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # noise and latents stay float32
@@ -51,6 +53,7 @@ class TopDown(keras.layers.Layer):
         self.latent_channels = latent_channels
         self.output_channels = output_channels
         self.latent_aggregation = latent_aggregation
+        self.top_prior = top_prior
         # The side of each stochastic layer's z, top layer first.
         self.sides = [
             side
@@ -63,6 +66,7 @@ class TopDown(keras.layers.Layer):
                 hidden_channels,
                 latent_channels,
                 has_output=not (latent_aggregation and index == len(self.sides) - 1),
+                has_prior=top_prior or index > 0,
                 residual_gain=len(self.sides) ** -0.5,
                 dtype=self.dtype_policy,
                 name=f"block_{index}",
@@ -73,7 +77,14 @@ class TopDown(keras.layers.Layer):
             self.aggregation = convolution(channels, 1, dtype=self.dtype_policy, name="aggregation")
         self.conv_out = convolution(output_channels, 3, dtype=self.dtype_policy, name="conv_out")
 
-    def build(self, noise_shape, condition_shape=None, encoder_features_shape=None, temperature_shape=None):
+    def build(
+        self,
+        noise_shape,
+        condition_shape=None,
+        encoder_features_shape=None,
+        top_features_shape=None,
+        temperature_shape=None,
+    ):
         for side, block in zip(self.sides, self.blocks, strict=True):
             condition = None if condition_shape is None else (None, side, side, condition_shape[-1])
             block.build((None, side, side, self.channels), condition_shape=condition)
@@ -87,24 +98,38 @@ class TopDown(keras.layers.Layer):
         """The shape `(side, side, channels)` of each stochastic layer's z, top layer first."""
         return [(side, side, self.latent_channels) for side in self.sides]
 
-    def call(self, noise, condition=None, encoder_features=None, temperature=1.0):
-        rows = tf.shape(noise[0])[0]
-        features = tf.ones([rows, self.sides[0], self.sides[0], self.channels], self.compute_dtype)
+    def call(self, noise, condition=None, encoder_features=None, top_features=None, temperature=1.0):
+        features = self._first_features(tf.shape(noise[0])[0])
         conditions = self._pooled(condition)
         encoder_features = encoder_features or {}
         steps = []
         for side, block, layer_noise in zip(self.sides, self.blocks, noise, strict=True):
             features = resize_bilinear(features, side)
+            of_encoder = encoder_features.get(side)
             step = block(
                 features,
                 condition=conditions.get(side),
-                encoder_features=encoder_features.get(side),
+                encoder_features=top_features if not steps and top_features is not None else of_encoder,
                 noise=layer_noise,
                 temperature=temperature,
             )
             features = step.features
             steps.append(step)
         return self._likelihood_parameters(features, [step.latent for step in steps]), steps
+
+    def _first_features(self, rows):
+        return tf.ones([rows, self.sides[0], self.sides[0], self.channels], self.compute_dtype)
+
+    def top_posterior(self, encoder_features):
+        """The Gaussian q(z_L|x).
+
+        Args:
+            encoder_features: tensor `[N, side, side, channels]`, those of the coarsest scale.
+
+        Returns:
+            Its mean and log-variance, float32 `[N, side, side, latent channels]`.
+        """
+        return self.blocks[0].infer(self._first_features(tf.shape(encoder_features)[0]), encoder_features)
 
     def _pooled(self, condition):
         """The decoded pseudoinput at each scale."""
@@ -140,4 +165,5 @@ class TopDown(keras.layers.Layer):
             "latent_channels": self.latent_channels,
             "output_channels": self.output_channels,
             "latent_aggregation": self.latent_aggregation,
+            "top_prior": self.top_prior,
         }

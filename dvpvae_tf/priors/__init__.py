@@ -1,7 +1,8 @@
-"""Priors over pseudoinputs: a bound or density to train with, and a sampler."""
+"""Priors over pseudoinputs: a bound or density to train with, and a sampler. And the VampPrior over the top latent."""
 
 from dvpvae_tf.priors.diffusion import DiffusionPrior, DiffusionTerms
 from dvpvae_tf.priors.mixture import MixturePrior
 from dvpvae_tf.priors.standard import StandardPrior
+from dvpvae_tf.priors.vamp import VampPrior
 
-__all__ = ["DiffusionPrior", "DiffusionTerms", "MixturePrior", "StandardPrior"]
+__all__ = ["DiffusionPrior", "DiffusionTerms", "MixturePrior", "StandardPrior", "VampPrior"]

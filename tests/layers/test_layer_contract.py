@@ -68,6 +68,12 @@ CASES = {
         {"features": FEATURES, "encoder_features": FEATURES, "noise": LATENT},
         STEP_IN_FLOAT32,
     ),
+    "TopDownBlock without prior": Case(
+        TopDownBlock,
+        {"channels": 8, "hidden_channels": 6, "latent_channels": 2, "has_prior": False},
+        {"features": FEATURES, "encoder_features": FEATURES, "noise": LATENT},
+        STEP_IN_FLOAT32,
+    ),
     "TimeEmbedding": Case(TimeEmbedding, {"channels": 16}, {"time": ()}),
     "GroupNorm": Case(GroupNorm, {"groups": 4, "epsilon": 1e-5}, {"inputs": FEATURES}),
     "GroupNorm with modulation": Case(GroupNorm, {"groups": 4}, {"inputs": FEATURES, "scale": (8,), "shift": (8,)}),

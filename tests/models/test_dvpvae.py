@@ -36,6 +36,7 @@ VARIANTS = {
         "mixtures": 3,
     },
     "ladder": {"pseudoinput": "none"},
+    "VampPrior": {"pseudoinput": "none", "vamp_components": 5},
 }
 
 

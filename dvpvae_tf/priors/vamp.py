@@ -1,0 +1,104 @@
+"""The VampPrior over the top latent: the baseline that the paper compares with (Section 2.2, Table 6)."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf.pseudoinputs import ClipWeights, to_unit_range
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class VampPrior(keras.layers.Layer):
+    """K trained images, at each of which the posterior of the top latent is a component of its prior (Eq. 7).
+
+    The model encodes them beside its images, and gives `log_prob` the Gaussians that come of it.
+
+    Args:
+        components: int, K.
+        from_data: bool, whether they start as training images, which `adapt` draws, or at random.
+        **kwargs: passed to `keras.layers.Layer`. The dtype is float32 always.
+    """
+
+    def __init__(self, components=500, from_data=True, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.components = components
+        self.from_data = from_data
+
+    def build(self, image_shape):
+        # Minus one says "not adapted yet": no pixel is negative.
+        start = keras.initializers.Constant(-1.0) if self.from_data else keras.initializers.RandomUniform(0.0, 1.0)
+        self.pseudoinputs = self.add_weight(
+            shape=(self.components, *image_shape[1:]),
+            initializer=start,
+            constraint=ClipWeights(0.0, 1.0),
+            autocast=False,
+            name="pseudoinputs",
+        )
+
+    @property
+    def adapted(self):
+        """bool, whether the pseudoinputs are there."""
+        return bool(np.all(self.pseudoinputs.numpy() >= 0))
+
+    def adapt(self, images, seed=0):
+        """Starts the pseudoinputs as training images, drawn without replacement, if they are to start so.
+
+        Args:
+            images: `tf.data.Dataset` of batches, or array, `[N, D, D, C]`: float32 in [0, 1] or uint8.
+            seed: int, of the draw.
+
+        Raises:
+            ValueError: if there are fewer images than components.
+        """
+        if not self.from_data:
+            return
+        if isinstance(images, tf.data.Dataset):
+            batches = [keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in images]
+            images = np.concatenate(batches) if batches else np.zeros((0, *self.pseudoinputs.shape[1:]))
+        if len(images) < self.components:
+            raise ValueError(f"{self.components} components cannot start from {len(images)} training images.")
+        chosen = np.random.default_rng(seed).permutation(len(images))[: self.components]
+        self.pseudoinputs.assign(to_unit_range(tf.convert_to_tensor(np.asarray(images)[chosen])))
+
+    def log_prob(self, latents, means, log_vars):
+        """The log-density of the mixture of the components with equal weights.
+
+        The squared distances of all latents to all components come from matrix products, in float64 because they are
+        differences of larger numbers.
+
+        Args:
+            latents: float32 tensor `[N, h, w, c]`, z_L.
+            means: float32 tensor `[K, h, w, c]`, those of q(z_L|pseudoinput).
+            log_vars: float32 tensor like `means`.
+
+        Returns:
+            float32 tensor `[N]`, nats.
+        """
+        size = math.prod(latents.shape[1:])
+        z, mean, log_var = (tf.cast(tf.reshape(value, [-1, size]), tf.float64) for value in (latents, means, log_vars))
+        precision = tf.exp(-log_var)
+        distances = (
+            tf.matmul(tf.square(z), precision, transpose_b=True)
+            - 2.0 * tf.matmul(z, mean * precision, transpose_b=True)
+            + tf.reduce_sum(tf.square(mean) * precision, axis=1)
+        )
+        constants = tf.reduce_sum(log_var, axis=1) + size * math.log(2.0 * math.pi)
+        log_prob = tf.reduce_logsumexp(-0.5 * (distances + constants), axis=1) - math.log(self.components)
+        return tf.cast(log_prob, tf.float32)
+
+    def choose(self, uniform):
+        """Picks a component for each row.
+
+        Args:
+            uniform: float32 tensor `[N]` in [0, 1).
+
+        Returns:
+            float32 tensor `[N, D, D, C]` in [0, 1]: their pseudoinputs.
+        """
+        index = tf.minimum(tf.cast(uniform * self.components, tf.int32), self.components - 1)
+        return tf.gather(self.pseudoinputs.value, index)
+
+    def get_config(self):
+        return {**super().get_config(), "components": self.components, "from_data": self.from_data}
