@@ -24,7 +24,10 @@ from dvpvae_tf.config import (
 )
 from dvpvae_tf.errors import UserError
 
-PRESETS = ["cifar10", "mnist", "mnist5k", "mnist_ladder", "omniglot", "omniglot_ladder"]
+PRESETS = [
+    *("cifar10", "cifar10_depth20", "cifar10_depth28", "cifar10_depth36", "cifar10_depth44", "cifar10_vamp"),
+    *("cifar10_vdvae", "mnist", "mnist5k", "mnist_ladder", "mnist_vamp", "omniglot", "omniglot_ladder"),
+]
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 
 # Table 7 as printed: key, MNIST, OMNIGLOT, CIFAR10.
@@ -215,7 +218,7 @@ def test_presets_are_found_where_installed_and_without_tensorflow(tmp_path, conf
 def test_presets_inside_the_package_come_first(tmp_path):
     installed(tmp_path, "dvpvae_tf/configs")
     (tmp_path / "configs").mkdir()
-    assert run_installed(tmp_path, "print(len(list_presets()))").stdout.strip() == "6"
+    assert run_installed(tmp_path, "print(len(list_presets()))").stdout.strip() == str(len(PRESETS))
 
 
 def test_missing_presets_are_told(tmp_path):

@@ -472,6 +472,13 @@ def test_a_pseudoinput_without_a_prior_is_refused():
         ("cifar10", 19_448_338),
         ("mnist_ladder", 598_497),
         ("omniglot_ladder", 1_048_505),
+        ("mnist_vamp", 968_701),
+        ("cifar10_vamp", 20_516_216),
+        pytest.param("cifar10_depth20", 23_712_354, marks=pytest.mark.slow),
+        pytest.param("cifar10_depth28", 31_624_114, marks=pytest.mark.slow),
+        pytest.param("cifar10_depth36", 39_535_874, marks=pytest.mark.slow),
+        pytest.param("cifar10_depth44", 47_447_634, marks=pytest.mark.slow),
+        pytest.param("cifar10_vdvae", 37_823_468, marks=pytest.mark.slow),
     ],
 )
 def test_presets_have_the_papers_number_of_parameters(preset, parameters):
