@@ -165,7 +165,7 @@ def test_written_config_reads_back_equal(name, tmp_path):
     path = tmp_path / "config.yaml"
     write_config(config, path)
     assert load_config(path) == config
-    assert resolved("--config", str(path), shape=COLOUR if name == "cifar10" else GREY) == config
+    assert resolved("--config", str(path), shape=COLOUR if name.startswith("cifar10") else GREY) == config
 
 
 def test_written_config_is_plain_and_in_order(tmp_path):
@@ -417,7 +417,7 @@ def test_cycle_of_bases_is_told(write):
 
 
 def test_unreadable_files_are_told(tmp_path):
-    assert "nothing.yaml: No such file or directory: give a YAML file or a preset (cifar10, mnist," in message(
+    assert "nothing.yaml: No such file or directory: give a YAML file or a preset (cifar10, cifar10_depth20," in message(
         load_config, tmp_path / "nothing.yaml"
     )
     (tmp_path / "model.keras").write_bytes(b"PK\x03\x04\xff\xfe\x80")
@@ -428,7 +428,7 @@ def test_unreadable_files_are_told(tmp_path):
 @pytest.mark.parametrize("call", [load_config, find_preset])
 def test_unknown_preset_is_told(call):
     line = message(call, "mnist_lader")
-    assert line.startswith("unknown preset 'mnist_lader' (did you mean mnist_ladder?): give one of cifar10, mnist")
+    assert line.startswith("unknown preset 'mnist_lader' (did you mean mnist_ladder?): give one of cifar10, cifar10_depth20")
 
 
 def test_mistakes_in_overrides_name_their_key():
