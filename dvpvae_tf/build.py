@@ -33,7 +33,7 @@ def build_model(config, **kwargs):
         hidden_channels=config.hidden_channels,
         latent_channels=config.latent_channels,
         encoder_blocks=config.encoder_blocks,
-        latent_aggregation=config.latent_aggregation,
+        likelihood_input=config.likelihood_input,
         binary_encoder_input=config.encoder_input == "binary",
         input_mean=config.input_mean,
         input_std=config.input_std,

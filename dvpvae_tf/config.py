@@ -57,7 +57,10 @@ class ModelConfig(_Settings):
     channels: int = Field(32, gt=0, description="Feature channels (C_in of Table 7).")
     hidden_channels: int = Field(32, gt=0, description="Channels inside a residual block (C_hid of Table 7).")
     encoder_blocks: int = Field(3, gt=0, description="Residual blocks of the encoder on each scale (N_enc).")
-    latent_aggregation: bool = Field(True, description="The likelihood sees the sum of all latents (Eq. 18).")
+    likelihood_input: Literal["all_latents", "last_latent", "last_features"] = Field(
+        "all_latents",
+        description="What the likelihood sees: all latents (Eq. 18), z_1 (Eq. 21) or the last features (Eq. 22).",
+    )
     likelihood: Literal["bernoulli", "discretized_logistic_mixture"] = Field(
         "bernoulli", description="Distribution of a pixel given the latents."
     )

@@ -118,7 +118,7 @@ def _drop_dead_weights(model, tensors):
     """
     last = model.num_layers - (model.pseudoinput is None)
     block = f"decoder.decoder_blocks.{last}"
-    if not model.top_down.latent_aggregation:
+    if model.top_down.likelihood_input == "last_features":
         return {}
     dropped = {}
     for name in (f"{block}.z_up.weight", f"{block}.z_up.bias"):
@@ -184,7 +184,7 @@ def _sources(model):
     first = 0 if model.pseudoinput is None else 1
     for index, block in enumerate(model.top_down.blocks):
         yield from _top_down_block(f"decoder.decoder_blocks.{first + index}", block)
-    if model.top_down.latent_aggregation:
+    if model.top_down.likelihood_input != "last_features":
         yield from _layer("decoder.z_to_features", model.top_down.aggregation)
     yield from _layer("decoder.post_process.0", model.top_down.conv_out)
     if model.pseudoinput is not None:

@@ -102,7 +102,8 @@ class DVPVAE(keras.Model):
         hidden_channels: int, channels of the residual blocks' bottleneck (C_hid).
         latent_channels: int, channels of each z.
         encoder_blocks: int, residual blocks a scale of the bottom-up path (N_enc).
-        latent_aggregation: bool, whether the likelihood sees all latents (Eq. 18) or the last features (Eq. 22).
+        likelihood_input: str, what the likelihood sees: "all_latents" (Eq. 18: latent aggregation), "last_latent"
+            (Eq. 21) or "last_features" (Eq. 22).
         binary_encoder_input: bool, whether the encoder and the pseudoinput see the likelihood's binary target instead
             of the grey image.
         input_mean: float, subtracted from the pixels in 0..255 before the encoder.
@@ -129,7 +130,7 @@ class DVPVAE(keras.Model):
         hidden_channels=32,
         latent_channels=1,
         encoder_blocks=3,
-        latent_aggregation=True,
+        likelihood_input="all_latents",
         binary_encoder_input=False,
         input_mean=127.5,
         input_std=127.5,
@@ -157,7 +158,7 @@ class DVPVAE(keras.Model):
             hidden_channels,
             latent_channels,
             likelihood.num_parameters(self.image_shape[-1]),
-            latent_aggregation,
+            likelihood_input,
             top_prior=top_prior is None,
             dtype=self.dtype_policy,
             name="top_down",
@@ -656,7 +657,7 @@ class DVPVAE(keras.Model):
             "latent_channels": self.top_down.latent_channels,
             "encoder_blocks": self.bottom_up.blocks,
             "top_prior": keras.saving.serialize_keras_object(self.top_prior),
-            "latent_aggregation": self.top_down.latent_aggregation,
+            "likelihood_input": self.top_down.likelihood_input,
             "binary_encoder_input": self.binary_encoder_input,
             "input_mean": self.input_mean,
             "input_std": self.input_std,

@@ -7,6 +7,8 @@ from dvpvae_tf.layers.convolution import convolution
 from dvpvae_tf.layers.top_down_block import TopDownBlock
 from dvpvae_tf.pseudoinputs import resize_bilinear
 
+LIKELIHOOD_INPUTS = ("all_latents", "last_latent", "last_features")
+
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class TopDown(keras.layers.Layer):
@@ -25,10 +27,13 @@ class TopDown(keras.layers.Layer):
         hidden_channels: int, channels of the residual blocks' bottleneck.
         latent_channels: int, channels of each z.
         output_channels: int, parameters of the likelihood a pixel.
-        latent_aggregation: bool. True lets the likelihood see the sum of all latents (Eq. 18), False the features
-            that leave the last layer (Eq. 22).
+        likelihood_input: str, what the likelihood sees: "all_latents", their sum (Eq. 18: latent aggregation),
+            "last_latent", z_1 alone (Eq. 21), or "last_features", those that leave the last layer (Eq. 22).
         top_prior: bool. False leaves out the top layer's prior, for a VampPrior in its place (Eq. 7).
         **kwargs: passed to `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if `likelihood_input` is none of these.
     """
 
     def __init__(
@@ -40,7 +45,7 @@ class TopDown(keras.layers.Layer):
         hidden_channels,
         latent_channels,
         output_channels,
-        latent_aggregation=True,
+        likelihood_input="all_latents",
         top_prior=True,
         **kwargs,
     ):
@@ -52,7 +57,9 @@ class TopDown(keras.layers.Layer):
         self.hidden_channels = hidden_channels
         self.latent_channels = latent_channels
         self.output_channels = output_channels
-        self.latent_aggregation = latent_aggregation
+        if likelihood_input not in LIKELIHOOD_INPUTS:
+            raise ValueError(f"likelihood_input is {likelihood_input!r}: give one of {', '.join(LIKELIHOOD_INPUTS)}.")
+        self.likelihood_input = likelihood_input
         self.top_prior = top_prior
         # The side of each stochastic layer's z, top layer first.
         self.sides = [
@@ -65,7 +72,7 @@ class TopDown(keras.layers.Layer):
                 channels,
                 hidden_channels,
                 latent_channels,
-                has_output=not (latent_aggregation and index == len(self.sides) - 1),
+                has_output=likelihood_input == "last_features" or index < len(self.sides) - 1,
                 has_prior=top_prior or index > 0,
                 residual_gain=len(self.sides) ** -0.5,
                 dtype=self.dtype_policy,
@@ -73,7 +80,7 @@ class TopDown(keras.layers.Layer):
             )
             for index in range(len(self.sides))
         ]
-        if latent_aggregation:
+        if likelihood_input != "last_features":
             self.aggregation = convolution(channels, 1, dtype=self.dtype_policy, name="aggregation")
         self.conv_out = convolution(output_channels, 3, dtype=self.dtype_policy, name="conv_out")
 
@@ -89,7 +96,7 @@ class TopDown(keras.layers.Layer):
             condition = None if condition_shape is None else (None, side, side, condition_shape[-1])
             block.build((None, side, side, self.channels), condition_shape=condition)
         image = (None, self.image_size, self.image_size)
-        if self.latent_aggregation:
+        if self.likelihood_input != "last_features":
             self.aggregation.build((*image, self.latent_channels))
         self.conv_out.build((*image, self.channels))
 
@@ -140,8 +147,10 @@ class TopDown(keras.layers.Layer):
         return {side: tf.nn.avg_pool2d(condition, factor, factor, "VALID") for side, factor in factors.items()}
 
     def _likelihood_parameters(self, features, latents):
-        if self.latent_aggregation:
+        if self.likelihood_input == "all_latents":
             features = self.aggregation(self._aggregate(latents))
+        elif self.likelihood_input == "last_latent":
+            features = self.aggregation(resize_bilinear(latents[-1], self.image_size))
         else:
             features = resize_bilinear(features, self.image_size)
         return tf.cast(self.conv_out(features), tf.float32)
@@ -164,6 +173,6 @@ class TopDown(keras.layers.Layer):
             "hidden_channels": self.hidden_channels,
             "latent_channels": self.latent_channels,
             "output_channels": self.output_channels,
-            "latent_aggregation": self.latent_aggregation,
+            "likelihood_input": self.likelihood_input,
             "top_prior": self.top_prior,
         }

@@ -85,7 +85,7 @@ CASES = {
     ),
     "TopDown": Case(TopDown, TOP_DOWN, TOP_DOWN_INPUTS, TOP_DOWN_FLOAT32),
     "TopDown without aggregation": Case(
-        TopDown, TOP_DOWN | {"latent_aggregation": False}, TOP_DOWN_INPUTS, TOP_DOWN_FLOAT32
+        TopDown, TOP_DOWN | {"likelihood_input": "last_features"}, TOP_DOWN_INPUTS, TOP_DOWN_FLOAT32
     ),
     "DCTPseudoinput": Case(DCTPseudoinput, {"size": 3}, {"images": (8, 8, 1)}, "all", ("log_var",)),
     "DownsamplePseudoinput": Case(

@@ -19,7 +19,7 @@ LOG_VAR_MAX = -6.0  # where it starts
 VARIANTS = {
     "scalar sigma, no aggregation, binary input": {
         "pseudoinput_sigma": "scalar",
-        "latent_aggregation": False,
+        "likelihood_input": "last_features",
         "encoder_input": "binary",
     },
     "downsample, mixture prior, colour": {
@@ -36,6 +36,7 @@ VARIANTS = {
         "mixtures": 3,
     },
     "ladder": {"pseudoinput": "none"},
+    "z_1 alone": {"likelihood_input": "last_latent", "prior": "standard"},
     "VampPrior": {"pseudoinput": "none", "vamp_components": 5},
 }
 

@@ -76,16 +76,28 @@ def test_likelihood_sees_the_scaled_sum_of_all_upsampled_latents():
 
 
 def test_without_aggregation_the_likelihood_sees_the_last_features():
-    layer = make_top_down(latent_aggregation=False)
+    layer = make_top_down(likelihood_input="last_features")
     parameters, steps = layer(noise(), normal(5, 8, 8, 1), encoder_features())
     expected = layer.conv_out(tf.image.resize(steps[-1].features, (8, 8), method="bilinear"))
     np.testing.assert_allclose(parameters, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("aggregation", [True, False])
-def test_only_an_aggregated_last_block_lacks_its_output(aggregation):
-    blocks = make_top_down(latent_aggregation=aggregation).blocks
-    assert [block.has_output for block in blocks] == [True, True, not aggregation]
+def test_the_likelihood_may_see_the_last_latent_alone():
+    layer = make_top_down(likelihood_input="last_latent")
+    parameters, steps = layer(noise(), normal(5, 8, 8, 1), encoder_features())
+    last = tf.image.resize(steps[-1].latent, (8, 8), method="bilinear")
+    np.testing.assert_allclose(parameters, layer.conv_out(layer.aggregation(last)), rtol=1e-4, atol=1e-4)
+
+
+def test_another_likelihood_input_is_refused():
+    with pytest.raises(ValueError, match="likelihood_input is 'latents': give one of all_latents, last_latent, last_"):
+        make_top_down(likelihood_input="latents")
+
+
+@pytest.mark.parametrize("likelihood_input", ["all_latents", "last_latent", "last_features"])
+def test_only_a_last_block_whose_latent_is_seen_lacks_its_output(likelihood_input):
+    blocks = make_top_down(likelihood_input=likelihood_input).blocks
+    assert [block.has_output for block in blocks] == [True, True, likelihood_input == "last_features"]
     assert {block.residual_gain for block in blocks} == {3**-0.5}
 
 
