@@ -25,6 +25,7 @@ TERMS = {
     "negative_entropy": "minus the entropy of r(u|x)",
 }
 ESTIMATORS = {"iwae": evaluation.iwae, "elbo": evaluation.elbo, "published": evaluation.published}
+FEWEST_FID_IMAGES = 4
 DEFAULT_SAMPLES = {"iwae": 100, "elbo": 1, "published": 100}
 
 
@@ -38,7 +39,7 @@ def parse_arguments(argv=None):
         `argparse.Namespace`.
 
     Raises:
-        UserError: if an option is unknown or a value is wrong.
+        UserError: if an option is unknown, of no use beside the others, or its value is wrong.
     """
     parser = Parser("evaluate", "Estimate -log p(x) of images under a trained model, and show what it is made of.")
     add_model_arguments(parser)
@@ -52,7 +53,12 @@ def parse_arguments(argv=None):
     parser.add_argument("--samples", type=count, metavar="K", help="draws an image (default: 100; of elbo 1)")
     parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: the model's)")
     parser.add_argument("--limit", type=count, metavar="N", help="the first N images alone")
-    parser.add_argument("--batch-size", type=count, default=100, help="rows at a time (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size",
+        type=count,
+        default=100,
+        help="rows at a time; times T, what bounds the memory (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results to this .json file")
     fid = parser.add_argument_group("distances between features of generated and of real images")
     fid.add_argument(
@@ -69,6 +75,11 @@ def parse_arguments(argv=None):
     fid.add_argument("--classifier", type=Path, metavar="FILE", help="a .keras file: loaded, or else trained and saved")
     arguments = parser.parse_args(argv)
     arguments.samples = arguments.samples or DEFAULT_SAMPLES[arguments.estimator]
+    for option, kind in (("inception_weights", "inception"), ("classifier", "classifier")):
+        if getattr(arguments, option) and arguments.fid != kind:
+            parser.error(f"--{option.replace('_', '-')} is for --fid {kind}")
+    if arguments.fid_images < FEWEST_FID_IMAGES:
+        parser.error(f"--fid-images is {arguments.fid_images}: give {FEWEST_FID_IMAGES} or more")
     return arguments
 
 
@@ -79,7 +90,8 @@ def evaluate(arguments):
         arguments: see `parse_arguments`.
 
     Returns:
-        dict: `Evaluation.summary`, and beside it the model, the data and the active units.
+        dict: `Evaluation.summary`, and beside it "active_units", "active_units_per_layer", "model", "dataset",
+        "split", "mixed_precision" and, if asked for, "feature_distances".
 
     Raises:
         UserError: for a mistake that the user can put right.
@@ -89,15 +101,14 @@ def evaluate(arguments):
         raise UserError("this model has no diffusion prior: leave out --steps")
     split = images_of(arguments, model)
     images = split[: arguments.limit]
-    extract = _feature_extractor(arguments, model) if arguments.fid else None
+    # The distances come first: what can go wrong with them must not cost the bound.
+    distances = {"feature_distances": _feature_distances(arguments, model, split)} if arguments.fid else {}
     result = ESTIMATORS[arguments.estimator](
         model, images, arguments.samples, arguments.steps, arguments.seed, arguments.batch_size
     )
     summary = result.summary()
     statistics = evaluation.layer_statistics(model, images, arguments.seed, arguments.batch_size)
     layers = list(summary["kl_z_per_layer"])
-    if extract:
-        summary["feature_distances"] = _feature_distances(arguments, model, split, *extract)
     return summary | {
         "active_units": statistics.all_active_units,
         "active_units_per_layer": dict(zip(layers, statistics.active_units.tolist(), strict=True)),
@@ -105,11 +116,12 @@ def evaluate(arguments):
         "dataset": data_settings(arguments)["name"],
         "split": arguments.split,
         "mixed_precision": arguments.mixed_precision,
+        **distances,
     }
 
 
 def _feature_extractor(arguments, model):
-    """The function from images to their features, and what to call them; found before any long work."""
+    """The function from images to their features, and what to call them."""
     if arguments.fid == "inception":
         inception = feature_distances.load_inception(arguments.inception_weights)
         return functools.partial(feature_distances.inception_features, inception), feature_distances.INCEPTION_LABEL
@@ -135,8 +147,9 @@ def _train_classifier(settings, seed):
     return classifier
 
 
-def _feature_distances(arguments, model, real, extract, label):
+def _feature_distances(arguments, model, real):
     """The distances between images of the data and as many that the model generates."""
+    extract, label = _feature_extractor(arguments, model)
     real = real[: arguments.fid_images]
     print(f"Generating {len(real)} images and computing features")
     generated = model.sample(len(real), seed=arguments.seed, steps=arguments.steps)
@@ -171,10 +184,9 @@ def _bound_table(results):
     table = Table("-log p(x)", box=box.SIMPLE_HEAD, show_edge=False)
     for title in ("nats", "bits per dimension"):
         table.add_column(title, justify="right")
-    bits_per_nat = results["bits_per_dim"]["mean"] / results["nats"]["mean"]
 
     def add(title, value, style=None):
-        numbers = (_plus_minus(value, scale, digits) for scale, digits in ((1.0, 2), (bits_per_nat, 4)))
+        numbers = (_plus_minus(value, scale, digits) for scale, digits in ((1.0, 2), (results["bits_per_nat"], 4)))
         table.add_row(title, *numbers, style=style)
 
     process = "" if results["steps"] is None else f", T = {results['steps']}"

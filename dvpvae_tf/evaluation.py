@@ -83,7 +83,7 @@ class Evaluation:
         steps: int or None, T.
         seed: int.
         seconds: float, with the tracing of the graph.
-        image_samples_per_second: float, without it.
+        image_samples_per_second: float, after the first pass.
         bits_per_nat: float, from nats an image to bits per dimension.
     """
 
@@ -106,7 +106,10 @@ class Evaluation:
         """Gives the means over the images, with their standard errors, as plain numbers.
 
         Returns:
-            dict that JSON can hold: nats, where no other unit is in the name.
+            dict that JSON can hold. In nats, each a dict of "mean" and "standard_error": "nats" (the estimate),
+            "negative_elbo", "continuous_time_negative_elbo", "reconstruction", "kl_z", "kl_u", and dicts of such:
+            "kl_z_per_layer" (from "z_L" to "z_1") and "kl_u_terms"; the same in bits: "bits_per_dim". What the model
+            does not have is left out. Beside them "estimator", "is_bound", "images" and the settings and times.
         """
         numbers = {name: getattr(self, name) for name in ("estimator", "is_bound")}
         numbers["nats"] = _summary(self.estimates)
@@ -122,7 +125,7 @@ class Evaluation:
             numbers["kl_u"] = _summary(sum(self.kl_u.values()))
             numbers["kl_u_terms"] = {name: _summary(values) for name, values in self.kl_u.items()}
         numbers["images"] = len(self.estimates)
-        others = ("samples", "steps", "seed", "seconds", "image_samples_per_second")
+        others = ("samples", "steps", "seed", "seconds", "image_samples_per_second", "bits_per_nat")
         return numbers | {name: getattr(self, name) for name in others}
 
 
@@ -145,18 +148,20 @@ def iwae(model, images, samples=100, steps=None, seed=0, batch_size=100, verbose
 
     Args:
         model: `DVPVAE`.
-        images: uint8 array, or float array in [0, 1], `[N, D, D, C]`.
+        images: uint8 array, or float array in [0, 1], `[N, D, D, C]`, at least one.
         samples: int, K.
         steps: int or None, T of the diffusion process that is scored; None takes the prior's own.
-        seed: int, of all noise. Results depend on it and on the place of an image in `images`, not on the batch size.
-        batch_size: int, rows that go through the model at a time, images times samples; it bounds the memory.
+        seed: int below 2^31, of all noise. Results depend on it and on the place of an image in `images`, not
+            on the batch size.
+        batch_size: int, rows that go through the model at a time, images times samples; it bounds the memory, with T.
         verbose: int, 1 for a progress bar with the estimate so far, 0 for silence.
 
     Returns:
         `Evaluation`.
 
     Raises:
-        ValueError: if a number is below 1, the images are of another shape, or `adapt` has not been called.
+        ValueError: if a number or pixel is out of its range, there are no images or they are of another shape, `steps`
+            is given for a model without a diffusion prior, or `adapt` has not been called.
 
     Source: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016.
     """
@@ -243,17 +248,16 @@ def _published_log_weight(model, draw, steps):
 
 def _evaluate(model, images, samples, steps, seed, batch_size, verbose, name, log_weight):
     """Goes through the images and their samples; `log_weight` is None where the negative ELBO is the estimate."""
+    clock, finished = _Clock(), []
     if min(samples, batch_size, 1 if steps is None else steps) < 1:
         raise ValueError(f"samples, steps and batch_size must be at least 1, got {samples}, {steps} and {batch_size}.")
-    model.check_adapted()
-    steps = (steps or model.prior.steps) if isinstance(model.prior, DiffusionPrior) else None
-    images = np.asarray(images)
+    samples, steps, seed = int(samples), _steps(model, steps), int(seed)
+    images = _checked_images(model, images)
     encode = _encoder(model, images, seed)
     score = _scorer(model, encode.structured_outputs, samples, steps, seed, log_weight)
     progress = keras.utils.Progbar(
         len(images) * samples, verbose=verbose, unit_name="sample", stateful_metrics=["nats"]
     )
-    clock, finished = _Clock(), []
     for first in range(0, len(images), batch_size):
         encoded = encode(tf.constant(images[first : first + batch_size]), tf.constant(first))
         rows, running = len(encoded.target), _Means()
@@ -279,6 +283,27 @@ def _evaluate(model, images, samples, steps, seed, batch_size, verbose, name, lo
     )
 
 
+def _steps(model, steps):
+    """T, or None without a diffusion prior."""
+    if isinstance(model.prior, DiffusionPrior):
+        return int(steps or model.prior.steps)
+    if steps is not None:
+        raise ValueError("This model has no diffusion prior: leave out steps.")
+    return None
+
+
+def _checked_images(model, images):
+    """The images as an array that the model takes; all mistakes are told before any graph is made."""
+    model.check_adapted()
+    images = np.asarray(images)
+    if images.shape[1:] != model.image_shape or len(images) == 0:
+        expected = ", ".join(map(str, model.image_shape))
+        raise ValueError(f"The model takes images [N, {expected}], at least one, got {images.shape}.")
+    if images.dtype != np.uint8 and not (images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1):
+        raise ValueError(f"Images must be uint8, or floats in [0, 1], got {images.dtype}: divide 0..255 by 255.")
+    return images
+
+
 def _describe(name, samples, steps):
     """An estimator in words for tables and files, such as "iwae, K = 100, T = 50"."""
     process = "" if steps is None else f", T = {steps}"
@@ -287,7 +312,6 @@ def _describe(name, samples, steps):
 
 def _encoder(model, images, seed):
     """The function from a batch of the images, the first of them number `first`, to `_Encoded`."""
-    model.prepare(tf.constant(images[:1]))  # tells of a wrong shape before any graph is made
     spec = tf.TensorSpec([None, *images.shape[1:]], images.dtype)
 
     @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int32)])
@@ -402,7 +426,7 @@ class _Means:
 
 
 class _Clock:
-    """Seconds since it was made, and the rate of work, without the first pass, which traces the graph."""
+    """Seconds since it was made, and the rate of work, without the first pass, which warms up."""
 
     def __init__(self):
         self.start = time.perf_counter()
@@ -437,17 +461,17 @@ def layer_statistics(model, images, seed=0, batch_size=100):
 
     Args:
         model: `DVPVAE`.
-        images: array or tensor `[N, D, D, C]`: uint8, or float32 in [0, 1].
+        images: array `[N, D, D, C]`: uint8, or float in [0, 1].
         seed: int, of the noise.
-        batch_size: int, images that go through the model at a time.
+        batch_size: int, at least 1, images that go through the model at a time.
 
     Returns:
         `LayerStatistics`.
 
     Raises:
-        ValueError: if the images are of another shape.
+        ValueError: if there are no images, they are of another shape or range, or `adapt` has not been called.
     """
-    images = np.asarray(images)
+    images = _checked_images(model, images)
     encode = _encoder(model, images, seed)
 
     @tf.function(reduce_retracing=True)

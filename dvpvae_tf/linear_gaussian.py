@@ -19,6 +19,7 @@ from dvpvae_tf.pseudoinputs import DownsamplePseudoinput
 SIDE = 4
 
 
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
 class GaussianDiffusionPrior(DiffusionPrior):
     """The diffusion prior with the best predictor of the noise for u ~ N(mean, variance I), in place of a network.
 
@@ -29,7 +30,7 @@ class GaussianDiffusionPrior(DiffusionPrior):
     """
 
     def __init__(self, mean=0.1, variance=0.09, **kwargs):
-        super().__init__(**kwargs, clip=False)
+        super().__init__(**kwargs | {"clip": False})
         self.mean = mean
         self.variance = variance
 
@@ -64,7 +65,11 @@ class GaussianDiffusionPrior(DiffusionPrior):
             variance = slope**2 * variance + c * sigma_squared[s]
         return mean / alpha[-1], (variance + sigma_squared[-1]) / alpha[-1] ** 2
 
+    def get_config(self):
+        return {**super().get_config(), "mean": self.mean, "variance": self.variance}
 
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
 class GaussianLikelihood:
     """p(x|z) = N(parameters, deviation^2 I) over images in [0, 1].
 
@@ -98,6 +103,11 @@ class GaussianLikelihood:
     def get_config(self):
         """Arguments of the constructor, a dict."""
         return {"deviation": self.deviation}
+
+    @classmethod
+    def from_config(cls, config):
+        """Makes the likelihood from `get_config`."""
+        return cls(**config)
 
 
 def make_linear_gaussian_model(steps=10, deviation=0.15, seed=0):

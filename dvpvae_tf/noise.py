@@ -15,14 +15,19 @@ def row_seeds(seed, stream, first_row, num_rows):
     """Gives each row of a batch a key of its own.
 
     Args:
-        seed: int, the user's seed.
+        seed: int of 32 bits, the user's seed.
         stream: int or int scalar tensor; keeps apart what must not share noise (a training step, an evaluation).
         first_row: int or int scalar tensor, index of the first row in the global batch or data set.
         num_rows: int or int32 scalar tensor, the number of rows.
 
     Returns:
         int32 tensor `[num_rows, 2]`, keys for `normal` or `uniform`: what these draw from one key is not independent.
+
+    Raises:
+        ValueError: if the seed is larger.
     """
+    if not -(2**31) <= seed < 2**31:
+        raise ValueError(f"A seed is a whole number below 2^31, got {seed}.")
     place = tf.stack([tf.constant(seed, tf.int32), tf.cast(stream, tf.int32)])
     # Random, so that the rows of one stream do not run into those of the next.
     key = tf.bitcast(_bits(place[tf.newaxis], 2), tf.int32)[0]

@@ -104,7 +104,7 @@ def partial_reconstructions(model, images, temperature=LOW_TEMPERATURE, seed=0):
 
     Args:
         model: `DVPVAE`.
-        images: array `[columns, D, D, C]`: uint8, or float32 in [0, 1]. It goes to the encoder as it is.
+        images: array `[columns, D, D, C]`: uint8, or float32 in [0, 1].
         temperature: float, factor of the standard deviation of those z that come from their priors.
         seed: int, of the noise; that of an image depends on its place in `images`.
 
@@ -114,11 +114,12 @@ def partial_reconstructions(model, images, temperature=LOW_TEMPERATURE, seed=0):
         "z at 4 x 4" and so on.
 
     Raises:
-        ValueError: if the images are of another shape.
+        ValueError: if the images are of another shape, or `adapt` has not been called.
     """
+    model.check_adapted()
     images = model.prepare(tf.convert_to_tensor(images))
-    encoding = model.encode(images)
     seeds = noise.row_seeds(seed, EVALUATION_STREAM, 0, len(images))
+    encoding = model.encode(model.target(images, seeds) if model.binary_encoder_input else images)
     walk_noise = noise.normals(noise.fork(seeds, 1), model.walk_noise_shapes)
     rows, scales = {"input": images}, model.top_down.scales[::-1]
     for inferred in range(0 if model.pseudoinput else 1, len(scales) + 1):
@@ -159,7 +160,8 @@ def interpolation(model, first, second, columns=10, temperature=LOW_TEMPERATURE,
         and "z".
 
     Raises:
-        ValueError: if there are fewer than two columns, the images are of another shape, or the model has a VampPrior.
+        ValueError: if there are fewer than two columns, the images are of another shape, `adapt` has not been called,
+            or the model has a VampPrior.
 
     Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, for the spherical interpolation.
     """
@@ -167,6 +169,7 @@ def interpolation(model, first, second, columns=10, temperature=LOW_TEMPERATURE,
         raise ValueError("Under a VampPrior the top latent has no noise to interpolate: take another model.")
     if columns < 2:
         raise ValueError(f"An interpolation needs at least 2 columns, got {columns}.")
+    model.check_adapted()
     ends = model.prepare(tf.convert_to_tensor(np.stack([first, second])))
     inference = model.infer(ends, sample=False)
     between = tf.ones([columns - 2, *model.image_shape])

@@ -101,12 +101,12 @@ def _draw(arguments, model, times):
     """The samples, batch by batch, with a progress bar where there are several; notes the time after each batch."""
     drawn = model.sample_in_batches(
         arguments.num,
-        arguments.temperature,
-        arguments.seed,
-        arguments.prior_temperature,
-        arguments.steps,
-        arguments.ddim,
-        arguments.batch_size,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+        prior_temperature=arguments.prior_temperature,
+        steps=arguments.steps,
+        deterministic=arguments.ddim,
+        batch_size=arguments.batch_size,
     )
     several = arguments.num > arguments.batch_size
     progress = keras.utils.Progbar(arguments.num, verbose=int(several), unit_name="image")

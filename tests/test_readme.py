@@ -1,4 +1,4 @@
-"""The README's notebook snippet does what its comments say."""
+"""The README's notebook snippets do what their comments say."""
 
 import os
 import re
@@ -22,12 +22,24 @@ expected = model.evaluate(test, return_dict=True, verbose=0)
 np.testing.assert_allclose(again["negative_elbo"], expected["negative_elbo"], rtol=1e-5)
 """
 
+MORE_IMAGES = "images = next(iter(test)).numpy()[:20]\n"
+MORE_CHECKS = """
+from pathlib import Path
+assert Path("figure4.png").stat().st_size > 1000
+assert list(rows) == ["input", "pseudoinput", "u", "u, z"]
+assert result.estimates.shape == (20,) and result.kl_z.shape == (20, 8)
+assert result.estimates.mean() < result.negative_elbo.mean()
+assert drawn.images.shape == drawn.pseudoinputs.shape == (64, 28, 28, 1)
+"""
+
 
 @pytest.mark.slow
-def test_the_notebook_snippet_works_as_written(tmp_path):
-    snippet = re.search(r"```python\n(import keras, dvpvae_tf.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+def test_the_notebook_snippets_work_as_written(tmp_path):
+    text = README.read_text(encoding="utf-8")
+    starts = ("import keras, dvpvae_tf", "# images: uint8")
+    first, second = (re.search(rf"```python\n({start}.*?)```", text, re.DOTALL)[1] for start in starts)
     result = subprocess.run(
-        [sys.executable, "-c", snippet + CHECKS],
+        [sys.executable, "-c", first + CHECKS + MORE_IMAGES + second + MORE_CHECKS],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(README.parent)},
         capture_output=True,

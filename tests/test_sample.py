@@ -162,7 +162,7 @@ def test_a_folder_is_filled_as_the_images_are_drawn_and_appears_when_it_is_compl
     """The model is a stand-in that looks, before each batch, at what has been written of those before."""
     written = []
 
-    def in_batches(self, num, *others):
+    def in_batches(self, num, **others):
         for _ in range(num // 2):
             written.append(len(os.listdir(".writing-new")))
             assert not Path("new").exists()
@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_nothing_behind(command, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(keras.utils, "save_img", save)
-    monkeypatch.setattr(DVPVAE, "sample_in_batches", lambda *_: [Samples(np.zeros((2, 8, 8, 1)), None)])
+    monkeypatch.setattr(DVPVAE, "sample_in_batches", lambda *_, **__: [Samples(np.zeros((2, 8, 8, 1)), None)])
     for output in ("new", "new.png"):
         with pytest.raises(SystemExit):
             command(num=2, output=output)

@@ -439,8 +439,8 @@ class DVPVAE(keras.Model):
         seeds = noise.fork(seeds, 3)
         if not deterministic:
             return self.prior.sample(noise.normal(seeds, self.prior.sample_noise_size(steps)), steps, temperature)
-        size = self.prior.sample_noise_size(0)
-        return self.prior.sample_deterministic(noise.normal(seeds, size), steps, temperature)
+        drawn = noise.normal(seeds, self.prior.deterministic_noise_size)
+        return self.prior.sample_deterministic(drawn, steps, temperature)
 
     def sample(self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None, deterministic=False):
         """Generates images; image i depends on the seed and i alone.

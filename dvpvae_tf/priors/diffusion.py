@@ -12,6 +12,7 @@ from dvpvae_tf.noise_schedule import LinearNoiseSchedule
 from dvpvae_tf.priors.terms import DiffusionTerms, TrajectoryScore
 
 LOG_2_PI = math.log(2.0 * math.pi)
+STEPS_AT_A_TIME = 50  # in scoring, which bounds the memory
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -27,7 +28,7 @@ class DiffusionPrior(keras.layers.Layer):
         dropout: float, dropout rate of the UNet.
         gamma_min: float, minus the log signal-to-noise ratio at t = 0.
         gamma_max: float, minus the log signal-to-noise ratio at t = 1.
-        steps: int, T: how many steps sampling takes unless told otherwise.
+        steps: int, T: in how many steps it samples and scores unless told otherwise.
         clip: bool, whether predictions of u are clipped to [-1, 1], as they may be where every u lies there.
         **kwargs: passed to `keras.layers.Layer`.
     """
@@ -54,12 +55,17 @@ class DiffusionPrior(keras.layers.Layer):
         """How many normal numbers a row `sample` takes.
 
         Args:
-            steps: int or None, T; 0 counts the noise of `sample_deterministic`.
+            steps: int or None, T.
 
         Returns:
             int.
         """
-        return (2 + (self.steps if steps is None else steps)) * math.prod(self.shape)
+        return (2 + (steps or self.steps)) * math.prod(self.shape)
+
+    @property
+    def deterministic_noise_size(self):
+        """int, how many normal numbers a row `sample_deterministic` takes."""
+        return 2 * math.prod(self.shape)
 
     def call(self, u, noise, training=False):
         return self.negative_bound(u, noise, training)
@@ -96,7 +102,7 @@ class DiffusionPrior(keras.layers.Layer):
 
         The posterior and the model's step have one variance c sigma_s^2 and means c alpha_s u and c alpha_s u_hat
         apart from what they share (Eq. 27 to 29). As the trajectory is known once its noise is, one pass of the UNet
-        scores all T steps.
+        scores all T steps, or 50 of them where there are more.
 
         Args:
             u: float32 tensor `[N, d, d, C]`.
@@ -110,7 +116,9 @@ class DiffusionPrior(keras.layers.Layer):
         fresh = tf.reshape(noise, [-1, 1 + steps, *self.shape])
         states = self.schedule.trajectory(fresh)
         times = tf.constant(1.0 - np.arange(steps) / steps, tf.float32)
-        distance = (u[:, tf.newaxis] - self._predict_along(u, states[:, :-1], times)) * self._step_scales(steps)
+        groups = [slice(start, min(start + STEPS_AT_A_TIME, steps)) for start in range(0, steps, STEPS_AT_A_TIME)]
+        predicted = tf.concat([self._predict_along(u, states[:, group], times[group]) for group in groups], axis=1)
+        distance = (u[:, tf.newaxis] - predicted) * self._step_scales(steps)
         step_kls = 0.5 * _sum_over_all_but_rows(tf.square(distance))
         steps_weight = -step_kls - _sum_over_all_but_rows(distance * fresh[:, 1:])
         terms = DiffusionTerms(step_kls, tf.zeros_like(step_kls) + self._reconstruction(), self.prior_kl(u))
@@ -266,7 +274,7 @@ class DiffusionPrior(keras.layers.Layer):
         Each step keeps the noise that the prediction of u implies: y_s = alpha_s u_hat + sigma_s eps_hat.
 
         Args:
-            noise: float32 tensor `[N, sample_noise_size(0)]`, standard normal.
+            noise: float32 tensor `[N, deterministic_noise_size]`, standard normal.
             steps: int or None, T; None takes the layer's own.
             temperature: float or tensor that broadcasts against u, factor of the standard deviation of r(u|y_0); y_1
                 is not scaled.

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import special
 
 from dvpvae_tf.layers import UNet
@@ -52,6 +53,15 @@ def test_group_norm_is_keras_own(groups):
         layer(x)
         randomise(layer)
     np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    far = 100.0 + normal(2, 5, 5, 16)
+    np.testing.assert_allclose(ours(far), theirs(far), atol=0.02)
+
+
+def test_group_norm_in_bfloat16_loses_no_more_than_its_output_does():
+    exact, rounded = GroupNorm(4), GroupNorm(4, dtype="mixed_bfloat16")
+    x = tf.cast(10.0 + normal(2, 5, 5, 16), "bfloat16")
+    expected = exact(tf.cast(x, "float32"))
+    np.testing.assert_allclose(tf.cast(rounded(x), "float32"), expected, rtol=2**-8, atol=1e-3)
 
 
 def test_block_by_hand():
