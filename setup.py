@@ -20,7 +20,11 @@ setup(
     packages=[*find_packages(include=["dvpvae_tf", "dvpvae_tf.*"]), "dvpvae_tf.configs"],
     # The presets are a folder of their own in the clone, and lie inside the package once it is installed.
     package_dir={"dvpvae_tf.configs": "configs"},
-    package_data={"dvpvae_tf.data": ["checksums.tsv"], "dvpvae_tf.configs": ["*.yaml"]},
+    package_data={
+        "dvpvae_tf": ["experiments.yaml"],
+        "dvpvae_tf.data": ["checksums.tsv"],
+        "dvpvae_tf.configs": ["*.yaml"],
+    },
     install_requires=[
         "keras>=3.15,<4",
         "tensorflow>=2.21,<2.22",

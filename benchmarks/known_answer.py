@@ -43,7 +43,7 @@ def draw(curves, path):
         means, errors = np.transpose(points)
         axes.errorbar(SAMPLES, means, 2 * errors, color=color, marker="o", markersize=3, capsize=2, label=name)
     axes.axhline(0, color="black", linewidth=1)
-    axes.text(SAMPLES[0], -0.05, "-log p(x)", ha="left", va="top")
+    axes.text(SAMPLES[-1], -0.05, "-log p(x)", ha="right", va="top")
     axes.set_xscale("log", base=2)
     axes.set_xticks(SAMPLES, SAMPLES)
     axes.set_xlabel("samples K an image")

@@ -1,0 +1,128 @@
+"""The tables of the paper: what is run for them, and what is written."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from dvpvae_tf import experiments, reproduce
+from dvpvae_tf.config import load_config
+from dvpvae_tf.experiments import Row, Scale
+
+DESCRIBED = experiments.read_experiments()
+ROWS = [row for table in DESCRIBED.tables.values() for row in table.rows]
+
+
+@pytest.mark.parametrize("scale", DESCRIBED.scales)
+def test_every_row_is_a_valid_run_of_its_data_set(scale, tmp_path):
+    names = {}
+    for row in ROWS:
+        config = experiments.row_config(row, DESCRIBED.scales[scale], 3, tmp_path)
+        assert config.dataset == row.data and config.seed == 3 and config.output == str(tmp_path)
+        # Rows of one name are one run; others are other runs.
+        assert names.setdefault(config.name, config) == config
+    assert len(names) == len({(row.config, json.dumps(row.overrides)) for row in ROWS})
+
+
+def test_the_paper_scale_changes_nothing(tmp_path):
+    for row in ROWS:
+        config = experiments.row_config(row, DESCRIBED.scales["paper"], 0, tmp_path)
+        expected = load_config(row.config, row.overrides | {"name": config.name, "output": str(tmp_path)})
+        assert config == expected
+
+
+def test_scale_and_row_both_count(tmp_path):
+    row = Row(data="mnist", system="s", config="mnist", overrides={"model": {"channels": 64}})
+    scale = Scale(samples=1, overrides={"mnist": {"epochs": 2, "model": {"channels": 8, "hidden_channels": 4}}})
+    config = experiments.row_config(row, scale, 1, tmp_path)
+    assert (config.epochs, config.model.channels, config.model.hidden_channels) == (2, 64, 4)
+    assert config.name == "mnist_channels_64_seed1"
+
+
+def test_the_numbers_of_the_paper_are_in_its_text(shared):
+    text = (shared / "paper" / "dvp_vae.md").read_text(encoding="utf-8")
+    text = re.sub(r"\s*\\mathrm\{M\}", "M", text)
+    for row in ROWS:
+        for key, number in row.paper.items():
+            printed = {"active_units": lambda value: f"{100 * value:g}", "parameters": str}
+            shown = printed.get(key, lambda value: f"{value:.2f}")(number)
+            assert re.search(rf"(?<![\d.]){re.escape(shown)}(?!\d)", text), (row.system, key, shown)
+
+
+def test_a_row_has_means_and_deviations_over_the_seeds():
+    row = Row(data="mnist", system="s", config="mnist", paper={"nats": 77.1, "deviation": 0.05, "parameters": "0.7M"})
+    results = [
+        {"nats": 80.0, "bits_per_dim": 0.15, "active_units": 0.9, "parameters": 646371, "published": 70.0},
+        {"nats": 82.0, "bits_per_dim": 0.16, "active_units": 0.8, "parameters": 646371, "published": 71.0},
+    ]
+    cells = experiments.summarise(row, results)
+    assert cells["nats"] == f"81.00 ({np.std([80, 82], ddof=1):.2f})"
+    assert cells["active_units"] == "85.0% (7.1%)" and cells["parameters"] == "646,371"
+    assert cells["paper"] == "77.10 nats (0.05), 0.7M parameters"
+    assert cells["continuous_time_negative_elbo"] == ""
+    assert experiments.summarise(row, results[:1])["nats"] == "80.00"
+
+
+def test_a_table_is_written_three_times(tmp_path):
+    rows = [dict.fromkeys(experiments.COLUMNS, "") | {"data": "mnist", "system": "a, b", "nats": "80.00"}]
+    experiments.write_table(tmp_path / "table", "A title", rows, ["A note."])
+    assert (tmp_path / "table.md").read_text() == (
+        "# A title\n\n| data | system | iwae, nats |\n| --- | --- | --- |\n| mnist | a, b | 80.00 |\n\nA note.\n"
+    )
+    with open(tmp_path / "table.csv", newline="") as file:
+        assert list(csv.reader(file)) == [["data", "system", "iwae, nats"], ["mnist", "a, b", "80.00"]]
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == rows
+
+
+# The command
+
+
+@pytest.fixture
+def at_hand(monkeypatch):
+    """MNIST is there, as random images; nothing else is."""
+
+    def read_images(name, *_):
+        if name != "mnist":
+            raise reproduce.UserError(f"{name} is not here")
+        return tuple(np.random.default_rng(seed).integers(0, 256, (60, 28, 28, 1), "uint8") for seed in range(3))
+
+    monkeypatch.setattr(reproduce, "read_images", read_images)
+
+
+@pytest.mark.slow
+def test_a_smoke_run_writes_its_table_and_is_taken_up_again(at_hand, tmp_path, monkeypatch, capsys):
+    command = ["table5", "--scale", "smoke", "--output", str(tmp_path)]
+    reproduce.main(command)
+    written = (tmp_path / "smoke" / "table5.md").read_text()
+    assert written in capsys.readouterr().out
+    lines = [line for line in written.splitlines() if line.startswith("| mnist")]
+    assert len(lines) == 2 and "77.10 nats (0.05)" in lines[1] and "78.85 nats (0.24)" in lines[0]
+    assert "omniglot was not run: omniglot is not here" in written
+    assert "2 steps, 40 images seen; iwae, K = 2" in written and "not comparable" in written
+    scores = json.loads((tmp_path / "smoke" / "runs" / "mnist_seed0" / "scores.json").read_text())
+    assert scores["images_seen"] == 40 and scores["test_images"] == 8
+    assert f"{scores['nats']:.2f}" in lines[1] and f"{scores['published']:.2f}" in lines[1]
+
+    monkeypatch.setattr(experiments.training, "train", lambda *_, **__: pytest.fail("trained again"))
+    reproduce.main(command)
+    assert (tmp_path / "smoke" / "table5.md").read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("table7", "argument table: invalid choice: 'table7'"),
+        ("table5 --scale huge", "argument --scale: invalid choice: 'huge'"),
+        ("table5 --seeds 0,x", "argument --seeds: x is not a whole number from 0"),
+        ("table3 --data mnist", "table3 has no rows of mnist"),
+        ("table3", "cifar10 is not here"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(at_hand, options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main([*options.split(), "--output", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
