@@ -216,6 +216,7 @@ training.train(load_config("mnist5k", settings), (images[:40], images[40:51], im
 """
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one_does(tmp_path, tiny_settings):
     """Same global batch, a clip that acts at every step, an uneven validation set: the same curve."""
     curves = {}
