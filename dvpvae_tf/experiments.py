@@ -1,4 +1,4 @@
-"""The experiments of the paper's tables: what they train, how that is scored, and the table that comes of it.
+"""The experiments of the paper: what they train, how that is scored, and the table or figure that comes of it.
 
 They are described in `experiments.yaml`, with the paper's numbers.
 """
@@ -15,7 +15,7 @@ import tensorflow as tf
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from dvpvae_tf import evaluation, training
+from dvpvae_tf import evaluation, pictures, training
 from dvpvae_tf.config import load_config
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.runs import load_model
@@ -64,11 +64,18 @@ class Table(_Part):
     rows: Annotated[list[Row], Field(min_length=1)]
 
 
+class Figure(Table):
+    """A figure of the paper, and the name of the function below that draws it."""
+
+    draw: str
+
+
 class Experiments(_Part):
     """All that `experiments.yaml` holds."""
 
     scales: dict[str, Scale]
     tables: dict[str, Table]
+    figures: dict[str, Figure]
 
 
 def read_experiments():
@@ -222,6 +229,69 @@ def _write_csv(path, shown, rows):
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([list(shown.values()), *([row[key] for key in shown] for row in rows)])
+
+
+# What the figures show: rows of images for `pictures.grid`, from the models of all seeds and the test images.
+
+
+def samples_with_pseudoinputs(models, images):
+    """Pseudoinputs, and below them the samples made from them (Figure 3)."""
+    drawn = models[0].sample_with_pseudoinputs(32)
+    return pictures.rows_of_samples(drawn.images, drawn.pseudoinputs, columns=16)
+
+
+def samples(models, images):
+    """Samples (Figure 9)."""
+    return pictures.rows_of_samples(models[0].sample(128), columns=16)
+
+
+def pseudoinputs(models, images):
+    """Pseudoinputs drawn from the prior (Figure 10)."""
+    return pictures.rows_of_samples(models[0].sample_with_pseudoinputs(128).pseudoinputs, columns=16)
+
+
+def partial_reconstructions(models, images):
+    """Reconstructions from u alone, then from ever more latents (Figure 4)."""
+    return list(pictures.partial_reconstructions(models[0], images[:16]).values())
+
+
+def samples_of_one_pseudoinput(models, images):
+    """A column for each seed: a pseudoinput, and below it samples that share it (Figure 6)."""
+    columns = [pictures.samples_of_one_pseudoinput(model) for model in models]
+    return list(np.stack(columns, axis=1))
+
+
+DRAWINGS = {
+    function.__name__: function
+    for function in (
+        samples_with_pseudoinputs,
+        samples,
+        pseudoinputs,
+        partial_reconstructions,
+        samples_of_one_pseudoinput,
+    )
+}
+
+
+def draw_row(figure, row, scale, seeds, images, folder, path):
+    """Draws one row's part of a figure, from the runs that `run_row` has left.
+
+    Args:
+        figure: `Figure`.
+        row: `Row`.
+        scale: `Scale`.
+        seeds: list of int.
+        images: uint8 array `[N, D, D, C]`, the test images.
+        folder: path of all runs.
+        path: path of the PNG file to write.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    configs = [row_config(row, scale, seed, folder) for seed in seeds]
+    models = [load_model(Path(config.output) / config.name) for config in configs]
+    rows = DRAWINGS[figure.draw](models, images)
+    write_atomically(path, lambda temporary: pictures.save(temporary, rows))
 
 
 def hardware():

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.models.dvpvae import EVALUATION_STREAM
+from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, SAMPLING_STREAM
 
 TEMPERATURE = 0.7
 PRIOR_TEMPERATURE = 0.8
@@ -82,6 +82,35 @@ def rows_of_samples(images, pseudoinputs=None, columns=8):
     missing = -len(tiles) % columns
     tiles = np.pad(tiles, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=WHITE)
     return np.split(tiles, len(tiles) // columns)
+
+
+def samples_of_one_pseudoinput(model, rows=5, temperature=1.0, prior_temperature=1.0, seed=0):
+    """Draws one pseudoinput from the prior and images that share it (Figure 6).
+
+    Args:
+        model: `DVPVAE` with pseudoinputs.
+        rows: int, how many images.
+        temperature: float, factor of the standard deviation of every p(z_l|...).
+        prior_temperature: float, factor of the noise of the prior over u.
+        seed: int.
+
+    Returns:
+        float32 array `[1 + rows, D, D, C]` in [0, 1]: the pseudoinput, then the images.
+
+    Raises:
+        ValueError: if the model has no pseudoinputs, or `adapt` has not been called.
+    """
+    model.check_adapted()
+    if model.pseudoinput is None:
+        raise ValueError("This model has no pseudoinputs: take another.")
+    keys = noise.row_seeds(seed, SAMPLING_STREAM, 0, rows)
+    size = model.prior.sample_noise_size()
+    condition = model.pseudoinput.decode(
+        model.prior.sample(noise.normal(noise.fork(keys[:1], 3), size), temperature=prior_temperature)
+    )
+    noise_z = noise.normals(noise.fork(keys, 1), model.top_down.latent_shapes)
+    images = _generate(model, noise_z, tf.repeat(condition, rows, axis=0), temperature)
+    return np.concatenate([_to_picture(condition), images])
 
 
 def reconstructions(model, images):

@@ -1,6 +1,7 @@
-"""The command `python -m dvpvae_tf.reproduce`: runs a table of the paper and lays the results beside its numbers."""
+"""The command `python -m dvpvae_tf.reproduce`: runs a table or figure of the paper, the paper's numbers beside ours."""
 
 import argparse
+import re
 from pathlib import Path
 
 from dvpvae_tf import experiments
@@ -18,14 +19,16 @@ def parse_arguments(argv=None):
         argv: list of str; by default the arguments of the process.
 
     Returns:
-        `argparse.Namespace` with `table`, `scale`, `seeds`, `data`, `output`, `data_dir` and `omniglot_mat`.
+        `argparse.Namespace` with `what`, `scale`, `seeds`, `data`, `output`, `data_dir` and `omniglot_mat`.
 
     Raises:
         UserError: if an option is unknown or a value is wrong.
     """
     described = experiments.read_experiments()
-    parser = Parser("reproduce", "Run a table of the paper, and write it with the paper's numbers beside ours.")
-    parser.add_argument("table", choices=described.tables)
+    parser = Parser(
+        "reproduce", "Run a table or figure of the paper, and write it, with the paper's numbers beside ours."
+    )
+    parser.add_argument("what", choices=[*described.tables, *described.figures])
     parser.add_argument("--scale", choices=described.scales, default="cpu", help="default: %(default)s")
     parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2,3 (default: four, of cpu two, of smoke one)")
     parser.add_argument("--data", help="the rows of this data set alone")
@@ -44,7 +47,7 @@ def _seeds(text):
 
 
 def reproduce(arguments, verbose="auto"):
-    """Runs what is missing of a table and writes it.
+    """Runs what is missing of a table or figure and writes it: of a figure, the scores of its models and the pictures.
 
     Args:
         arguments: see `parse_arguments`.
@@ -54,13 +57,14 @@ def reproduce(arguments, verbose="auto"):
         Path of the Markdown file.
 
     Raises:
-        UserError: for a mistake that the user can put right, such as when no data set of the table is at hand.
+        UserError: for a mistake that the user can put right, such as when no data set that it needs is at hand.
     """
     described = experiments.read_experiments()
-    table, scale = described.tables[arguments.table], described.scales[arguments.scale]
-    rows = [row for row in table.rows if arguments.data in (None, row.data)]
+    scale = described.scales[arguments.scale]
+    experiment = (described.tables | described.figures)[arguments.what]
+    rows = [row for row in experiment.rows if arguments.data in (None, row.data)]
     if not rows:
-        raise UserError(f"{arguments.table} has no rows of {arguments.data}")
+        raise UserError(f"{arguments.what} has no rows of {arguments.data}")
     folder = arguments.output / arguments.scale
     data, missing = _read_data(arguments, {row.data for row in rows})
     done = []
@@ -70,10 +74,18 @@ def reproduce(arguments, verbose="auto"):
             for number in arguments.seeds
         ]
         done.append((row, results))
-    name = arguments.table if arguments.data is None else f"{arguments.table}_{arguments.data}"
-    title = f"Table {arguments.table.removeprefix('table')}: {table.title} ({arguments.scale} scale)"
+    name = arguments.what if arguments.data is None else f"{arguments.what}_{arguments.data}"
+    title = re.sub(r"(\D+)(\d+)", r"\1 \2", arguments.what).capitalize()
+    shown = []
+    if arguments.what in described.figures:
+        for number, (row, _) in enumerate(done, 1):
+            picture = folder / f"{name}_{number}.png"
+            test = data[row.data][2]
+            experiments.draw_row(experiment, row, scale, arguments.seeds, test, folder / "runs", picture)
+            shown.append(f"{row.data}, {row.system}: ![{experiment.title}]({picture.name})\n")
     cells = [experiments.summarise(row, results) for row, results in done]
-    experiments.write_table(folder / name, title, cells, [*_notes(arguments, done), *missing])
+    title = f"{title}: {experiment.title} ({arguments.scale} scale)"
+    experiments.write_table(folder / name, title, cells, [*shown, *_notes(arguments, done), *missing])
     return (folder / name).with_suffix(".md")
 
 

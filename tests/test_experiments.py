@@ -6,13 +6,15 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dvpvae_tf import experiments, reproduce
+from dvpvae_tf import experiments, reproduce, runs
+from dvpvae_tf import pictures as pictures_of
 from dvpvae_tf.config import load_config
 from dvpvae_tf.experiments import Row, Scale
 
 DESCRIBED = experiments.read_experiments()
-ROWS = [row for table in DESCRIBED.tables.values() for row in table.rows]
+ROWS = [row for part in (DESCRIBED.tables, DESCRIBED.figures) for table in part.values() for row in table.rows]
 
 
 @pytest.mark.parametrize("scale", DESCRIBED.scales)
@@ -110,10 +112,37 @@ def test_a_smoke_run_writes_its_table_and_is_taken_up_again(at_hand, tmp_path, m
     assert (tmp_path / "smoke" / "table5.md").read_text() == written
 
 
+@pytest.mark.slow
+def test_a_figure_is_drawn_from_the_models_of_all_seeds(at_hand, tmp_path):
+    reproduce.main(["figure6", "--scale", "smoke", "--seeds", "0,1", "--output", str(tmp_path)])
+    folder = tmp_path / "smoke"
+    written = (folder / "figure6.md").read_text()
+    assert "Means over the seeds 0, 1" in written
+    pictures = [np.asarray(Image.open(folder / f"figure6_{number}.png")) for number in (1, 2)]
+    assert all(f"figure6_{number}.png" in written for number in (1, 2))
+    # A column for each seed, a pseudoinput and five samples below one another, 28 pixels twice enlarged.
+    assert pictures[0].shape == (2 * (6 * 30 + 2), 2 * (2 * 30 + 2)) and np.ptp(pictures[0]) > 0
+    models = [runs.load_model(folder / "runs" / f"mnist_seed{seed}") for seed in (0, 1)]
+    columns = [pictures_of.samples_of_one_pseudoinput(model) for model in models]
+    assert np.abs(columns[0][0] - columns[1][0]).max() > 0.01
+
+
+@pytest.mark.parametrize("figure", DESCRIBED.figures.values(), ids=list(DESCRIBED.figures))
+def test_what_each_figure_draws(figure, tiny, images):
+    models = [tiny(seed=seed) for seed in (0, 1)]
+    for model in models:
+        model.adapt(images())
+    rows = experiments.DRAWINGS[figure.draw](models, images())
+    assert pictures_of.grid(rows).ndim == 3
+    expected = {"figure6": (6, 2), "figure4": (5, 12), "figure3": (2, 16), "figure9": (8, 16), "figure10": (8, 16)}
+    name = next(name for name, value in DESCRIBED.figures.items() if value is figure)
+    assert (len(rows), len(rows[0])) == expected[name]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("table7", "argument table: invalid choice: 'table7'"),
+        ("table7", "argument what: invalid choice: 'table7'"),
         ("table5 --scale huge", "argument --scale: invalid choice: 'huge'"),
         ("table5 --seeds 0,x", "argument --seeds: x is not a whole number from 0"),
         ("table3 --data mnist", "table3 has no rows of mnist"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from dvpvae_tf import pictures
@@ -201,3 +202,17 @@ def test_pictures_of_a_model_in_bfloat16_are_much_the_same(tiny, images):
         assert list(one) == list(other)
         for name in one:
             np.testing.assert_allclose(one[name], other[name], atol=0.02)
+
+
+def test_samples_of_one_pseudoinput_share_it_and_nothing_else(tiny, images):
+    model = tiny()
+    model.adapt(images())
+    for index, weight in enumerate(model.trainable_variables):
+        weight.assign_add(0.1 * tf.random.stateless_normal(weight.shape, (index, 0)))
+    column = pictures.samples_of_one_pseudoinput(model, rows=4, seed=3)
+    assert column.shape == (5, 8, 8, 1) and column.min() >= 0 and column.max() <= 1
+    drawn = model.sample_with_pseudoinputs(4, seed=3)
+    np.testing.assert_allclose(column[:2], [drawn.pseudoinputs[0], drawn.images[0]], atol=1e-4)
+    assert len(np.unique(column[1:].round(5), axis=0)) == 4
+    with pytest.raises(ValueError, match="no pseudoinputs"):
+        pictures.samples_of_one_pseudoinput(tiny(pseudoinput="none"))
