@@ -36,7 +36,7 @@ assert drawn.images.shape == drawn.pseudoinputs.shape == (64, 28, 28, 1)
 @pytest.mark.slow
 def test_the_notebook_snippets_work_as_written(tmp_path):
     text = README.read_text(encoding="utf-8")
-    starts = ("import keras, dvpvae_tf", "# images: uint8")
+    starts = ("import keras, dvpvae_tf", "from dvpvae_tf import evaluation")
     first, second = (re.search(rf"```python\n({start}.*?)```", text, re.DOTALL)[1] for start in starts)
     result = subprocess.run(
         [sys.executable, "-c", first + CHECKS + MORE_IMAGES + second + MORE_CHECKS],
