@@ -30,6 +30,9 @@ COLUMNS = {
     "continuous_time_negative_elbo": "negative ELBO, continuous time, nats",
     "published": "published estimate (not a bound), nats",
     "active_units": "active units",
+    "epoch_seconds": "seconds an epoch",
+    "memory_gb": "peak memory, GB",
+    "sample_seconds": "seconds for 1,000 samples",
     "paper": "the paper",
 }
 
@@ -70,12 +73,27 @@ class Figure(Table):
     draw: str
 
 
+class CostScale(_Part):
+    """How carefully costs are measured, and on which settings."""
+
+    timed_steps: int
+    timed_images: int
+    overrides: dict[str, dict[str, Any]] = {}
+
+
+class CostTable(Table):
+    """A table of the paper that compares costs."""
+
+    scales: dict[str, CostScale]
+
+
 class Experiments(_Part):
     """All that `experiments.yaml` holds."""
 
     scales: dict[str, Scale]
     tables: dict[str, Table]
     figures: dict[str, Figure]
+    costs: dict[str, CostTable]
 
 
 def read_experiments():
@@ -125,7 +143,7 @@ def row_config(row, scale, seed, folder):
 
     Args:
         row: `Row`.
-        scale: `Scale`.
+        scale: `Scale` or `CostScale`.
         seed: int.
         folder: path of all runs.
 
@@ -143,6 +161,18 @@ def _flatten(settings, prefix=""):
     for key, value in settings.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def as_text(settings):
+    """Settings in a line.
+
+    Args:
+        settings: dict, nested as in a config.
+
+    Returns:
+        str, such as "batch_size 16, model.channels 8".
+    """
+    return ", ".join(f"{key} {value}" for key, value in _flatten(settings).items())
 
 
 def _merge(base, changes):
@@ -184,7 +214,14 @@ def summarise(row, results):
 
 
 def _of_paper(numbers):
-    units = {"nats": "{:.2f} nats", "bits_per_dim": "{:.2f} bits per dimension", "active_units": "{:.1%} active"}
+    units = {
+        "nats": "{:.2f} nats",
+        "bits_per_dim": "{:.2f} bits per dimension",
+        "active_units": "{:.1%} active",
+        "epoch_seconds": "{:.0f} s an epoch",
+        "memory_gb": "{:.0f} GB",
+        "sample_seconds": "{:.1f} s for 1,000 samples",
+    }
     parts = [pattern.format(numbers[key]) for key, pattern in units.items() if key in numbers]
     if "deviation" in numbers:
         parts[0] += f" ({numbers['deviation']:.2f})"

@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from dvpvae_tf import experiments
+from dvpvae_tf import costs, experiments
 from dvpvae_tf.command_line import Parser, seed
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError, told_in_one_line
@@ -28,7 +28,7 @@ def parse_arguments(argv=None):
     parser = Parser(
         "reproduce", "Run a table or figure of the paper, and write it, with the paper's numbers beside ours."
     )
-    parser.add_argument("what", choices=[*described.tables, *described.figures])
+    parser.add_argument("what", choices=[*described.tables, *described.figures, *described.costs])
     parser.add_argument("--scale", choices=described.scales, default="cpu", help="default: %(default)s")
     parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2,3 (default: four, of cpu two, of smoke one)")
     parser.add_argument("--data", help="the rows of this data set alone")
@@ -60,33 +60,69 @@ def reproduce(arguments, verbose="auto"):
         UserError: for a mistake that the user can put right, such as when no data set that it needs is at hand.
     """
     described = experiments.read_experiments()
-    scale = described.scales[arguments.scale]
-    experiment = (described.tables | described.figures)[arguments.what]
+    experiment = (described.tables | described.figures | described.costs)[arguments.what]
     rows = [row for row in experiment.rows if arguments.data in (None, row.data)]
     if not rows:
         raise UserError(f"{arguments.what} has no rows of {arguments.data}")
-    folder = arguments.output / arguments.scale
     data, missing = _read_data(arguments, {row.data for row in rows})
-    done = []
-    for row in (row for row in rows if row.data in data):
-        results = [
-            experiments.run_row(row, scale, arguments.scale, number, data[row.data], folder / "runs", verbose)
-            for number in arguments.seeds
-        ]
-        done.append((row, results))
+    rows = [row for row in rows if row.data in data]
+    path = _path(arguments)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {path.parent}: {error.strerror}: give another --output") from error
+    if arguments.what in described.costs:
+        results = _measure(arguments, experiment.scales[arguments.scale], rows, data)
+        notes = _notes_on_costs(arguments, experiment.scales[arguments.scale])
+    else:
+        scale = described.scales[arguments.scale]
+        results = _train(arguments, scale, rows, data, verbose)
+        notes = _notes(arguments, zip(rows, results, strict=True))
+        if arguments.what in described.figures:
+            notes = [*_draw(arguments, experiment, scale, rows, data), *notes]
+    title = re.sub(r"(\d+)", r" \1", arguments.what).capitalize()
+    cells = [experiments.summarise(*pair) for pair in zip(rows, results, strict=True)]
+    experiments.write_table(path, f"{title}: {experiment.title} ({arguments.scale} scale)", cells, [*notes, *missing])
+    return path.with_suffix(".md")
+
+
+def _path(arguments):
+    """The path of what is written, without suffix."""
     name = arguments.what if arguments.data is None else f"{arguments.what}_{arguments.data}"
-    title = re.sub(r"(\D+)(\d+)", r"\1 \2", arguments.what).capitalize()
-    shown = []
-    if arguments.what in described.figures:
-        for number, (row, _) in enumerate(done, 1):
-            picture = folder / f"{name}_{number}.png"
-            test = data[row.data][2]
-            experiments.draw_row(experiment, row, scale, arguments.seeds, test, folder / "runs", picture)
-            shown.append(f"{row.data}, {row.system}: ![{experiment.title}]({picture.name})\n")
-    cells = [experiments.summarise(row, results) for row, results in done]
-    title = f"{title}: {experiment.title} ({arguments.scale} scale)"
-    experiments.write_table(folder / name, title, cells, [*shown, *_notes(arguments, done), *missing])
-    return (folder / name).with_suffix(".md")
+    return arguments.output / arguments.scale / name
+
+
+def _train(arguments, scale, rows, data, verbose):
+    """For each row the results of all seeds."""
+    folder = arguments.output / arguments.scale / "runs"
+    return [
+        [
+            experiments.run_row(row, scale, arguments.scale, each, data[row.data], folder, verbose)
+            for each in arguments.seeds
+        ]
+        for row in rows
+    ]
+
+
+def _measure(arguments, scale, rows, data):
+    """For each row a list of one result."""
+    results = []
+    for row in rows:
+        print(f"measuring {row.data}, {row.system}", flush=True)
+        config = experiments.row_config(row, scale, 0, arguments.output)
+        train = data[row.data][0]
+        results.append([costs.measure_in_new_process(config, train, scale.timed_steps, scale.timed_images)])
+    return results
+
+
+def _draw(arguments, figure, scale, rows, data):
+    """Draws the picture of each row, and gives the lines of Markdown that show them."""
+    path, lines = _path(arguments), []
+    for number, row in enumerate(rows, 1):
+        picture = path.with_name(f"{path.name}_{number}.png")
+        experiments.draw_row(figure, row, scale, arguments.seeds, data[row.data][2], path.parent / "runs", picture)
+        lines.append(f"{row.data}, {row.system}: ![{figure.title}]({picture.name})\n")
+    return lines
 
 
 def _read_data(arguments, names):
@@ -102,8 +138,20 @@ def _read_data(arguments, names):
     return data, missing
 
 
+def _notes_on_costs(arguments, scale):
+    """What one must know to read the costs, as lines of Markdown."""
+    changed = [f"{name}: {experiments.as_text(changes)}." for name, changes in scale.overrides.items()]
+    return [
+        f"- An epoch: the median of {scale.timed_steps} training steps times the steps of the whole training set.",
+        f"- Sampling: {scale.timed_images:,} images in batches of at most 100. Each system in a process of its own.",
+        "- Memory: the peak of the GPU, or of the whole process where there is none.",
+        f"- Hardware: {experiments.hardware()}; the paper's: an A100.",
+        *(f"- Changed settings of {line}" for line in changed if arguments.scale != "paper"),
+    ]
+
+
 def _notes(arguments, done):
-    """What one must know to read the numbers, as lines of Markdown."""
+    """What one must know to read the scores, as lines of Markdown."""
     results = {row.data: results[0] for row, results in done}
     seen = [
         f"{name}: {result['steps']:,} steps, {result['images_seen']:,} images seen; {result['estimator']} on "
