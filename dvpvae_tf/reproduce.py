@@ -180,7 +180,7 @@ def main(argv=None):
     with told_in_one_line():
         path = reproduce(parse_arguments(argv))
         print(path.read_text())
-        print(f"wrote {path}, and beside it .csv and .json; the runs are in {path.parent / 'runs'}")
+        print(f"wrote {path}, and beside it .csv and .json")
 
 
 if __name__ == "__main__":
