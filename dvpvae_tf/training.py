@@ -25,7 +25,7 @@ FREE_TO_CHANGE = {"data_dir", "omniglot_mat", "output", "strategy", "jit_compile
 
 
 class RunFolder:
-    """The files of one run: `config.yaml`, `metrics.csv`, `tensorboard/`, `checkpoints/`, models and pictures.
+    """The files of one run: `config.yaml`, metrics of epochs and steps, `tensorboard/`, `checkpoints/`, models, pictures.
 
     Args:
         config: `TrainConfig` with a name.
@@ -36,6 +36,7 @@ class RunFolder:
         self.path = Path(config.output) / config.name
         self.config_file = self.path / "config.yaml"
         self.metrics = self.path / "metrics.csv"
+        self.gradient_norms = self.path / "gradient_norms.csv"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best.keras"
@@ -104,7 +105,7 @@ class RunFolder:
         return 0
 
     def best_so_far(self, epochs):
-        """The best validation bound of the first epochs, from `metrics.csv`, whose later rows are removed.
+        """The best validation bound of the first epochs, from `metrics.csv`; what was logged of later ones is removed.
 
         Args:
             epochs: int, how many epochs count.
@@ -112,13 +113,20 @@ class RunFolder:
         Returns:
             float, nats; infinity if there are none.
         """
-        if not self.metrics.exists():
-            return np.inf
-        with self.metrics.open(newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
-        rows = [row for row in rows if int(row[0]) < epochs]
-        write_atomically(self.metrics, lambda path: _write_csv(path, [header, *rows]))
+        _keep_epochs(self.gradient_norms, epochs)
+        header, rows = _keep_epochs(self.metrics, epochs)
         return min((float(row[header.index(MONITORED)]) for row in rows), default=np.inf)
+
+
+def _keep_epochs(path, epochs):
+    """Removes the rows of later epochs from a log, and gives its header and the rows that are left."""
+    if not path.exists():
+        return [], []
+    with path.open(newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    rows = [row for row in rows if int(row[0]) < epochs]
+    write_atomically(path, lambda temporary: _write_csv(temporary, [header, *rows]))
+    return header, rows
 
 
 def _write_csv(path, rows):
@@ -171,6 +179,33 @@ class SaveCheckpoint(keras.callbacks.Callback):
         write_atomically(self.folder.checkpoint(epoch + 1), save)
         for old in self.folder.saved_epochs()[2:]:
             self.folder.checkpoint(old).unlink()
+
+
+class LogGradientNorms(keras.callbacks.Callback):
+    """Writes the norm of the gradient at each step, before it is clipped (Figure 7): epoch, step in it, norm.
+
+    Args:
+        folder: `RunFolder`.
+    """
+
+    def __init__(self, folder):
+        super().__init__()
+        self.path = folder.gradient_norms
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts an epoch."""
+        self.norms = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Notes the norm of a step."""
+        self.norms.append(float(self.model.last_gradient_norm.result()))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the norms of an epoch."""
+        header = [] if self.path.exists() else [["epoch", "step", "gradient_norm"]]
+        rows = [[epoch, step, norm] for step, norm in enumerate(self.norms)]
+        with open(self.path, "a", newline="") as file:
+            csv.writer(file).writerows([*header, *rows])
 
 
 class StopWhenNotFinite(keras.callbacks.Callback):
@@ -348,6 +383,7 @@ def _callbacks(folder, model, images, done):
         TensorBoardPictures(folder, averaged, images, config.picture_every_epochs),
         keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
         keras.callbacks.CSVLogger(folder.metrics, append=True),
+        LogGradientNorms(folder),
         SaveCheckpoint(folder),
     ]
     if not config.validate_raw_weights:

@@ -41,7 +41,11 @@ def splits(images):
 
 
 def read_metrics(folder):
-    with open(Path(folder) / "metrics.csv", newline="") as file:
+    return read_csv(Path(folder) / "metrics.csv")
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -67,13 +71,18 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
     folder = tmp_path / "whole"
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "config.yaml", "metrics.csv", "tensorboard", "checkpoints", "best.keras", "last.keras", "samples.png",
+        "config.yaml", "metrics.csv", "gradient_norms.csv", "tensorboard", "checkpoints", "best.keras", "last.keras", "samples.png",
         "reconstructions.png",
     }  # fmt: skip
     assert load_config(folder / "config.yaml") == whole
     rows = read_metrics(folder)
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
     assert float(rows[0]["learning_rate"]) == pytest.approx(0.01)
+    norms = read_csv(folder / "gradient_norms.csv")
+    assert [(int(row["epoch"]), int(row["step"])) for row in norms] == [(e, s) for e in range(3) for s in range(4)]
+    for epoch, row in enumerate(rows):
+        of_epoch = [float(norm["gradient_norm"]) for norm in norms[4 * epoch : 4 * epoch + 4]]
+        assert np.mean(of_epoch) == pytest.approx(float(row["gradient_norm"]), rel=1e-5) and np.std(of_epoch) > 0
 
     # The saved model holds the averaged weights: those whose validation the metrics report.
     model = keras.saving.load_model(folder / "last.keras")
@@ -100,10 +109,13 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
     # A row whose checkpoint was never written must not stay.
     with open(tmp_path / "killed" / "metrics.csv", "a") as file:
         file.write("1" + ",0.5" * (len(rows[0]) - 1) + "\n")
+    with open(tmp_path / "killed" / "gradient_norms.csv", "a") as file:
+        file.write("1,0,0.5\n")
     # Nor must a checkpoint that was being written count.
     (tmp_path / "killed" / "checkpoints" / ".writing-2.weights.h5").write_bytes(b"half")
     resumed = training.train(killed, splits, resume=True, verbose=0)
     assert read_metrics(tmp_path / "killed") == rows
+    assert read_csv(tmp_path / "killed" / "gradient_norms.csv") == norms
     assert resumed == bound
     for name in ("last.keras", "best.keras"):
         pairs = (keras.saving.load_model(tmp_path / run / name).get_weights() for run in ("whole", "killed"))

@@ -209,6 +209,7 @@ class DVPVAE(keras.Model):
         names = ["negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"]
         self.bound_metrics = {name: keras.metrics.Mean(name=name) for name in names}
         self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
+        self.last_gradient_norm = keras.metrics.Mean(name="last_gradient_norm")  # of one step
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
 
     @property
@@ -582,6 +583,8 @@ class DVPVAE(keras.Model):
         counts = tf.cast(finite, tf.float32)  # a skipped step leaves no trace in the means
         self._update_bound_metrics(elbo, weights=tf.fill(tf.shape(elbo.kl_u), counts))
         self.gradient_norm.update_state(_finite_or_zero(gradient_norm), counts)
+        self.last_gradient_norm.reset_state()
+        self.last_gradient_norm.update_state(gradient_norm)
         self.skipped_steps.update_state(1.0 - counts)
         return self._results() | {
             "gradient_norm": self.gradient_norm.result(),
