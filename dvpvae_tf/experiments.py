@@ -4,6 +4,7 @@ They are described in `experiments.yaml`, with the paper's numbers.
 """
 
 import csv
+import itertools
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ import tensorflow as tf
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from dvpvae_tf import evaluation, pictures, training
+from dvpvae_tf import evaluation, training
 from dvpvae_tf.config import load_config
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.runs import load_model
@@ -42,12 +43,12 @@ class _Part(BaseModel):
 
 
 class Scale(_Part):
-    """How large an experiment is run."""
+    """How large an experiment on one data set is run."""
 
     samples: int
     test_images: int | None = None
     train_images: int | None = None
-    overrides: dict[str, dict[str, Any]] = {}
+    overrides: dict[str, Any] = {}
 
 
 class Row(_Part):
@@ -68,9 +69,15 @@ class Table(_Part):
 
 
 class Figure(Table):
-    """A figure of the paper, and the name of the function below that draws it."""
+    """A figure of the paper that shows images, and the name of the function of `drawings` that draws it."""
 
     draw: str
+
+
+class Plot(Figure):
+    """A figure of the paper that plots numbers; each of its rows stands for one with each choice of settings."""
+
+    vary: dict[str, dict[str, list[Any]]] = {}
 
 
 class CostScale(_Part):
@@ -90,9 +97,10 @@ class CostTable(Table):
 class Experiments(_Part):
     """All that `experiments.yaml` holds."""
 
-    scales: dict[str, Scale]
+    scales: dict[str, dict[str, Scale]]
     tables: dict[str, Table]
     figures: dict[str, Figure]
+    plots: dict[str, Plot]
     costs: dict[str, CostTable]
 
 
@@ -106,12 +114,37 @@ def read_experiments():
     return Experiments.model_validate(yaml.safe_load(text))
 
 
+def rows_of(experiment, scale_name):
+    """The rows of a table or figure, one for each choice where it varies settings.
+
+    Args:
+        experiment: `Table`, `Figure`, `Plot` or `CostTable`.
+        scale_name: str.
+
+    Returns:
+        list of `Row`.
+    """
+    vary = getattr(experiment, "vary", {}).get(scale_name, {})
+    choices = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
+    return [_with_settings(row, choice) for row in experiment.rows for choice in choices]
+
+
+def _with_settings(row, settings):
+    """The row with these settings of the model; what its config has already is no change."""
+    if not settings:
+        return row
+    model = load_config(row.config, row.overrides).model
+    changes = {key: value for key, value in settings.items() if getattr(model, key) != value}
+    overrides = _merge(row.overrides, {"model": changes} if changes else {})
+    return row.model_copy(update={"system": ", ".join(map(str, settings.values())), "overrides": overrides})
+
+
 def run_row(row, scale, scale_name, seed, images, folder, verbose="auto"):
     """Trains and scores one system with one seed, or takes up what an earlier call has left.
 
     Args:
         row: `Row`.
-        scale: `Scale`.
+        scale: `Scale` of its data set.
         scale_name: str.
         seed: int.
         images: uint8 arrays `[N, D, D, C]` of the training, validation and test split.
@@ -124,7 +157,7 @@ def run_row(row, scale, scale_name, seed, images, folder, verbose="auto"):
     Raises:
         UserError: for a mistake that the user can put right.
     """
-    config = row_config(row, scale, seed, folder)
+    config = row_config(row, scale.overrides, seed, folder)
     scores = Path(config.output) / config.name / "scores.json"
     if scores.exists():
         return json.loads(scores.read_text())
@@ -138,22 +171,34 @@ def run_row(row, scale, scale_name, seed, images, folder, verbose="auto"):
     return results
 
 
-def row_config(row, scale, seed, folder):
+def row_config(row, overrides, seed, folder):
     """The settings of one run; systems that tables share are one run.
 
     Args:
         row: `Row`.
-        scale: `Scale` or `CostScale`.
+        overrides: dict, the changes of the scale; those of the row win.
         seed: int.
         folder: path of all runs.
 
     Returns:
         `dvpvae_tf.config.TrainConfig`.
     """
-    changes = _flatten(row.overrides)
-    name = "_".join([row.config, *(f"{key.rpartition('.')[2]}_{value}" for key, value in changes.items())])
-    settings = {"seed": seed, "name": f"{name}_seed{seed}", "output": str(folder)}
-    return load_config(row.config, _merge(_merge(scale.overrides.get(row.data, {}), row.overrides), settings))
+    settings = {"seed": seed, "name": run_name(row, seed), "output": str(folder)}
+    return load_config(row.config, _merge(_merge(overrides, row.overrides), settings))
+
+
+def run_name(row, seed):
+    """The name of a run's folder.
+
+    Args:
+        row: `Row`.
+        seed: int.
+
+    Returns:
+        str, such as "mnist_channels_64_seed1".
+    """
+    changes = (f"{key.rpartition('.')[2]}_{value}" for key, value in _flatten(row.overrides).items())
+    return "_".join([row.config, *changes, f"seed{seed}"])
 
 
 def _flatten(settings, prefix=""):
@@ -266,69 +311,6 @@ def _write_csv(path, shown, rows):
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerows([list(shown.values()), *([row[key] for key in shown] for row in rows)])
-
-
-# What the figures show: rows of images for `pictures.grid`, from the models of all seeds and the test images.
-
-
-def samples_with_pseudoinputs(models, images):
-    """Pseudoinputs, and below them the samples made from them (Figure 3)."""
-    drawn = models[0].sample_with_pseudoinputs(32)
-    return pictures.rows_of_samples(drawn.images, drawn.pseudoinputs, columns=16)
-
-
-def samples(models, images):
-    """Samples (Figure 9)."""
-    return pictures.rows_of_samples(models[0].sample(128), columns=16)
-
-
-def pseudoinputs(models, images):
-    """Pseudoinputs drawn from the prior (Figure 10)."""
-    return pictures.rows_of_samples(models[0].sample_with_pseudoinputs(128).pseudoinputs, columns=16)
-
-
-def partial_reconstructions(models, images):
-    """Reconstructions from u alone, then from ever more latents (Figure 4)."""
-    return list(pictures.partial_reconstructions(models[0], images[:16]).values())
-
-
-def samples_of_one_pseudoinput(models, images):
-    """A column for each seed: a pseudoinput, and below it samples that share it (Figure 6)."""
-    columns = [pictures.samples_of_one_pseudoinput(model) for model in models]
-    return list(np.stack(columns, axis=1))
-
-
-DRAWINGS = {
-    function.__name__: function
-    for function in (
-        samples_with_pseudoinputs,
-        samples,
-        pseudoinputs,
-        partial_reconstructions,
-        samples_of_one_pseudoinput,
-    )
-}
-
-
-def draw_row(figure, row, scale, seeds, images, folder, path):
-    """Draws one row's part of a figure, from the runs that `run_row` has left.
-
-    Args:
-        figure: `Figure`.
-        row: `Row`.
-        scale: `Scale`.
-        seeds: list of int.
-        images: uint8 array `[N, D, D, C]`, the test images.
-        folder: path of all runs.
-        path: path of the PNG file to write.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    configs = [row_config(row, scale, seed, folder) for seed in seeds]
-    models = [load_model(Path(config.output) / config.name) for config in configs]
-    rows = DRAWINGS[figure.draw](models, images)
-    write_atomically(path, lambda temporary: pictures.save(temporary, rows))
 
 
 def hardware():

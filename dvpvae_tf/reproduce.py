@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from dvpvae_tf import costs, experiments
+from dvpvae_tf import costs, drawings, experiments
 from dvpvae_tf.command_line import Parser, seed
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError, told_in_one_line
@@ -28,7 +28,7 @@ def parse_arguments(argv=None):
     parser = Parser(
         "reproduce", "Run a table or figure of the paper, and write it, with the paper's numbers beside ours."
     )
-    parser.add_argument("what", choices=[*described.tables, *described.figures, *described.costs])
+    parser.add_argument("what", choices=_all(described))
     parser.add_argument("--scale", choices=described.scales, default="cpu", help="default: %(default)s")
     parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2,3 (default: four, of cpu two, of smoke one)")
     parser.add_argument("--data", help="the rows of this data set alone")
@@ -40,18 +40,21 @@ def parse_arguments(argv=None):
     return arguments
 
 
+def _all(described):
+    return described.tables | described.figures | described.plots | described.costs
+
+
 def _seeds(text):
     if not text:
         raise argparse.ArgumentTypeError("give at least one seed")
     return [seed(part) for part in text.split(",")]
 
 
-def reproduce(arguments, verbose="auto"):
+def reproduce(arguments):
     """Runs what is missing of a table or figure and writes it: of a figure, the scores of its models and the pictures.
 
     Args:
         arguments: see `parse_arguments`.
-        verbose: as in `keras.Model.fit`.
 
     Returns:
         Path of the Markdown file.
@@ -60,8 +63,9 @@ def reproduce(arguments, verbose="auto"):
         UserError: for a mistake that the user can put right, such as when no data set that it needs is at hand.
     """
     described = experiments.read_experiments()
-    experiment = (described.tables | described.figures | described.costs)[arguments.what]
-    rows = [row for row in experiment.rows if arguments.data in (None, row.data)]
+    experiment = _all(described)[arguments.what]
+    rows = experiments.rows_of(experiment, arguments.scale)
+    rows = [row for row in rows if arguments.data in (None, row.data)]
     if not rows:
         raise UserError(f"{arguments.what} has no rows of {arguments.data}")
     data, missing = _read_data(arguments, {row.data for row in rows})
@@ -75,11 +79,12 @@ def reproduce(arguments, verbose="auto"):
         results = _measure(arguments, experiment.scales[arguments.scale], rows, data)
         notes = _notes_on_costs(arguments, experiment.scales[arguments.scale])
     else:
-        scale = described.scales[arguments.scale]
-        results = _train(arguments, scale, rows, data, verbose)
+        results = _train(arguments, described.scales[arguments.scale], rows, data)
         notes = _notes(arguments, zip(rows, results, strict=True))
-        if arguments.what in described.figures:
-            notes = [*_draw(arguments, experiment, scale, rows, data), *notes]
+    if arguments.what in described.figures:
+        notes = [*_draw_images(arguments, experiment, rows, data), *notes]
+    if arguments.what in described.plots:
+        notes = [*_draw_plot(arguments, experiment, rows, results), *notes]
     title = re.sub(r"(\d+)", r" \1", arguments.what).capitalize()
     cells = [experiments.summarise(*pair) for pair in zip(rows, results, strict=True)]
     experiments.write_table(path, f"{title}: {experiment.title} ({arguments.scale} scale)", cells, [*notes, *missing])
@@ -92,13 +97,17 @@ def _path(arguments):
     return arguments.output / arguments.scale / name
 
 
-def _train(arguments, scale, rows, data, verbose):
+def _runs(arguments):
+    """The folder of all runs."""
+    return arguments.output / arguments.scale / "runs"
+
+
+def _train(arguments, scales, rows, data):
     """For each row the results of all seeds."""
-    folder = arguments.output / arguments.scale / "runs"
     return [
         [
-            experiments.run_row(row, scale, arguments.scale, each, data[row.data], folder, verbose)
-            for each in arguments.seeds
+            experiments.run_row(row, scales[row.data], arguments.scale, seed, data[row.data], _runs(arguments))
+            for seed in arguments.seeds
         ]
         for row in rows
     ]
@@ -109,20 +118,32 @@ def _measure(arguments, scale, rows, data):
     results = []
     for row in rows:
         print(f"measuring {row.data}, {row.system}", flush=True)
-        config = experiments.row_config(row, scale, 0, arguments.output)
+        config = experiments.row_config(row, scale.overrides.get(row.data, {}), 0, arguments.output)
         train = data[row.data][0]
         results.append([costs.measure_in_new_process(config, train, scale.timed_steps, scale.timed_images)])
     return results
 
 
-def _draw(arguments, figure, scale, rows, data):
+def _draw_images(arguments, figure, rows, data):
     """Draws the picture of each row, and gives the lines of Markdown that show them."""
     path, lines = _path(arguments), []
     for number, row in enumerate(rows, 1):
         picture = path.with_name(f"{path.name}_{number}.png")
-        experiments.draw_row(figure, row, scale, arguments.seeds, data[row.data][2], path.parent / "runs", picture)
+        drawings.save_images(picture, figure.draw, _run_folders(arguments, row), data[row.data][2])
         lines.append(f"{row.data}, {row.system}: ![{figure.title}]({picture.name})\n")
     return lines
+
+
+def _draw_plot(arguments, plot, rows, results):
+    """Draws a plot, and gives the lines of Markdown that show it."""
+    picture = _path(arguments).with_suffix(".png")
+    folders = [_run_folders(arguments, row) for row in rows]
+    drawings.save_plot(picture, plot.draw, list(zip(rows, folders, results, strict=True)))
+    return [f"![{plot.title}]({picture.name})\n"]
+
+
+def _run_folders(arguments, row):
+    return [_runs(arguments) / experiments.run_name(row, seed) for seed in arguments.seeds]
 
 
 def _read_data(arguments, names):

@@ -25,7 +25,7 @@ FREE_TO_CHANGE = {"data_dir", "omniglot_mat", "output", "strategy", "jit_compile
 
 
 class RunFolder:
-    """The files of one run: `config.yaml`, metrics of epochs and steps, `tensorboard/`, `checkpoints/`, models, pictures.
+    """The files of one run: `config.yaml`, metrics of epochs and steps, `tensorboard/`, `checkpoints/`, models, images.
 
     Args:
         config: `TrainConfig` with a name.

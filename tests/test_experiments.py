@@ -6,22 +6,27 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from dvpvae_tf import experiments, reproduce, runs
+from dvpvae_tf import drawings, experiments, reproduce, runs
 from dvpvae_tf import pictures as pictures_of
 from dvpvae_tf.config import load_config
 from dvpvae_tf.experiments import Row, Scale
 
 DESCRIBED = experiments.read_experiments()
-ROWS = [row for part in (DESCRIBED.tables, DESCRIBED.figures) for table in part.values() for row in table.rows]
+TRAINED = DESCRIBED.tables | DESCRIBED.figures | DESCRIBED.plots
+
+
+def rows_at(scale):
+    return [row for experiment in TRAINED.values() for row in experiments.rows_of(experiment, scale)]
 
 
 @pytest.mark.parametrize("scale", DESCRIBED.scales)
 @pytest.mark.parametrize("table", DESCRIBED.costs.values(), ids=list(DESCRIBED.costs))
 def test_every_row_of_costs_has_the_papers_size_but_for_the_smallest_scale(table, scale, tmp_path):
     for row in table.rows:
-        config = experiments.row_config(row, table.scales[scale], 0, tmp_path)
+        config = experiments.row_config(row, table.scales[scale].overrides.get(row.data, {}), 0, tmp_path)
         assert config.dataset == row.data
         if scale != "smoke":
             assert config.model == load_config(row.config, row.overrides).model
@@ -29,28 +34,87 @@ def test_every_row_of_costs_has_the_papers_size_but_for_the_smallest_scale(table
 
 @pytest.mark.parametrize("scale", DESCRIBED.scales)
 def test_every_row_is_a_valid_run_of_its_data_set(scale, tmp_path):
-    names = {}
-    for row in ROWS:
-        config = experiments.row_config(row, DESCRIBED.scales[scale], 3, tmp_path)
+    names, rows = {}, rows_at(scale)
+    for row in rows:
+        config = experiments.row_config(row, DESCRIBED.scales[scale][row.data].overrides, 3, tmp_path)
         assert config.dataset == row.data and config.seed == 3 and config.output == str(tmp_path)
         # Rows of one name are one run; others are other runs.
         assert names.setdefault(config.name, config) == config
-    assert len(names) == len({(row.config, json.dumps(row.overrides)) for row in ROWS})
+    assert len(names) == len({(row.config, json.dumps(row.overrides)) for row in rows})
 
 
 def test_the_paper_scale_changes_nothing(tmp_path):
-    for row in ROWS:
-        config = experiments.row_config(row, DESCRIBED.scales["paper"], 0, tmp_path)
+    for row in rows_at("paper"):
+        config = experiments.row_config(row, DESCRIBED.scales["paper"][row.data].overrides, 0, tmp_path)
         expected = load_config(row.config, row.overrides | {"name": config.name, "output": str(tmp_path)})
         assert config == expected
 
 
 def test_scale_and_row_both_count(tmp_path):
     row = Row(data="mnist", system="s", config="mnist", overrides={"model": {"channels": 64}})
-    scale = Scale(samples=1, overrides={"mnist": {"epochs": 2, "model": {"channels": 8, "hidden_channels": 4}}})
-    config = experiments.row_config(row, scale, 1, tmp_path)
+    scale = Scale(samples=1, overrides={"epochs": 2, "model": {"channels": 8, "hidden_channels": 4}})
+    config = experiments.row_config(row, scale.overrides, 1, tmp_path)
     assert (config.epochs, config.model.channels, config.model.hidden_channels) == (2, 64, 4)
     assert config.name == "mnist_channels_64_seed1"
+
+
+def test_a_plot_has_a_row_for_each_choice_and_shares_the_run_of_the_preset():
+    rows = experiments.rows_of(DESCRIBED.plots["figure5"], "paper")
+    assert len(rows) == len({(row.data, row.system) for row in rows}) == 2 * 2 * 2 * 5
+    seven = next(row for row in rows if row.data == "mnist" and row.system == "dct, diffusion, 7")
+    assert (
+        experiments.run_name(seven, 0) == experiments.run_name(DESCRIBED.tables["table1"].rows[0], 0) == "mnist_seed0"
+    )
+    other = next(row for row in rows if row.data == "omniglot" and row.system == "downsample, mixture, 11")
+    model = experiments.row_config(other, {}, 0, "results").model
+    assert (model.pseudoinput, model.prior, model.pseudoinput_size) == ("downsample", "mixture", 11)
+
+
+def points_of(axes):
+    return {
+        line.get_label(): np.transpose(line.get_data()).tolist() for line in axes.lines if len(line.get_xdata()) > 1
+    }
+
+
+def test_figure_5_plots_means_and_deviations_by_size():
+    rows = experiments.rows_of(DESCRIBED.plots["figure5"], "cpu")
+    nats = {row.system: 80.0 + number for number, row in enumerate(row for row in rows if row.data == "mnist")}
+    done = [
+        (row, [], [{"nats": nats[row.system] + each} for each in (-1.0, 1.0)]) for row in rows if row.data == "mnist"
+    ]
+    figure = Figure()
+    drawings.bound_by_size(figure, done)
+    (axes,) = figure.axes
+    assert axes.get_title() == "mnist" and "nats" in axes.get_ylabel()
+    assert len(axes.containers) == 4
+    for bars in axes.containers:
+        expected = [(size, nats[f"{bars.get_label()}, {size}"]) for size in (3, 7, 11)]
+        assert np.transpose(bars.lines[0].get_data()).tolist() == [list(point) for point in expected]
+        (segments,) = (collection.get_segments() for collection in bars.lines[2])
+        assert all(abs(top - bottom) == pytest.approx(2 * 2**0.5) for (_, bottom), (_, top) in segments)
+
+
+def test_figures_7_and_8_plot_what_the_runs_have_logged(tmp_path):
+    rows = experiments.rows_of(DESCRIBED.plots["figure7"], "cpu")[:2]
+    done = []
+    for number, row in enumerate(rows):
+        run = tmp_path / f"run{number}"
+        run.mkdir()
+        (run / "gradient_norms.csv").write_text(f"epoch,step,gradient_norm\n0,0,{number + 5}\n0,1,0.5\n1,0,0.25\n")
+        (run / "metrics.csv").write_text(f"epoch,bits_per_dim,val_bits_per_dim\n0,{number + 6},7\n1,4,4.5\n")
+        done.append((row, [run, tmp_path / "second seed"], []))
+    figure = Figure()
+    drawings.gradient_norms(figure, done)
+    assert points_of(figure.axes[0]) == {
+        "L = 20": [[1, 5], [2, 0.5], [3, 0.25]], "L = 28": [[1, 6], [2, 0.5], [3, 0.25]]
+    }  # fmt: skip
+    drawings.save_plot(tmp_path / "figure8.png", "losses", done)
+    assert Image.open(tmp_path / "figure8.png").size == (1080, 480)
+    figure = Figure()
+    drawings.losses(figure, done)
+    training, validation = map(points_of, figure.axes)
+    assert training == {"L = 20": [[1, 6], [2, 4]], "L = 28": [[1, 7], [2, 4]]}
+    assert validation == {"L = 20": [[1, 7], [2, 4.5]], "L = 28": [[1, 7], [2, 4.5]]}
 
 
 def test_the_numbers_of_the_paper_are_in_its_text(shared):
@@ -58,7 +122,7 @@ def test_the_numbers_of_the_paper_are_in_its_text(shared):
     text = re.sub(r"\s*\\mathrm\{M\}", "M", text)
     printed = {"active_units": lambda value: f"{100 * value:g}", "parameters": str}
     printed |= {"epoch_seconds": "{:.0f}s".format, "memory_gb": "{:.0f}".format, "sample_seconds": str}
-    for row in (*ROWS, *DESCRIBED.costs["table6"].rows):
+    for row in (*rows_at("paper"), *DESCRIBED.costs["table6"].rows):
         for key, number in row.paper.items():
             shown = printed.get(key, lambda value: f"{value:.2f}")(number)
             assert re.search(rf"(?<![\d.]){re.escape(shown)}(?!\d)", text), (row.system, key, shown)
@@ -158,12 +222,29 @@ def test_a_figure_is_drawn_from_the_models_of_its_runs(at_hand, tmp_path):
     assert np.abs(pictures[1] - expected[..., 0].astype(float)).max() <= 1
 
 
+@pytest.mark.slow
+def test_a_plot_is_drawn_from_its_runs(at_hand, tmp_path, monkeypatch):
+    plot = DESCRIBED.plots["figure5"]
+    rows = [row for row in plot.rows if row.data == "mnist"]
+    vary = {"smoke": {"pseudoinput": ["dct"], "prior": ["mixture"], "pseudoinput_size": [3, 11]}}
+    small = plot.model_copy(update={"rows": rows, "vary": vary})
+    monkeypatch.setattr(
+        experiments, "read_experiments", lambda: DESCRIBED.model_copy(update={"plots": {"figure5": small}})
+    )
+    reproduce.main(["figure5", "--scale", "smoke", "--output", str(tmp_path)])
+    written = (tmp_path / "smoke" / "figure5.md").read_text()
+    assert "(figure5.png)" in written and "| mnist | dct, mixture, 11 |" in written
+    assert Image.open(tmp_path / "smoke" / "figure5.png").size == (1080, 480)
+    run = runs.load_model(tmp_path / "smoke" / "runs" / "mnist_prior_mixture_pseudoinput_size_3_seed0")
+    assert run.pseudoinput.size == 3
+
+
 @pytest.mark.parametrize("figure", DESCRIBED.figures.values(), ids=list(DESCRIBED.figures))
 def test_what_each_figure_draws(figure, tiny, images):
     models = [tiny(seed=seed) for seed in (0, 1)]
     for model in models:
         model.adapt(images())
-    rows = experiments.DRAWINGS[figure.draw](models, images())
+    rows = drawings.OF_IMAGES[figure.draw](models, images())
     assert pictures_of.grid(rows).ndim == 3
     expected = {"figure6": (6, 2), "figure4": (5, 12), "figure3": (2, 16), "figure9": (8, 16), "figure10": (8, 16)}
     name = next(name for name, value in DESCRIBED.figures.items() if value is figure)

@@ -71,8 +71,8 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
     folder = tmp_path / "whole"
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "config.yaml", "metrics.csv", "gradient_norms.csv", "tensorboard", "checkpoints", "best.keras", "last.keras", "samples.png",
-        "reconstructions.png",
+        "config.yaml", "metrics.csv", "gradient_norms.csv", "tensorboard", "checkpoints", "best.keras", "last.keras",
+        "samples.png", "reconstructions.png",
     }  # fmt: skip
     assert load_config(folder / "config.yaml") == whole
     rows = read_metrics(folder)
