@@ -6,6 +6,14 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
+# The thin server, gRPC, and the requests that an exported model is warmed up with.
+serving = [
+    "starlette>=1,<2",
+    "anyio>=4,<5",
+    "uvicorn>=0.40,<1",
+    "tensorflow-serving-api>=2.21,<2.22",
+    "grpcio>=1.70,<2",
+]
 
 setup(
     name="dvpvae_tf",
@@ -27,6 +35,7 @@ setup(
     },
     install_requires=[
         "keras>=3.15,<4",
+        "keras-tuner[bayesian]>=1.4.8,<2",
         "tensorflow>=2.21,<2.22",
         "tensorflow-probability[tf]>=0.25,<0.26",
         "tensorflow-datasets>=4.9.10,<5",
@@ -41,11 +50,13 @@ setup(
         "pydantic-settings>=2.16,<3",
         "PyYAML>=6,<7",
         "requests>=2.32.2,<3",
+        "urllib3>=2,<3",
         "rich>=13,<16",
     ],
     extras_require={
         # A test builds the package: setuptools 70.1 is the first that can do so without wheel.
-        "test": ["pytest>=9,<10", "ruff==0.17.6", "setuptools>=70.1"],
+        "test": ["pytest>=9,<10", "ruff==0.17.6", "setuptools>=70.1", *serving],
+        "serving": serving,
         "torch": ["torch>=2.6,<3"],  # opens .pt checkpoints; older releases do so unsafely
     },
 )

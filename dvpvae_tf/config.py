@@ -267,7 +267,16 @@ def list_presets() -> list[str]:
     Returns:
         The names, sorted.
     """
-    return sorted(path.stem for path in _presets_folder().glob("*.yaml"))
+    return sorted(path.stem for path in _presets_folder().glob("*.yaml") if path != search_space_file())
+
+
+def search_space_file() -> Path:
+    """The YAML file beside the presets that says what `python -m dvpvae_tf.tune` searches.
+
+    Returns:
+        Path of the file, wherever the package is installed.
+    """
+    return _presets_folder() / "tuning.yaml"
 
 
 def find_preset(name: str) -> Path:

@@ -312,7 +312,8 @@ class DiscretizedLogisticMixtureLikelihood:
             parameters: Decoder outputs [N, H, W, K].
             seeds: int32 [N, 2], one seed an image: an image depends on its own parameters and seed only.
                 Without seeds, the mode is returned.
-            temperature: Scalar that multiplies the scale of every logistic; 0 draws only the components.
+            temperature: Scalar, or [N, 1, 1, 1], that multiplies the scale of every logistic; 0 draws only the
+                components.
 
         Returns:
             float32 [N, H, W, C] in [0, 1].
@@ -323,9 +324,10 @@ class DiscretizedLogisticMixtureLikelihood:
         if seeds is None:
             values = self.distribution(parameters).mode()
         else:
+            temperatures = tf.broadcast_to(tf.cast(temperature, tf.float32), [tf.shape(seeds)[0], 1, 1, 1])
             values = tf.vectorized_map(
-                lambda row: self.distribution(row[0], temperature).sample(seed=row[1]),
-                (parameters, seeds),
+                lambda row: self.distribution(row[0], row[1]).sample(seed=row[2]),
+                (parameters, temperatures, seeds),
                 warn=False,
             )
         return (values + 1.0) / 2.0

@@ -213,6 +213,35 @@ def published(model, images, samples=100, steps=None, seed=0, batch_size=100, ve
     return _evaluate(model, images, samples, steps, seed, batch_size, verbose, "published", _published_log_weight)
 
 
+def negative_elbo_terms(model, images, seeds, steps=None):
+    """Gives the terms of each image's negative ELBO of T steps from one draw, for graphs; `elbo` is for data sets.
+
+    Args:
+        model: `DVPVAE`.
+        images: float32 tensor `[N, D, D, C]` in [0, 1].
+        seeds: int32 tensor `[N, 2]`, one key an image, see `dvpvae_tf.noise.row_seeds`.
+        steps: see `iwae`.
+
+    Returns:
+        dict of float32 tensors `[N]` in nats: "negative_elbo" and what it is the sum of, "reconstruction", "kl_z" and
+        "kl_u" (0 for the Ladder VAE).
+
+    Raises:
+        ValueError: if `steps` is given for a model without a diffusion prior.
+    """
+    target = model.target(images, seeds)
+    encoding = model.encode(target if model.binary_encoder_input else images)
+    draw, _ = _draw(model, _Encoded(encoding, target), seeds, _steps(model, steps))
+    terms = _terms(model, draw)
+    total, reconstruction, kl_z = terms["negative_elbo"], terms["reconstruction"], tf.reduce_sum(terms["kl_z"], axis=1)
+    return {
+        "negative_elbo": total,
+        "reconstruction": reconstruction,
+        "kl_z": kl_z,
+        "kl_u": total - reconstruction - kl_z,
+    }
+
+
 class _Encoded(NamedTuple):
     """What is computed once for each image."""
 

@@ -35,6 +35,21 @@ def row_seeds(seed, stream, first_row, num_rows):
     return tf.stack([tf.fill([num_rows], key[0]), key[1] + rows], axis=1)
 
 
+def keys_of(seeds, stream):
+    """Gives each row a key from a seed of its own: that of row 0 of `row_seeds(seed, stream, 0, 1)`.
+
+    Args:
+        seeds: int64 tensor `[N]`; `row_seeds` takes those from 0 to 2^31 - 1, others get keys of their own here.
+        stream: int, see `row_seeds`.
+
+    Returns:
+        int32 tensor `[N, 2]`, see `row_seeds`.
+    """
+    low, high = tf.unstack(tf.bitcast(seeds, tf.int32), axis=1)
+    places = tf.stack([low, tf.bitwise.bitwise_xor(high, stream)], axis=1)
+    return tf.bitcast(_bits(places, 2), tf.int32)
+
+
 def normal(seeds, size):
     """Draws standard normal numbers, each row from its own key.
 

@@ -4,17 +4,13 @@ import time
 from pathlib import Path
 
 import keras
-import numpy as np
 
-from dvpvae_tf import pictures
 from dvpvae_tf.command_line import Parser, add_model_arguments, count, temperature
 from dvpvae_tf.errors import UserError, told_in_one_line
-from dvpvae_tf.files import check_output, write_atomically
+from dvpvae_tf.files import write_atomically
 from dvpvae_tf.priors import DiffusionPrior
 from dvpvae_tf.runs import model_of
-
-COLUMNS = 16
-MOST_IN_GRID = 256
+from dvpvae_tf.sample_files import OUTPUT_HELP, writer_of
 
 
 def parse_arguments(argv=None):
@@ -48,14 +44,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
     parser.add_argument("--ddim", action="store_true", help="take these steps without noise")
     parser.add_argument("--batch-size", type=count, default=100, help="bounds the memory (default: %(default)s)")
-    parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="PATH",
-        help="FILE.png: a grid, each image below its pseudoinput. FILE.npz: `images` and `pseudoinputs` (none for the "
-        "Ladder VAE), uint8 [N, D, D, C]. A name without suffix: a new folder of images 000000.png, 000001.png, ...",
-    )
+    parser.add_argument("--output", required=True, type=Path, metavar="PATH", help=OUTPUT_HELP)
     return parser.parse_args(argv)
 
 
@@ -70,25 +59,13 @@ def main(argv=None):
     """
     with told_in_one_line():
         arguments = parse_arguments(argv)
-        write = _writer_of(arguments)
+        write = writer_of(arguments.output, arguments.num)
         model = model_of(arguments)
         _check_steps(arguments, model)
         times = [time.perf_counter()]
         write_atomically(arguments.output, lambda path: write(path, _draw(arguments, model, times)))
         _print_cost(arguments, model, times)
         print(f"wrote {arguments.output}")
-
-
-def _writer_of(arguments):
-    """The function that writes batches of samples to the output, once that is known to be possible."""
-    output = arguments.output
-    check_output(output, [".png", ".npz", ""])
-    if output.suffix == ".png" and arguments.num > MOST_IN_GRID:
-        raise UserError(
-            f"{arguments.num} images are too many for a grid, which takes {MOST_IN_GRID}: give an --output that ends "
-            "in .npz, or a name without suffix for a folder"
-        )
-    return {".png": _write_grid, ".npz": _write_arrays, "": _write_folder}[output.suffix]
 
 
 def _check_steps(arguments, model):
@@ -114,27 +91,6 @@ def _draw(arguments, model, times):
         times.append(time.perf_counter())
         yield batch
         progress.add(len(batch.images))
-
-
-def _collect(batches):
-    """All images, and all pseudoinputs where there are such, as the arguments of `pictures.rows_of_samples`."""
-    parts = [[pictures.to_uint8(part) for part in batch if part is not None] for batch in batches]
-    return dict(zip(("images", "pseudoinputs"), map(np.concatenate, zip(*parts, strict=True)), strict=False))
-
-
-def _write_grid(path, batches):
-    samples = _collect(batches)
-    pictures.save(path, pictures.rows_of_samples(**samples, columns=min(COLUMNS, len(samples["images"]))))
-
-
-def _write_arrays(path, batches):
-    np.savez(path, **_collect(batches))
-
-
-def _write_folder(path, batches):
-    path.mkdir()
-    for index, image in enumerate(image for batch in batches for image in pictures.to_uint8(batch.images)):
-        keras.utils.save_img(path / f"{index:06}.png", image, scale=False)
 
 
 def _print_cost(arguments, model, times):

@@ -129,3 +129,10 @@ def test_uses_of_the_same_rows_share_nothing():
     uses = [noise.normal(noise.fork(seeds, purpose), 50).numpy().ravel() for purpose in range(5)]
     correlations = np.corrcoef(uses)[~np.eye(5, dtype=bool)]
     assert np.abs(correlations).max() < 5 / np.sqrt(10_000)
+
+
+def test_keys_of_seeds_are_those_of_a_row_alone():
+    seeds = np.array([0, 5, 2**31 - 1])
+    keys = noise.keys_of(tf.constant(seeds, tf.int64), -2)
+    expected = np.concatenate([noise.row_seeds(int(seed), -2, 0, 1) for seed in seeds])
+    np.testing.assert_array_equal(keys, expected)

@@ -190,7 +190,10 @@ def test_a_full_disk_leaves_nothing_behind(command, monkeypatch, capsys):
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize(("name", "says"), [("sample", "uint8 [N, D, D, C]"), ("reconstruct", "--interpolate I J")])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("sample", "uint8 [N, D, D, C]"), ("reconstruct", "--interpolate I J"), ("client", "grpc://host:port/NAME")],
+)
 def test_the_modules_run_as_commands(name, says):
     command = [sys.executable, "-m", f"dvpvae_tf.{name}", "--help"]
     result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)

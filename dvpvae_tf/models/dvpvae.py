@@ -392,10 +392,11 @@ class DVPVAE(keras.Model):
             ValueError: if the images are of another shape.
         """
         images = self.prepare(tf.convert_to_tensor(images))
-        seeds = noise.row_seeds(seed, EVALUATION_STREAM, 0, tf.shape(images)[0])
-        _, *walk_noise = self._draw_for_bound(seeds)
-        if not sample:
-            walk_noise = [None if value is None else tf.zeros_like(value) for value in walk_noise]
+        rows = tf.shape(images)[0]
+        if sample:
+            _, *walk_noise = self._draw_for_bound(noise.row_seeds(seed, EVALUATION_STREAM, 0, rows))
+        else:
+            walk_noise = [tf.zeros([rows, *shape]) if math.prod(shape) else None for shape in self.walk_noise_shapes]
         return self.walk(self.encode(images), walk_noise)
 
     def reconstruct(self, images):
@@ -405,17 +406,18 @@ class DVPVAE(keras.Model):
             images: array or tensor `[N, D, D, C]`: uint8, or float32 in [0, 1].
 
         Returns:
-            float32 array `[N, D, D, C]` in [0, 1].
+            float32 array `[N, D, D, C]` in [0, 1], or tensor where this is part of a graph.
         """
-        return self.likelihood.images(self.infer(images, sample=False).likelihood_params).numpy()
+        reconstructions = self.likelihood.images(self.infer(images, sample=False).likelihood_params)
+        return reconstructions.numpy() if tf.executing_eagerly() else reconstructions
 
     def generate(self, seeds, temperature=1.0, prior_temperature=1.0, steps=None, deterministic=False):
         """Generates images with their pseudoinputs, one for each key: u, then z from the priors, then x.
 
         Args:
             seeds: int32 tensor `[N, 2]`, one key an image, see `dvpvae_tf.noise.row_seeds`.
-            temperature: float or float32 tensor, factor of the standard deviation of every p(z_l|...) and of the
-                scale of the logistic mixture.
+            temperature: float or float32 tensor, scalar or `[N, 1, 1, 1]`, factor of the standard deviation of every
+                p(z_l|...) and of the scale of the logistic mixture.
             prior_temperature: float or float32 tensor, factor of the noise of the prior over u.
             steps: int or None, T of the diffusion prior; None takes the prior's own. z does not depend on it.
             deterministic: bool, whether the diffusion prior takes its steps without noise (DDIM).

@@ -1,0 +1,84 @@
+"""The command `python -m dvpvae_tf.client`: draws images from a served model."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from dvpvae_tf.command_line import Parser, count, seed, temperature
+from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.files import write_atomically
+from dvpvae_tf.sample_files import OUTPUT_HELP, writer_of
+from dvpvae_tf.serving import calls
+
+
+def parse_arguments(argv=None):
+    """Parses the command line; `--help` prints and exits.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Returns:
+        `argparse.Namespace` with `url`, `num`, `seed`, `temperature`, `batch_size`, `timeout`, `retries` and `output`.
+
+    Raises:
+        UserError: if an option is unknown, missing or out of its range.
+    """
+    parser = Parser("client", "Draw images from a served model. Image i is that of the seed --seed + i.")
+    parser.add_argument(
+        "--url", required=True, help="http://host:port/v1/models/NAME, or for gRPC grpc://host:port/NAME"
+    )
+    parser.add_argument("--num", type=count, default=16, help="how many images (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the first image (default: %(default)s)")
+    parser.add_argument(
+        "--temperature",
+        type=temperature,
+        default=0.8,
+        help="factor of the standard deviation of every p(z_l|...) (default: %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=count, default=16, help="images of a request (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=count, default=60, help="seconds that an answer may take (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        choices=range(11),
+        default=3,
+        metavar="N",
+        help="of a request, where the server cannot be reached or is overloaded; 0 to 10, over gRPC at most 4 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="PATH", help=OUTPUT_HELP)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
+    """
+    with told_in_one_line():
+        arguments = parse_arguments(argv)
+        write = writer_of(arguments.output, arguments.num)
+        write_atomically(arguments.output, lambda path: write(path, _draw(arguments)))
+        print(f"wrote {arguments.output}")
+
+
+def _draw(arguments):
+    """The samples, batch by batch, with a progress bar where there are several."""
+    several = arguments.num > arguments.batch_size
+    progress = keras.utils.Progbar(arguments.num, verbose=int(several), unit_name="image")
+    seeds = arguments.seed + np.arange(arguments.num)
+    for first in range(0, arguments.num, arguments.batch_size):
+        of_batch = seeds[first : first + arguments.batch_size]
+        yield calls.sample(arguments.url, of_batch, arguments.temperature, arguments.timeout, arguments.retries)
+        progress.add(len(of_batch))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The files that samples are written to: a grid to look at, arrays, or a folder of images."""
+
+import keras
+import numpy as np
+
+from dvpvae_tf import pictures
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.files import check_output
+
+COLUMNS = 16
+MOST_IN_GRID = 256
+OUTPUT_HELP = (
+    "FILE.png: a grid, each image below its pseudoinput. FILE.npz: `images` and `pseudoinputs` (none for the "
+    "Ladder VAE), uint8 [N, D, D, C]. A name without suffix: a new folder of images 000000.png, 000001.png, ..."
+)
+
+
+def writer_of(output, num):
+    """Chooses the function that writes samples to an output, once it is known that this is possible.
+
+    Args:
+        output: path to be written; its suffix says what it will be, see `OUTPUT_HELP`.
+        num: int, how many samples there will be.
+
+    Returns:
+        Function of a path and an iterable of `dvpvae_tf.models.dvpvae.Samples`, float in [0, 1] or uint8. The path need
+        not be `output` itself, so it goes well with `dvpvae_tf.files.write_atomically`.
+
+    Raises:
+        UserError: if it cannot be written, or the images are too many for a grid.
+    """
+    check_output(output, [".png", ".npz", ""])
+    if output.suffix == ".png" and num > MOST_IN_GRID:
+        raise UserError(
+            f"{num} images are too many for a grid, which takes {MOST_IN_GRID}: give an --output that ends "
+            "in .npz, or a name without suffix for a folder"
+        )
+    return {".png": _write_grid, ".npz": _write_arrays, "": _write_folder}[output.suffix]
+
+
+def _collect(batches):
+    """All images, and all pseudoinputs where there are such, as the arguments of `pictures.rows_of_samples`."""
+    parts = [[pictures.to_uint8(part) for part in batch if part is not None] for batch in batches]
+    return dict(zip(("images", "pseudoinputs"), map(np.concatenate, zip(*parts, strict=True)), strict=False))
+
+
+def _write_grid(path, batches):
+    samples = _collect(batches)
+    pictures.save(path, pictures.rows_of_samples(**samples, columns=min(COLUMNS, len(samples["images"]))))
+
+
+def _write_arrays(path, batches):
+    np.savez(path, **_collect(batches))
+
+
+def _write_folder(path, batches):
+    path.mkdir()
+    for index, image in enumerate(image for batch in batches for image in pictures.to_uint8(batch.images)):
+        keras.utils.save_img(path / f"{index:06}.png", image, scale=False)

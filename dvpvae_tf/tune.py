@@ -1,0 +1,107 @@
+"""The command `python -m dvpvae_tf.tune`: searches for better settings with KerasTuner.
+
+The same command goes on with a search that was stopped. How several machines share one: `dvpvae_tf.tuning`.
+"""
+
+from pathlib import Path
+
+from dvpvae_tf import tuning
+from dvpvae_tf.command_line import Parser, count, seed
+from dvpvae_tf.config import DEFAULT_DATASET, parse_train_arguments
+from dvpvae_tf.data.pipelines import evaluation_batches, read_images, training_batches
+from dvpvae_tf.errors import UserError, told_in_one_line
+
+COUNTED = "Failed trials count, and so does each continuation that Hyperband makes of an earlier trial."
+SEVERAL_MACHINES = (
+    "To share a search among machines that share the output folder, start the same command on each with "
+    f"{', '.join(tuning.ENVIRONMENT)} set: the one whose ID is chief listens there, hands out the trials and trains "
+    "none; each worker has an ID of its own."
+)
+
+
+def parse_arguments(argv=None):
+    """Parses the command line; `--help` prints and exits.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Returns:
+        `argparse.Namespace`.
+
+    Raises:
+        UserError: if an option is unknown or a value is wrong.
+    """
+    description = "Search for better settings; the same command goes on after a stop."
+    parser = Parser("tune", description, epilog=f"{COUNTED} {SEVERAL_MACHINES}")
+    parser.add_argument("--dataset", help=f"as in training (default: {DEFAULT_DATASET}, or that of --base)")
+    parser.add_argument("--base", metavar="CONFIG", help="preset or YAML file of what is not searched")
+    parser.add_argument("--space", metavar="FILE", help="what is searched (default: configs/tuning.yaml)")
+    parser.add_argument("--tuner", choices=tuning.TUNERS, default="random", help="default: %(default)s")
+    parser.add_argument("--max-trials", type=count, default=12, help="in all (default: %(default)s)")
+    parser.add_argument("--max-parameters", type=count, help="a trial with more trainable ones fails untrained")
+    parser.add_argument("--epochs", type=count, help="of a trial (default: that of the config)")
+    parser.add_argument("--output", type=Path, default=Path("tuning"), help="folder (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of search and training (default: %(default)s)")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
+    parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
+    parser.add_argument("--omniglot-mat", metavar="FILE", help="OMNIGLOT's chardata.mat, if already at hand")
+    return parser.parse_args(argv)
+
+
+def search(arguments):
+    """Runs a search, or a part of it as chief or worker.
+
+    Args:
+        arguments: see `parse_arguments`.
+
+    Returns:
+        Path of `best.yaml`; None in a worker, where the chief writes it.
+
+    Raises:
+        UserError: for a mistake that the user can put right, or where no trial was completed.
+    """
+    of_training = ("dataset", "epochs", "seed", "data_dir", "image_size", "omniglot_mat")
+    options = {name: getattr(arguments, name) for name in of_training} | {"config": arguments.base}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+    settings = parse_train_arguments(flags)
+    images = read_images(settings.dataset, settings.data_dir, settings.image_size, settings.omniglot_mat)
+    config = settings.resolve(images[0].shape[1:])
+    train = training_batches(images[0], config.batch_size, config.seed, config.horizontal_flip)
+    tuner = tuning.make_tuner(
+        train,
+        config,
+        arguments.space,
+        tuner=arguments.tuner,
+        max_trials=arguments.max_trials,
+        output=arguments.output,
+        max_parameters=arguments.max_parameters,
+    )
+    try:
+        tuner.search(train, validation_data=evaluation_batches(images[1], config.batch_size))
+    except RuntimeError as error:
+        if "bind" not in str(error):
+            raise
+        raise UserError(f"the chief cannot listen there: {error}") from error
+    return None if tuning.is_worker() else tuning.write_results(tuner)
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
+    """
+    with told_in_one_line():
+        best = search(parse_arguments(argv))
+        if best is None:
+            print("no trials are left; the chief writes the results")
+        else:
+            print((best.parent / "results.md").read_text(encoding="utf-8"))
+            print(f"train with --config {best}; beside it: results.md, results.csv and parallel_coordinates.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The command that writes a model for TensorFlow Serving, as its user meets it."""
+
+import json
+
+import pytest
+import tensorflow as tf
+
+from dvpvae_tf import evaluation, export, runs
+from dvpvae_tf.config import load_config, write_config
+from dvpvae_tf.serving import archive
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, tiny, tiny_settings, images):
+    """A folder as training leaves it: the best model and its settings."""
+    folder = tmp_path_factory.mktemp("run")
+    model = tiny()
+    model.adapt(images(64))
+    model.save(folder / "best.keras")
+    settings = {"dataset": "folder:blobs", "data_dir": "secret", "model": tiny_settings}
+    write_config(load_config("mnist5k", settings), folder / "config.yaml")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch, images):
+    monkeypatch.setattr(runs, "read_images", lambda **_: tuple(images(num, seed=num) for num in (30, 20, 12)))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Writes an empty SavedModel in place of the true one."""
+
+    def save(path, *_):
+        tf.saved_model.save(tf.Module(), str(path))
+
+    monkeypatch.setattr(archive.signatures, "save", save)
+
+
+def run(folder, output, *options):
+    export.main(["--model", str(folder), "--output", str(output), *map(str, options)])
+
+
+def test_a_version_comes_with_all_that_is_to_be_known_of_it(run_folder, tmp_path, images, capsys):
+    pytest.importorskip("tensorflow_serving", reason="the requests to warm up with need tensorflow-serving-api")
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    output = tmp_path / "saved_models" / "blobs"
+    run(run_folder, output, "--steps", 2, "--bound-images", 5, "--prior-temperature", 0.5)
+    version = output / "1"
+    assert f"wrote {version}" in capsys.readouterr().out
+    assert [path.name for path in output.iterdir()] == ["1"]
+    extra = version / "assets.extra"
+    assert {path.name for path in extra.iterdir()} == {
+        "model_card.md", "config.yaml", "bound.json", "tf_serving_warmup_requests"
+    }  # fmt: skip
+
+    expected = evaluation.iwae(runs.load_model(run_folder), images(12, seed=12)[:5], 100, steps=2, verbose=0)
+    bound = json.loads((extra / "bound.json").read_text())
+    assert bound["nats"]["mean"] == pytest.approx(expected.estimates.mean(), rel=1e-5)
+    card = (extra / "model_card.md").read_text()
+    assert card.startswith("# blobs, version 1\n")
+    assert f"Bound: {expected.estimates.mean():.2f} +- " in card and "nats, or " in card
+    assert "by iwae, K = 100, T = 2; negative ELBO" in card and "first 5 images of folder:blobs, test" in card
+    assert "Diffusion steps T: 2. Temperature of the prior over u, fixed at export: 0.5." in card
+    assert "`python -m dvpvae_tf.export --model " in card and "the process of T = 2 steps" in card
+    assert (
+        "| `sample` | `seed` int64 [N], `temperature` float32 [N] | `error` string [N], `images` float32 [N, 8, 8, 1]"
+        in card
+    )
+    config = load_config(extra / "config.yaml")
+    assert (
+        config.dataset == "folder:blobs"
+        and config.data_dir is None
+        and "secret" not in (extra / "config.yaml").read_text()
+    )
+
+    served = tf.saved_model.load(str(version)).signatures
+    warmed_up = set()
+    for record in tf.data.TFRecordDataset(str(extra / "tf_serving_warmup_requests")):
+        request = PredictionLog.FromString(record.numpy()).predict_log.request
+        assert request.model_spec.name == "blobs"
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        outputs = served[request.model_spec.signature_name](**inputs)
+        assert all(len(value) == 2 for value in outputs.values())
+        warmed_up.add(request.model_spec.signature_name)
+    assert warmed_up == set(served)
+
+
+def test_versions_follow_one_another_and_are_never_replaced(quick, run_folder, tmp_path, capsys):
+    output = tmp_path / "blobs"
+    run(run_folder, output, "--bound-images", 0)
+    assert "Bound: not measured." in (output / "1" / "assets.extra" / "model_card.md").read_text()
+    assert not (output / "1" / "assets.extra" / "bound.json").exists()
+    run(run_folder, output, "--bound-images", 0, "--version", 7)
+    (output / ".writing-9").mkdir()
+    run(run_folder, output, "--bound-images", 0)
+    assert sorted(path.name for path in output.iterdir() if path.name.isdigit()) == ["1", "7", "8"]
+    before = (output / "7" / "saved_model.pb").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as stop:
+        run(run_folder, output, "--version", 7)
+    assert stop.value.code == 2 and "exists: leave out --version" in capsys.readouterr().err
+    assert (output / "7" / "saved_model.pb").stat().st_mtime_ns == before
+
+
+def test_no_version_is_visible_before_it_is_whole(run_folder, tmp_path, monkeypatch, tiny):
+    output = tmp_path / "blobs"
+    seen = []
+
+    def save(path, *_):
+        tf.saved_model.save(tf.Module(), str(path))
+        seen.extend(path.name for path in output.iterdir())
+
+    monkeypatch.setattr(archive.signatures, "save", save)
+    monkeypatch.setattr(archive, "can_warm_up", lambda: seen.extend(path.name for path in output.iterdir()))
+    archive.write_version(output, 3, runs.load_model(run_folder))
+    assert seen and not any(name.isdigit() for name in seen)
+    assert [path.name for path in output.iterdir()] == ["3"]
+
+    def fail(path, *_):
+        save(path)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(archive.signatures, "save", fail)
+    with pytest.raises(RuntimeError):
+        archive.write_version(output, 4, runs.load_model(run_folder))
+    assert [path.name for path in output.iterdir()] == ["3"]
+
+
+def test_without_the_extra_it_says_that_the_first_request_is_slow(quick, run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(archive, "can_warm_up", lambda: False)
+    run(run_folder, tmp_path / "blobs", "--bound-images", 0)
+    assert "the first one will be slow" in capsys.readouterr().out
+    assert not (tmp_path / "blobs" / "1" / "assets.extra" / "tf_serving_warmup_requests").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--version 0", "argument --version: 0 is not a whole number from 1 on"),
+        ("--bound-images -1", "argument --bound-images: -1 is not a whole number from 0 on"),
+        ("--temprature 1", "unknown option --temprature"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(quick, run_folder, tmp_path, options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(run_folder, tmp_path / "blobs", *options.split())
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+    assert not (tmp_path / "blobs").exists()
+
+
+def test_images_that_are_not_there_are_told_with_the_way_round(quick, run_folder, tmp_path, monkeypatch, capsys):
+    def read_images(**_):
+        raise runs.UserError("blobs are not here")
+
+    monkeypatch.setattr(runs, "read_images", read_images)
+    with pytest.raises(SystemExit):
+        run(run_folder, tmp_path / "blobs")
+    assert "blobs are not here; or give --bound-images 0" in capsys.readouterr().err
+    assert not list((tmp_path / "blobs").iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_told(quick, run_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        run(run_folder, tmp_path / "file" / "blobs", "--bound-images", 0)
+    assert "cannot make the folder" in capsys.readouterr().err

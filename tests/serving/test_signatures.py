@@ -1,0 +1,181 @@
+"""The signatures of an exported model, in the loader of TensorFlow Serving and in Python."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dvpvae_tf import evaluation
+from dvpvae_tf.serving import signatures
+
+
+@pytest.fixture(scope="module")
+def model(tiny, images):
+    model = tiny()
+    model.adapt(images(64))
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "1"
+    signatures.save(folder, model, steps=2, prior_temperature=0.7)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    return tf.saved_model.load(str(folder)).signatures
+
+
+def sample(served, seeds, temperatures, signature="sample"):
+    outputs = served[signature](seed=tf.constant(seeds, tf.int64), temperature=tf.constant(temperatures, tf.float32))
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def test_a_row_is_the_models_own_image_whatever_else_is_in_the_batch(served, model):
+    seeds, temperatures = [7, 0, 2**31 - 1, 7], [0.5, 1.0, 0.0, 1.0]
+    outputs = sample(served, seeds, temperatures)
+    assert list(outputs["error"]) == [b""] * 4
+    for row, (seed, temperature) in enumerate(zip(seeds, temperatures, strict=True)):
+        alone = sample(served, [seed], [temperature])
+        own = model.sample_with_pseudoinputs(1, temperature, seed, prior_temperature=0.7, steps=2)
+        for name in ("images", "pseudoinputs"):
+            np.testing.assert_allclose(outputs[name][row], alone[name][0], atol=1e-4)
+            np.testing.assert_allclose(outputs[name][row], getattr(own, name)[0], atol=1e-4)
+    assert np.abs(outputs["images"][0] - outputs["images"][3]).max() > 1e-3  # the temperature counts
+    np.testing.assert_allclose(outputs["pseudoinputs"][0], outputs["pseudoinputs"][3], atol=1e-5)  # not for u
+
+
+def test_every_seed_of_64_bits_has_an_image_of_its_own(served):
+    seeds = [0, -1, 2**31, 2**32, 2**32 - 1, 2**63 - 1, -(2**63), 1]
+    images = sample(served, seeds, [1.0] * len(seeds))["pseudoinputs"]
+    differences = np.abs(images[:, None] - images[None]).max(axis=(2, 3, 4))
+    assert differences[~np.eye(len(seeds), dtype=bool)].min() > 1e-3
+
+
+def test_the_default_signature_samples(served):
+    np.testing.assert_array_equal(
+        sample(served, [3], [1.0])["images"], sample(served, [3], [1.0], "serving_default")["images"]
+    )
+
+
+def test_a_bad_temperature_is_told_and_harms_no_other_row(served):
+    temperatures = [1.0, -0.1, np.nan, np.inf, 0.5]
+    outputs = sample(served, [1, 2, 3, 4, 5], temperatures)
+    good = sample(served, [1, 5], [1.0, 0.5])
+    for name in ("images", "pseudoinputs"):
+        assert np.isnan(outputs[name][1:4]).all()
+        np.testing.assert_allclose(outputs[name][[0, 4]], good[name], atol=1e-5)
+    why = b"temperature must be a finite number of at least 0"
+    assert list(outputs["error"]) == [b"", why, why, why, b""]
+    overflow = sample(served, [1, 2], [3e38, 1.0])
+    assert (
+        overflow["error"][0] == b"temperature is so high that the image is not finite" and overflow["error"][1] == b""
+    )
+    assert np.isnan(overflow["images"][0]).all() and np.isfinite(overflow["images"][1]).all()
+
+
+def test_png_files_hold_the_same_images_and_blanks(served):
+    arrays = sample(served, [1, 2], [1.0, -1.0])
+    files = sample(served, [1, 2], [1.0, -1.0], "sample_png")
+    assert list(files["error"]) == list(arrays["error"])
+    for name, array in (("image_bytes", "images"), ("pseudoinput_bytes", "pseudoinputs")):
+        first, blank = (tf.io.decode_png(file).numpy() for file in files[name])
+        np.testing.assert_allclose(first, 255 * arrays[array][0], atol=0.5 + 1e-3)
+        assert blank.shape == (8, 8, 1) and (blank == 255).all()
+
+
+def test_reconstructions_are_the_models_own_and_bad_pixels_are_told(served, model, images):
+    pixels = images(5).astype("float32") / 255
+    pixels[1, 0, 0, 0], pixels[2, 3, 3, 0], pixels[3, 7, 0, 0] = np.nan, 1.01, -np.inf
+    outputs = served["reconstruct"](images=tf.constant(pixels))
+    assert [error == b"pixels must be in [0, 1]" for error in outputs["error"].numpy()] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    reconstructions = outputs["reconstructions"].numpy()
+    np.testing.assert_allclose(reconstructions[[0, 4]], model.reconstruct(images(5)[[0, 4]]), atol=1e-4)
+    assert np.isnan(reconstructions[1:4]).all()
+
+
+def test_png_files_are_reconstructed_and_what_is_none_is_told(served, model, images):
+    pixels = images(2)
+    files = [tf.io.encode_png(each).numpy() for each in pixels]
+    larger = tf.io.encode_png(np.zeros((8, 9, 1), "uint8")).numpy()
+    rows = [files[0], b"no picture", larger, b"", files[1][:-1], files[1]]
+    outputs = served["reconstruct_png"](image_bytes=tf.constant(rows))
+    errors = outputs["error"].numpy()
+    assert [error == b"" for error in errors] == [True, False, False, False, False, True]
+    assert errors[2] == b"image_bytes must be a whole PNG file of 8 x 8 pixels"
+    decoded = np.stack([tf.io.decode_png(file).numpy() for file in outputs["reconstruction_bytes"].numpy()])
+    np.testing.assert_allclose(decoded[[0, 5]], 255 * model.reconstruct(pixels), atol=0.5 + 1e-2)
+    assert (decoded[1:5] == 255).all()
+
+
+def test_codes_are_the_posterior_means(served, model, images):
+    outputs = served["encode"](images=tf.constant(images(3).astype("float32") / 255))
+    expected = model.infer(images(3), sample=False)
+    np.testing.assert_allclose(outputs["pseudoinput"], model.pseudoinput(images(3).astype("float32") / 255), atol=1e-5)
+    for number, mean in ((2, expected.posterior_means[0]), (1, expected.posterior_means[1])):
+        np.testing.assert_allclose(outputs[f"z_{number}"], mean, atol=1e-5)
+    assert set(outputs) == {"pseudoinput", "z_1", "z_2", "error"}
+
+
+def test_scores_are_draws_of_the_negative_elbo_of_t_steps(served, model, images):
+    pixels = tf.constant(images(2).astype("float32") / 255)
+    draws = 600
+    outputs = served["score"](images=tf.repeat(pixels, draws, axis=0), seed=tf.range(2 * draws, dtype=tf.int64))
+    terms = {name: value.numpy().reshape(2, draws) for name, value in outputs.items() if name != "error"}
+    np.testing.assert_allclose(
+        terms["negative_elbo"], terms["reconstruction"] + terms["kl_z"] + terms["kl_u"], rtol=1e-4, atol=1e-3
+    )
+    expected = evaluation.elbo(model, images(2), samples=draws, steps=2, verbose=0)
+    errors = terms["negative_elbo"].std(axis=1) * (2 / draws) ** 0.5
+    assert (np.abs(terms["negative_elbo"].mean(axis=1) - expected.negative_elbo) < 4 * errors).all()
+    again = served["score"](images=pixels, seed=tf.constant([0, draws], tf.int64))
+    np.testing.assert_allclose(again["negative_elbo"], terms["negative_elbo"][:, 0], rtol=1e-4)
+
+
+def test_a_bad_image_has_no_score(served, images):
+    pixels = images(2).astype("float32") / 255
+    pixels[0, 0, 0, 0] = np.nan
+    outputs = served["score"](images=tf.constant(pixels), seed=tf.constant([1, 2], tf.int64))
+    assert np.isnan(outputs["negative_elbo"][0]) and np.isfinite(outputs["negative_elbo"][1])
+    assert outputs["error"].numpy()[0] == b"pixels must be in [0, 1]"
+
+
+def test_the_loader_of_tensorflow_serving_runs_it_without_this_library(folder, served, tmp_path):
+    np.save(tmp_path / "seed.npy", np.array([3, 4]))
+    np.save(tmp_path / "temperature.npy", np.array([0.8, -1.0], "float32"))
+    code = (
+        "import sys; sys.modules['dvpvae_tf'] = None; from tensorflow.python.tools.saved_model_cli import main; main()"
+    )
+    command = ["run", "--dir", folder, "--tag_set", "serve", "--signature_def", "serving_default", "--outdir", tmp_path]
+    inputs = ["--inputs", "seed=seed.npy;temperature=temperature.npy"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, command), *inputs], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    expected = sample(served, [3, 4], [0.8, -1.0])
+    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), expected["images"], atol=1e-4)
+    assert list(np.load(tmp_path / "error.npy", allow_pickle=True)) == list(expected["error"])
+
+
+@pytest.mark.slow
+def test_a_model_of_colour_images_without_pseudoinputs(tiny, images, tmp_path):
+    changes = {"image_channels": 3, "likelihood": "discretized_logistic_mixture", "pseudoinput": "none"}
+    model = tiny(**changes)
+    signatures.save(tmp_path / "1", model)
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures
+    outputs = sample(served, [5, 6], [0.5, 1.0])
+    assert set(outputs) == {"images", "error"} and set(sample(served, [5], [1.0], "sample_png")) == {
+        "image_bytes",
+        "error",
+    }
+    own = [model.sample(1, temperature, seed)[0] for seed, temperature in ((5, 0.5), (6, 1.0))]
+    np.testing.assert_allclose(outputs["images"], own, atol=1e-4)
+    assert "pseudoinput" not in served["encode"].structured_outputs
