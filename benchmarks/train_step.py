@@ -7,20 +7,16 @@ For comparison, the MNIST model at batch 250 on two idle cores of a similar mach
 
 import argparse
 import json
-import resource
 import statistics
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.config import load_config
+from dvpvae_tf.costs import peak_memory, time_training_steps
 from dvpvae_tf.errors import told_in_one_line
 from dvpvae_tf.training import make_model
-
-BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
 def measure(config, repeats):
@@ -29,13 +25,7 @@ def measure(config, repeats):
     images = np.random.default_rng(0).integers(0, 256, shape, "uint8")
     model = make_model(config, steps_per_epoch=1000)
     model.adapt(images)
-    batches = iter(tf.data.Dataset.from_tensors(images).repeat())
-    model.make_train_function()
-    seconds = []
-    for _ in range(repeats + 3):  # two more to warm up
-        start = time.perf_counter()
-        float(model.train_function(batches)["negative_elbo"])
-        seconds.append(time.perf_counter() - start)
+    seconds = time_training_steps(model, images, repeats + 3)  # two more to warm up
     return seconds[0], seconds[3:]
 
 
@@ -50,7 +40,7 @@ def summarise(config, first, seconds):
         "tensorflow": tf.__version__,
         "images_per_second": config.batch_size / median,
         "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds), "first": first},
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT / 1e9,
+        "peak_memory_gb": peak_memory() / 1e9,
     }
 
 

@@ -1,6 +1,5 @@
 """Turns the authors' PyTorch checkpoints into models of this library: `python -m dvpvae_tf.convert`."""
 
-import math
 from pathlib import Path
 
 from dvpvae_tf.command_line import Parser
@@ -83,8 +82,7 @@ def main(argv=None):
         arguments = parse_arguments(argv)
         model, dropped = convert(**vars(arguments))
         _print_dropped(dropped)
-        parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-        print(f"{parameters:,} trainable parameters")
+        print(f"{model.num_parameters:,} trainable parameters")
         print(f"wrote {arguments.output}")
 
 

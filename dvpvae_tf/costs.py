@@ -7,7 +7,6 @@ import statistics
 import sys
 import time
 
-import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.training import make_model
@@ -51,21 +50,32 @@ def measure(config, images, epoch_images, timed_steps, timed_images):
     steps_per_epoch = max(1, epoch_images // config.batch_size)
     model = make_model(config, steps_per_epoch)
     model.adapt(images)
-    model.make_train_function()
-    batches = iter(tf.data.Dataset.from_tensors(images[: config.batch_size]).repeat())
-    seconds = [
-        _seconds(lambda: float(model.train_function(batches)["negative_elbo"]))
-        for _ in range(WARM_UP_STEPS + timed_steps)
-    ]
+    seconds = time_training_steps(model, images[: config.batch_size], WARM_UP_STEPS + timed_steps)
     batch_size = min(100, timed_images)
     model.sample(batch_size)
     sample_seconds = _seconds(lambda: [*model.sample_in_batches(timed_images, batch_size=batch_size)])
     return {
         "epoch_seconds": statistics.median(seconds[WARM_UP_STEPS:]) * steps_per_epoch,
-        "memory_gb": _peak_bytes() / 1e9,
-        "parameters": int(sum(np.prod(weight.shape) for weight in model.trainable_weights)),
+        "memory_gb": peak_memory() / 1e9,
+        "parameters": model.num_parameters,
         "sample_seconds": sample_seconds * 1000 / timed_images,
     }
+
+
+def time_training_steps(model, images, steps):
+    """Times training steps on one batch.
+
+    Args:
+        model: `DVPVAE`, compiled and adapted.
+        images: array `[N, D, D, C]`, the batch.
+        steps: int, how many.
+
+    Returns:
+        list of float, seconds; the first step traces the graph, the next may still warm up.
+    """
+    model.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors(images).repeat())
+    return [_seconds(lambda: float(model.train_function(batches)["negative_elbo"])) for _ in range(steps)]
 
 
 def _seconds(work):
@@ -74,7 +84,12 @@ def _seconds(work):
     return time.perf_counter() - start
 
 
-def _peak_bytes():
+def peak_memory():
+    """Reads the peak of the GPU's memory, or, where there is none, of that of the process.
+
+    Returns:
+        int, bytes.
+    """
     if tf.config.list_logical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT

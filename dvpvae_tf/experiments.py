@@ -234,7 +234,7 @@ def _score(model, images, samples, seed, verbose):
         "nats_standard_error": bound["nats"]["standard_error"],
         "published": published["nats"]["mean"],
         "active_units": evaluation.layer_statistics(model, images, seed).all_active_units,
-        "parameters": int(sum(np.prod(weight.shape) for weight in model.trainable_weights)),
+        "parameters": model.num_parameters,
         "estimator": bound["estimator"],
         "test_images": len(images),
     }

@@ -1,7 +1,5 @@
 """The command `python -m dvpvae_tf.train`: trains a model on a data set; `--help` lists all settings."""
 
-import math
-
 from dvpvae_tf import training
 from dvpvae_tf.config import ema_momentum_for, parse_train_arguments, settings_as_yaml
 from dvpvae_tf.data.pipelines import read_images
@@ -33,7 +31,7 @@ def _print_plan(config, steps_per_epoch):
     model = training.make_model(config, steps_per_epoch)
     steps = steps_per_epoch * config.epochs
     print(settings_as_yaml(config))
-    print(f"Trainable parameters: {sum(math.prod(weight.shape) for weight in model.trainable_weights):,}")
+    print(f"Trainable parameters: {model.num_parameters:,}")
     print(f"Steps: {config.epochs} epochs of {steps_per_epoch} steps of {config.batch_size} images, {steps:,} in all")
     print(f"EMA momentum: {ema_momentum_for(steps, config.ema_momentum):.4g}")
 

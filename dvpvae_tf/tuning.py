@@ -259,8 +259,7 @@ class HyperDVPVAE(keras_tuner.HyperModel):
         bounds = [value for value in history.history[OBJECTIVE.name] if math.isfinite(value)]
         if not bounds:
             raise FailedTrialError("the validation bound was not finite")
-        parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-        return {OBJECTIVE.name: min(bounds), "parameters": float(parameters), "epochs": float(epochs)}
+        return {OBJECTIVE.name: min(bounds), "parameters": float(model.num_parameters), "epochs": float(epochs)}
 
 
 class _Tuner(keras_tuner.Tuner):

@@ -218,6 +218,11 @@ class DVPVAE(keras.Model):
         return 1.0 / (math.prod(self.image_shape) * math.log(2.0))
 
     @property
+    def num_parameters(self):
+        """int: how many trainable numbers the model has; `count_params` counts its state, too."""
+        return sum(math.prod(weight.shape) for weight in self.trainable_weights)
+
+    @property
     def num_layers(self):
         """int, L: the number of stochastic layers."""
         return len(self.top_down.blocks)

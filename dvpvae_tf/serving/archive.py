@@ -177,7 +177,7 @@ def _about(path, model, config):
     return {
         "name": path.parent.name,
         "version": path.name,
-        "parameters": sum(int(np.prod(weight.shape)) for weight in model.trainable_weights),
+        "parameters": model.num_parameters,
         "shape": f"{height} x {width} x {channels}, float32 in [0, 1]",
         "library": __version__,
         "dataset": f"{config.dataset}, {config.epochs} epochs, seed {config.seed}" if config else "not recorded",

@@ -484,5 +484,5 @@ def test_a_pseudoinput_without_a_prior_is_refused():
 )
 def test_presets_have_the_papers_number_of_parameters(preset, parameters):
     model = DVPVAE.from_preset(preset, seed=7)
-    assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == parameters
+    assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == model.num_parameters == parameters
     assert model.seed == 7
