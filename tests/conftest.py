@@ -7,6 +7,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
+import tensorflow as tf
+
+# Optimising a graph takes as long as tracing it and small models gain nothing. What runs as a command is optimised.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
