@@ -14,6 +14,7 @@ serving = [
     "tensorflow-serving-api>=2.21,<2.22",
     "grpcio>=1.70,<2",
 ]
+notebooks = ["nbclient>=0.10,<1", "nbformat>=5,<6", "ipykernel>=7,<8"]  # the tests run them
 
 setup(
     name="dvpvae_tf",
@@ -55,7 +56,7 @@ setup(
     ],
     extras_require={
         # A test builds the package: setuptools 70.1 is the first that can do so without wheel.
-        "test": ["pytest>=9,<10", "ruff==0.17.6", "setuptools>=70.1", *serving],
+        "test": ["pytest>=9,<10", "ruff==0.17.6", "setuptools>=70.1", *serving, *notebooks],
         "serving": serving,
         "torch": ["torch>=2.6,<3"],  # opens .pt checkpoints; older releases do so unsafely
     },
