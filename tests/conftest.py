@@ -1,5 +1,6 @@
 """What many tests share: small models, small images, and the data beside the project where they are."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -7,12 +8,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pytest
-import tensorflow as tf
-
-# Optimising a graph takes as long as tracing it and small models gain nothing. What runs as a command is optimised.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory():
+    """Models and graphs hold one another: without this, those of all tests add up to many gigabytes."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

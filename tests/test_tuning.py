@@ -190,6 +190,7 @@ def test_images_of_another_size_and_without_end_are_refused(make_tuner, config, 
 # Trials
 
 
+@pytest.mark.slow
 def test_a_trial_is_scored_by_its_averaged_weights_and_best_yaml_trains_the_same(make_tuner, batches, config, tmp_path):
     config = config.model_copy(update={"epochs": 6})  # in fewer steps there is no average
     tuner = run(make_tuner(max_trials=1, config=config), batches)

@@ -41,6 +41,7 @@ def run(folder, output, *options):
     export.main(["--model", str(folder), "--output", str(output), *map(str, options)])
 
 
+@pytest.mark.slow
 def test_a_version_comes_with_all_that_is_to_be_known_of_it(run_folder, tmp_path, images, capsys):
     pytest.importorskip("tensorflow_serving", reason="the requests to warm up with need tensorflow-serving-api")
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog

@@ -309,6 +309,7 @@ def test_a_fault_of_the_server_is_told_without_its_insides(serving, write_versio
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_stop(write_version, tmp_path):
     (tmp_path / "mnist").mkdir()
     write_version(tmp_path / "mnist", 7)
