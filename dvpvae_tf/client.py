@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from dvpvae_tf.command_line import Parser, count, seed, temperature
+from dvpvae_tf.command_line import Parser, add_temperature_argument, count, seed
 from dvpvae_tf.errors import told_in_one_line
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.sample_files import OUTPUT_HELP, writer_of
@@ -30,12 +30,7 @@ def parse_arguments(argv=None):
     )
     parser.add_argument("--num", type=count, default=16, help="how many images (default: %(default)s)")
     parser.add_argument("--seed", type=seed, default=0, help="of the first image (default: %(default)s)")
-    parser.add_argument(
-        "--temperature",
-        type=temperature,
-        default=0.8,
-        help="factor of the standard deviation of every p(z_l|...) (default: %(default)s)",
-    )
+    add_temperature_argument(parser)
     parser.add_argument("--batch-size", type=count, default=16, help="images of a request (default: %(default)s)")
     parser.add_argument(
         "--timeout", type=count, default=60, help="seconds that an answer may take (default: %(default)s)"

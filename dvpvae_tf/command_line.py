@@ -107,6 +107,20 @@ def add_model_arguments(parser):
     parser.add_argument("--seed", type=seed, default=0, help="of all noise (default: %(default)s)")
 
 
+def add_temperature_argument(parser):
+    """Adds the option `--temperature`, of the z that are drawn from the prior.
+
+    Args:
+        parser: `Parser`.
+    """
+    parser.add_argument(
+        "--temperature",
+        type=temperature,
+        default=0.8,
+        help="factor of the standard deviation of every p(z_l|...) (default: %(default)s)",
+    )
+
+
 def add_data_arguments(parser):
     """Adds the options that say which images are read: `--dataset`, `--split` and where they are.
 
@@ -115,6 +129,15 @@ def add_data_arguments(parser):
     """
     parser.add_argument("--dataset", help="as in training (default: that of the run)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
-    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
     parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
+    add_data_places(parser)
+
+
+def add_data_places(parser):
+    """Adds the options that say where data are: `--data-dir` and `--omniglot-mat`.
+
+    Args:
+        parser: `Parser`.
+    """
+    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
     parser.add_argument("--omniglot-mat", metavar="FILE", help="OMNIGLOT's chardata.mat, if already at hand")

@@ -229,9 +229,7 @@ def negative_elbo_terms(model, images, seeds, steps=None):
     Raises:
         ValueError: if `steps` is given for a model without a diffusion prior.
     """
-    target = model.target(images, seeds)
-    encoding = model.encode(target if model.binary_encoder_input else images)
-    draw, _ = _draw(model, _Encoded(encoding, target), seeds, _steps(model, steps))
+    draw, _ = _draw(model, _encode(model, images, seeds), seeds, _steps(model, steps))
     terms = _terms(model, draw)
     total, reconstruction, kl_z = terms["negative_elbo"], terms["reconstruction"], tf.reduce_sum(terms["kl_z"], axis=1)
     return {
@@ -339,6 +337,11 @@ def _describe(name, samples, steps):
     return f"{name}, K = {samples}{process}" + (" (not a bound)" if name == "published" else "")
 
 
+def _encode(model, images, seeds):
+    target = model.target(images, seeds)
+    return _Encoded(model.encode(target if model.binary_encoder_input else images), target)
+
+
 def _encoder(model, images, seed):
     """The function from a batch of the images, the first of them number `first`, to `_Encoded`."""
     spec = tf.TensorSpec([None, *images.shape[1:]], images.dtype)
@@ -346,8 +349,7 @@ def _encoder(model, images, seed):
     @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int32)])
     def encode(images, first):
         images = model.prepare(images)
-        target = model.target(images, noise.row_seeds(seed, EVALUATION_STREAM, first, tf.shape(images)[0]))
-        return _Encoded(model.encode(target if model.binary_encoder_input else images), target)
+        return _encode(model, images, noise.row_seeds(seed, EVALUATION_STREAM, first, tf.shape(images)[0]))
 
     return encode.get_concrete_function()
 

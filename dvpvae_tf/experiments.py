@@ -66,18 +66,13 @@ class Table(_Part):
 
     title: str
     rows: Annotated[list[Row], Field(min_length=1)]
+    vary: dict[str, dict[str, list[Any]]] = {}  # scale -> settings of the model: a row stands for one with each choice
 
 
 class Figure(Table):
-    """A figure of the paper that shows images, and the name of the function of `drawings` that draws it."""
+    """A figure of the paper, and the name of the function of `drawings` that draws it."""
 
     draw: str
-
-
-class Plot(Figure):
-    """A figure of the paper that plots numbers; each of its rows stands for one with each choice of settings."""
-
-    vary: dict[str, dict[str, list[Any]]] = {}
 
 
 class CostScale(_Part):
@@ -100,7 +95,7 @@ class Experiments(_Part):
     scales: dict[str, dict[str, Scale]]
     tables: dict[str, Table]
     figures: dict[str, Figure]
-    plots: dict[str, Plot]
+    plots: dict[str, Figure]
     costs: dict[str, CostTable]
 
 
@@ -118,13 +113,13 @@ def rows_of(experiment, scale_name):
     """The rows of a table or figure, one for each choice where it varies settings.
 
     Args:
-        experiment: `Table`, `Figure`, `Plot` or `CostTable`.
+        experiment: `Table`, `Figure` or `CostTable`.
         scale_name: str.
 
     Returns:
         list of `Row`.
     """
-    vary = getattr(experiment, "vary", {}).get(scale_name, {})
+    vary = experiment.vary.get(scale_name, {})
     choices = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
     return [_with_settings(row, choice) for row in experiment.rows for choice in choices]
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from dvpvae_tf import costs, drawings, experiments
-from dvpvae_tf.command_line import Parser, seed
+from dvpvae_tf.command_line import Parser, add_data_places, seed
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError, told_in_one_line
 
@@ -33,8 +33,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2,3 (default: four, of cpu two, of smoke one)")
     parser.add_argument("--data", help="the rows of this data set alone")
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder (default: %(default)s)")
-    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
-    parser.add_argument("--omniglot-mat", metavar="FILE", help="OMNIGLOT's chardata.mat, if already at hand")
+    add_data_places(parser)
     arguments = parser.parse_args(argv)
     arguments.seeds = arguments.seeds or DEFAULT_SEEDS[arguments.scale]
     return arguments

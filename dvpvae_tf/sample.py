@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from dvpvae_tf.command_line import Parser, add_model_arguments, count, temperature
+from dvpvae_tf.command_line import Parser, add_model_arguments, add_temperature_argument, count, temperature
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.priors import DiffusionPrior
@@ -29,12 +29,7 @@ def parse_arguments(argv=None):
     parser = Parser("sample", "Draw images from a trained model. Image i depends on the seed and i alone.")
     add_model_arguments(parser)
     parser.add_argument("--num", type=count, default=64, help="how many images (default: %(default)s)")
-    parser.add_argument(
-        "--temperature",
-        type=temperature,
-        default=0.8,
-        help="factor of the standard deviation of every p(z_l|...) (default: %(default)s)",
-    )
+    add_temperature_argument(parser)
     parser.add_argument(
         "--prior-temperature",
         type=temperature,

@@ -365,19 +365,26 @@ def train(config: TrainConfig, images, resume=False, verbose="auto"):
     return _report(folder, test)
 
 
+def learning_rate_schedule(config):
+    """Makes the callback that sets the learning rate of each epoch (Table 7).
+
+    Args:
+        config: `TrainConfig`.
+
+    Returns:
+        `keras.callbacks.LearningRateScheduler`.
+    """
+    rates = config.model_dump(include={"epochs", "warmup_epochs", "learning_rate", "end_learning_rate"})
+    return keras.callbacks.LearningRateScheduler(lambda epoch, _: learning_rate_at(epoch, **rates))
+
+
 def _callbacks(folder, model, images, done):
     """The callbacks of a run, in the order in which they must see the end of an epoch."""
     config = folder.config
-    rates = {
-        "epochs": config.epochs,
-        "warmup_epochs": config.warmup_epochs,
-        "learning_rate": config.learning_rate,
-        "end_learning_rate": config.end_learning_rate,
-    }
     best = folder.best_so_far(done)
     averaged = DVPVAE.from_config(model.get_config())
     callbacks = [
-        keras.callbacks.LearningRateScheduler(lambda epoch, _: learning_rate_at(epoch, **rates)),
+        learning_rate_schedule(config),
         StopWhenNotFinite(folder),
         SaveModels(folder, averaged, best),
         TensorBoardPictures(folder, averaged, images, config.picture_every_epochs),

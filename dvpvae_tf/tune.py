@@ -6,7 +6,7 @@ The same command goes on with a search that was stopped. How several machines sh
 from pathlib import Path
 
 from dvpvae_tf import tuning
-from dvpvae_tf.command_line import Parser, count, seed
+from dvpvae_tf.command_line import Parser, add_data_places, count, seed
 from dvpvae_tf.config import DEFAULT_DATASET, parse_train_arguments
 from dvpvae_tf.data.pipelines import evaluation_batches, read_images, training_batches
 from dvpvae_tf.errors import UserError, told_in_one_line
@@ -42,9 +42,8 @@ def parse_arguments(argv=None):
     parser.add_argument("--epochs", type=count, help="of a trial (default: that of the config)")
     parser.add_argument("--output", type=Path, default=Path("tuning"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=seed, default=0, help="of search and training (default: %(default)s)")
-    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
     parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
-    parser.add_argument("--omniglot-mat", metavar="FILE", help="OMNIGLOT's chardata.mat, if already at hand")
+    add_data_places(parser)
     return parser.parse_args(argv)
 
 

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dvpvae_tf import training
-from dvpvae_tf.config import ModelConfig, TrainConfig, learning_rate_at, search_space_file, settings_as_yaml
+from dvpvae_tf.config import ModelConfig, TrainConfig, search_space_file, settings_as_yaml
 from dvpvae_tf.errors import UserError, did_you_mean
 from dvpvae_tf.files import write_atomically
 
@@ -242,12 +242,11 @@ class HyperDVPVAE(keras_tuner.HyperModel):
         """
         config = self.config_of(hp)
         epochs = epochs or config.epochs
-        rates = config.model_dump(include={"epochs", "warmup_epochs", "learning_rate", "end_learning_rate"})
         if not model.adapted:
             model.adapt(train)
         callbacks = [
             keras.callbacks.SwapEMAWeights(),
-            keras.callbacks.LearningRateScheduler(lambda epoch, _: learning_rate_at(epoch, **rates)),
+            training.learning_rate_schedule(config),
             training.StopWhenNotFinite(training.RunFolder(config)),
             *callbacks,
         ]
