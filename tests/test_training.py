@@ -65,6 +65,7 @@ def kill_after_epoch(epoch, monkeypatch):
     monkeypatch.setattr(training.StopWhenNotFinite, "on_train_batch_end", die)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, tmp_path, monkeypatch, capsys):
     whole = make_config(name="whole")
     bound = training.train(whole, splits, verbose=0)

@@ -236,6 +236,7 @@ def test_train_takes_best_yaml_as_it_is(config, instead_of_training, batches, tm
     assert "16 epochs of 80 steps of 50 images" in printed
 
 
+@pytest.mark.slow
 def test_a_model_over_the_budget_is_not_trained_and_the_search_goes_on(make_tuner, batches, tmp_path, monkeypatch):
     def fit(self, hp, model, *args, **kwargs):
         parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
