@@ -10,6 +10,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.top_down import TopDown
+from dvpvae_tf.optimizers import as_tensors, as_vector
 from dvpvae_tf.pseudoinputs import to_unit_range
 
 # Streams of noise beside those of the training steps 0, 1, ...
@@ -90,6 +91,10 @@ class DVPVAE(keras.Model):
         >>> model.fit(train, validation_data=validation, epochs=2)
         >>> images = model.sample(16, temperature=0.9, seed=0)
 
+    Its attribute `gradient_accumulation`, 1 unless set before `fit`, is the number of parts that each device computes
+    its share of a batch in, one after the other: the same steps (apart from dropout) in less memory. It divides that
+    share.
+
     Args:
         image_shape: `(D, D, C)`.
         scales: sides of the latents, fine to coarse; each divides the one before, the first divides D.
@@ -147,6 +152,7 @@ class DVPVAE(keras.Model):
         self.input_mean = input_mean
         self.input_std = input_std
         self.seed = seed
+        self.gradient_accumulation = 1
         self.bottom_up = BottomUp(
             scales, channels, hidden_channels, encoder_blocks, dtype=self.dtype_policy, name="bottom_up"
         )
@@ -577,18 +583,17 @@ class DVPVAE(keras.Model):
         first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
         seeds = noise.row_seeds(self.seed, self.training_steps.value, first_row, tf.shape(images)[0])
         self.training_steps.assign_add(1)
-        with tf.GradientTape() as tape:
-            elbo = self(images, seeds=seeds, training=True)
-            # Summed over the replicas this is the mean over the global batch.
-            loss = tf.reduce_sum(elbo.negative_elbo) * self.bits_per_nat / tf.cast(global_rows, tf.float32)
-        gradients = tape.gradient(loss, self.trainable_variables)
-        summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
-        loss, *gradients = summed
-        gradient_norm = tf.linalg.global_norm(gradients)
-        finite = tf.math.is_finite(loss) & tf.math.is_finite(gradient_norm)
+        num_images = tf.cast(global_rows, tf.float32)
+        # Summed over the replicas the loss is the mean over the global batch.
+        sums, gradients = self._in_parts(images, seeds, self.bits_per_nat / num_images)
+        sums, *gradients = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, [sums, *gradients]
+        )
+        gradient_norm = tf.norm(as_vector(gradients))
+        finite = tf.math.is_finite(sums[0]) & tf.math.is_finite(gradient_norm)
         self._apply_if(finite, gradients)
         counts = tf.cast(finite, tf.float32)  # a skipped step leaves no trace in the means
-        self._update_bound_metrics(elbo, weights=tf.fill(tf.shape(elbo.kl_u), counts))
+        self._update_bound_metrics(sums, counts * num_images)
         self.gradient_norm.update_state(_finite_or_zero(gradient_norm), counts)
         self.last_gradient_norm.reset_state()
         self.last_gradient_norm.update_state(gradient_norm)
@@ -597,6 +602,33 @@ class DVPVAE(keras.Model):
             "gradient_norm": self.gradient_norm.result(),
             "skipped_steps": self.skipped_steps.result(),
         }
+
+    def _in_parts(self, images, seeds, scale):
+        """The sums of the bound's terms over the images, and the gradients of the loss, part by part."""
+        parts = self.gradient_accumulation
+        if parts == 1:
+            return self._sums_and_gradients(images, seeds, scale)
+        rows = images.shape[0]
+        if rows is not None and rows % parts:
+            raise ValueError(
+                f"{rows} images cannot be shared out evenly to {parts} parts: change gradient_accumulation."
+            )
+
+        def add(totals, part):
+            sums, gradients = self._sums_and_gradients(*part, scale)
+            return totals[0] + sums, totals[1] + as_vector(gradients)
+
+        nothing = tf.zeros(len(self.bound_metrics)), tf.zeros(self.num_parameters)
+        split = [tf.reshape(each, [parts, -1, *each.shape[1:]]) for each in (images, seeds)]
+        sums, gradient = tf.foldl(add, split, nothing, parallel_iterations=1)
+        return sums, as_tensors(gradient, self.trainable_variables)
+
+    def _sums_and_gradients(self, images, seeds, scale):
+        with tf.GradientTape() as tape:
+            elbo = self(images, seeds=seeds, training=True)
+            loss = tf.reduce_sum(elbo.negative_elbo) * scale
+        gradients = tape.gradient(loss, self.trainable_variables)
+        return self._sums(elbo, tf.ones_like(elbo.kl_u)), gradients
 
     def _apply_if(self, finite, gradients):
         """Applies gradients that are summed over the replicas already, or, on all replicas alike, skips the step."""
@@ -625,11 +657,15 @@ class DVPVAE(keras.Model):
         seen = tf.convert_to_tensor(self._images_seen)
         seeds = noise.row_seeds(self.seed, EVALUATION_STREAM, seen + first_row, tf.shape(images)[0])
         self._images_seen.assign_add(global_rows)
-        self._update_bound_metrics(self(images, seeds=seeds), weights)
+        sums = self._sums(self(images, seeds=seeds), weights)
+        context = tf.distribute.get_replica_context()
+        self._update_bound_metrics(
+            context.all_reduce(tf.distribute.ReduceOp.SUM, sums), tf.cast(global_rows, tf.float32)
+        )
         return self._results()
 
-    def _update_bound_metrics(self, elbo, weights):
-        """Adds the weighted means over the global batch, so that every replica holds the same metrics."""
+    def _sums(self, elbo, weights):
+        """Weighted sums over the images of what the metrics of the bound are means of, in their order."""
         values = {
             "negative_elbo": elbo.negative_elbo,
             "bits_per_dim": elbo.negative_elbo * self.bits_per_nat,
@@ -637,13 +673,13 @@ class DVPVAE(keras.Model):
             "kl_z": tf.reduce_sum(elbo.kl_z, axis=1),
             "kl_u": elbo.kl_u,
         }
-        sums = [tf.reduce_sum(tf.where(weights > 0, value * weights, 0.0)) for value in values.values()]
-        reduced = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, tf.stack([*sums, tf.reduce_sum(weights)])
-        )
-        *sums, total = tf.unstack(reduced)
-        for name, value in zip(values, sums, strict=True):
-            self.bound_metrics[name].update_state(tf.math.divide_no_nan(value, total), total)
+        ordered = [values[name] for name in self.bound_metrics]
+        return tf.stack([tf.reduce_sum(tf.where(weights > 0, value * weights, 0.0)) for value in ordered])
+
+    def _update_bound_metrics(self, sums, num_images):
+        """Adds the means over the global batch, so that every replica holds the same metrics."""
+        for metric, value in zip(self.bound_metrics.values(), tf.unstack(sums), strict=True):
+            metric.update_state(tf.math.divide_no_nan(value, num_images), num_images)
 
     def _results(self):
         return {name: metric.result() for name, metric in self.bound_metrics.items()}
