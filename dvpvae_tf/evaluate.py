@@ -1,21 +1,32 @@
 """The command `python -m dvpvae_tf.evaluate`: how good a trained model is, by a true bound."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from dvpvae_tf import evaluation, feature_distances
-from dvpvae_tf.command_line import Parser, add_data_arguments, add_model_arguments, count
+from dvpvae_tf.command_line import (
+    Parser,
+    add_data_arguments,
+    add_model_arguments,
+    add_sharding_arguments,
+    count,
+)
 from dvpvae_tf.data.labels import read_labels
 from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.devices import copies_on_other_devices
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.priors import DiffusionPrior
 from dvpvae_tf.runs import data_settings, images_of, model_of
+from dvpvae_tf.sharding import Shard
 
 TERMS = {
     "diffusion": "diffusion",
@@ -59,6 +70,7 @@ def parse_arguments(argv=None):
         default=100,
         help="rows at a time; times T, what bounds the memory (default: %(default)s)",
     )
+    add_sharding_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results to this .json file")
     fid = parser.add_argument_group("distances between features of generated and of real images")
     fid.add_argument(
@@ -80,7 +92,36 @@ def parse_arguments(argv=None):
             parser.error(f"--{option.replace('_', '-')} is for --fid {kind}")
     if arguments.fid_images < FEWEST_FID_IMAGES:
         parser.error(f"--fid-images is {arguments.fid_images}: give {FEWEST_FID_IMAGES} or more")
+    if arguments.shard and (arguments.fid or not arguments.output):
+        parser.error("--shard needs --output, and is not for --fid")
     return arguments
+
+
+class Part(NamedTuple):
+    """The evaluation of a run of images: all of them, or those of a shard, which `merge` puts together.
+
+    `settings` is a dict of all that the parts of one evaluation must have in common.
+    """
+
+    evaluation: evaluation.Evaluation
+    layers: evaluation.LayerSums
+    settings: dict
+
+    def results(self):
+        """Gives the results as plain numbers.
+
+        Returns:
+            dict that JSON can hold: `Evaluation.summary`, and beside it "active_units", "active_units_per_layer",
+            "model", "dataset", "split" and "mixed_precision".
+        """
+        summary, statistics = self.evaluation.summary(), self.layers.statistics()
+        layers = list(summary["kl_z_per_layer"])
+        names = ("model", "dataset", "split", "mixed_precision")
+        return summary | {
+            "active_units": statistics.all_active_units,
+            "active_units_per_layer": dict(zip(layers, statistics.active_units.tolist(), strict=True)),
+            **{name: self.settings[name] for name in names},
+        }
 
 
 def evaluate(arguments):
@@ -90,8 +131,7 @@ def evaluate(arguments):
         arguments: see `parse_arguments`.
 
     Returns:
-        dict: `Evaluation.summary`, and beside it "active_units", "active_units_per_layer", "model", "dataset",
-        "split", "mixed_precision" and, if asked for, "feature_distances".
+        `Part`, and the dict of the distances between features, None if not asked for.
 
     Raises:
         UserError: for a mistake that the user can put right.
@@ -101,23 +141,23 @@ def evaluate(arguments):
         raise UserError("this model has no diffusion prior: leave out --steps")
     split = images_of(arguments, model)
     images = split[: arguments.limit]
+    rows = (arguments.shard or Shard(0, 1)).rows(len(images), arguments.batch_size)
+    copies = copies_on_other_devices(model) if arguments.strategy == "mirrored" else []
     # The distances come first: what can go wrong with them must not cost the bound.
-    distances = {"feature_distances": _feature_distances(arguments, model, split)} if arguments.fid else {}
-    result = ESTIMATORS[arguments.estimator](
-        model, images, arguments.samples, arguments.steps, arguments.seed, arguments.batch_size
-    )
-    summary = result.summary()
-    statistics = evaluation.layer_statistics(model, images, arguments.seed, arguments.batch_size)
-    layers = list(summary["kl_z_per_layer"])
-    return summary | {
-        "active_units": statistics.all_active_units,
-        "active_units_per_layer": dict(zip(layers, statistics.active_units.tolist(), strict=True)),
+    distances = _feature_distances(arguments, model, split, copies) if arguments.fid else None
+    shared = {"batch_size": arguments.batch_size, "first": rows.start, "copies": copies}
+    estimate = ESTIMATORS[arguments.estimator]
+    mine = images[rows.start : rows.stop]
+    result = estimate(model, mine, arguments.samples, arguments.steps, arguments.seed, **shared)
+    settings = {
         "model": str(arguments.model),
         "dataset": data_settings(arguments)["name"],
         "split": arguments.split,
         "mixed_precision": arguments.mixed_precision,
-        **distances,
+        "number of images": len(images),
+        "batch_size": arguments.batch_size,
     }
+    return Part(result, evaluation.layer_sums(model, mine, arguments.seed, **shared), settings), distances
 
 
 def _feature_extractor(arguments, model):
@@ -147,14 +187,78 @@ def _train_classifier(settings, seed):
     return classifier
 
 
-def _feature_distances(arguments, model, real):
+def _feature_distances(arguments, model, real, copies):
     """The distances between images of the data and as many that the model generates."""
     extract, label = _feature_extractor(arguments, model)
     real = real[: arguments.fid_images]
     print(f"Generating {len(real)} images and computing features")
-    generated = model.sample(len(real), seed=arguments.seed, steps=arguments.steps)
+    drawn = model.sample_in_batches(len(real), seed=arguments.seed, steps=arguments.steps, copies=copies)
+    generated = np.concatenate([batch.images for batch in drawn])
     distances = feature_distances.feature_distances(extract(real), extract(generated), seed=arguments.seed)
     return {"features": label, "temperature": 1.0, **distances._asdict()}
+
+
+def save_part(path, part):
+    """Writes the evaluation of a shard.
+
+    Args:
+        path: path of a new file.
+        part: `Part`.
+    """
+    values = dataclasses.asdict(part.evaluation)
+    values |= {f"kl_u_{name}": array for name, array in values.pop("kl_u").items()}
+    arrays = {name: values.pop(name) for name in list(values) if isinstance(values[name], np.ndarray)}
+    layers = {f"layers_{name}": value for name, value in part.layers._asdict().items()}
+    np.savez(path, settings=json.dumps([part.settings, values]), **arrays, **layers)
+
+
+def load_part(path):
+    """Reads what `save_part` has written.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        `Part`.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    try:
+        with np.load(path) as file:
+            values = dict(file)
+        settings, numbers = json.loads(str(values.pop("settings")))
+        layers = {name: values.pop(f"layers_{name}") for name in evaluation.LayerSums._fields}
+        kl_u = {name.removeprefix("kl_u_"): values.pop(name) for name in list(values) if name.startswith("kl_u_")}
+        result = evaluation.Evaluation(**numbers, **values, kl_u=kl_u)
+    except Exception as error:  # zipfile, zlib, NumPy and JSON raise many types for a damaged or foreign file
+        raise UserError(f"{path} is damaged, or no part of an evaluation ({error})") from error
+    return Part(result, evaluation.LayerSums(**layers), settings)
+
+
+def merge_parts(parts):
+    """Puts the evaluations of all shards together.
+
+    Args:
+        parts: list of `Part`, in the order of the shards.
+
+    Returns:
+        `Part`.
+
+    Raises:
+        UserError: if they are not of one evaluation.
+    """
+
+    def settings_of(part):
+        names = ("estimator", "seed", "bits_per_nat")
+        return part.settings | {name: getattr(part.evaluation, name) for name in names}
+
+    first, *others = map(settings_of, parts)
+    different = sorted({name for other in others for name in first if other[name] != first[name]})
+    if different:
+        raise UserError(f"the parts are not of one evaluation: {', '.join(different)} differ")
+    evaluations, layers, settings = zip(*parts, strict=True)
+    return Part(evaluation.merged(evaluations), functools.reduce(evaluation.LayerSums.plus, layers), settings[0])
 
 
 def print_tables(results):
@@ -232,10 +336,29 @@ def main(argv=None):
         arguments = parse_arguments(argv)
         if arguments.output:
             check_output(arguments.output, [".json"])
-        results = evaluate(arguments)
-        print_tables(results)
-        if arguments.output:
-            write_atomically(arguments.output, lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
+        if arguments.shard:
+            arguments.output = arguments.shard.part_of(arguments.output.with_suffix(".npz"))
+        part, distances = evaluate(arguments)
+        if arguments.shard:
+            write_atomically(arguments.output, lambda path: save_part(path, part))
+            print(f"wrote {arguments.output}")
+            return
+        report(part.results() | ({"feature_distances": distances} if distances else {}), arguments.output)
+
+
+def report(results, output):
+    """Prints results and writes them.
+
+    Args:
+        results: dict.
+        output: path of a .json file, or None.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    print_tables(results)
+    if output:
+        write_atomically(output, lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
 
 
 if __name__ == "__main__":
