@@ -1,6 +1,5 @@
 """Batches shared out to all devices of the machine: each has a copy of the model and takes the next batch in turn."""
 
-import contextlib
 import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -53,12 +52,15 @@ def in_turn(functions, items):
     if len(functions) == 1:
         yield from map(functions[0], items)
         return
-    with contextlib.ExitStack() as stack:
-        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in functions]
-        results = deque()
+    threads = [ThreadPoolExecutor(1) for _ in functions]
+    results = deque()
+    try:
         for thread, function, item in zip(itertools.cycle(threads), itertools.cycle(functions), items, strict=False):
             if len(results) == WAITING_BATCHES * len(functions):
                 yield results.popleft().result()
             results.append(thread.submit(function, item))
         while results:
             yield results.popleft().result()
+    finally:
+        for thread in threads:
+            thread.shutdown(cancel_futures=True)

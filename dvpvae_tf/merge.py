@@ -7,7 +7,8 @@ import numpy as np
 
 from dvpvae_tf.command_line import Parser
 from dvpvae_tf.errors import UserError, told_in_one_line
-from dvpvae_tf.evaluate import load_part, merge_parts, report
+from dvpvae_tf.evaluate import report
+from dvpvae_tf.evaluation_parts import load_part, merge_parts
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.sharding import parts_of
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvpvae_tf import evaluate, merge, runs, sample
+from dvpvae_tf import evaluate, evaluation, merge, runs, sample
 from dvpvae_tf.config import load_config, write_config
 from dvpvae_tf.devices import in_turn
 from dvpvae_tf.sharding import Shard, parts_of
@@ -94,6 +94,18 @@ def test_shards_of_fewer_batches_than_there_are_shards_agree_to_rounding(run):
     whole, results = read("whole.json"), read("results.json")
     assert results["images"] == 13
     np.testing.assert_allclose(numbers_of(results), numbers_of(whole), rtol=1e-5, atol=1e-5)
+
+
+def test_the_statistics_of_layers_are_sums_over_the_parts(run_folder):
+    model, data = runs.load_model(run_folder), np.load(run_folder / "test.npy")
+    whole = evaluation.layer_sums(model, data, batch_size=4)
+    parts = [
+        evaluation.layer_sums(model, data[start:end], batch_size=4, first=start) for start, end in ((0, 8), (8, 13))
+    ]
+    for added, expected in zip(parts[0].plus(parts[1]), whole, strict=True):
+        np.testing.assert_allclose(added, expected, rtol=1e-12)
+    elsewhere = evaluation.layer_sums(model, data[8:], batch_size=4)
+    assert np.abs(elsewhere.means - parts[1].means).max() > 1e-3, "noise depends on the place in the whole"
 
 
 @pytest.mark.parametrize("count", [1, 3])
