@@ -8,10 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
+from dvpvae_tf.devices import device_of, in_turn
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.optimizers import as_tensors, as_vector
 from dvpvae_tf.pseudoinputs import to_unit_range
+from dvpvae_tf.sharding import smaller_batch
 
 # Streams of noise beside those of the training steps 0, 1, ...
 EVALUATION_STREAM = -1
@@ -499,7 +501,16 @@ class DVPVAE(keras.Model):
         return Samples(np.concatenate(images), None if pseudoinputs[0] is None else np.concatenate(pseudoinputs))
 
     def sample_in_batches(
-        self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None, deterministic=False, batch_size=100
+        self,
+        num,
+        temperature=1.0,
+        seed=0,
+        prior_temperature=1.0,
+        steps=None,
+        deterministic=False,
+        batch_size=100,
+        first=0,
+        copies=(),
     ):
         """Generates the images of `sample_with_pseudoinputs` batch by batch, for more than memory holds.
 
@@ -511,6 +522,9 @@ class DVPVAE(keras.Model):
             steps: int or None, at least 1, see `generate`.
             deterministic: bool, see `generate`.
             batch_size: int, images in a batch; no image depends on it.
+            first: int, the index of the first image, where those before it are drawn elsewhere.
+            copies: list of `DVPVAE` on other devices, which take batches in turn with this one, see
+                `dvpvae_tf.devices.copies_on_other_devices`.
 
         Returns:
             An iterator of `Samples` of arrays, the last one with the images left.
@@ -526,12 +540,23 @@ class DVPVAE(keras.Model):
             raise ValueError(f"Temperatures must be 0 or more, got {temperature} and {prior_temperature}.")
         if deterministic and not hasattr(self.prior, "sample_deterministic"):
             raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
-        seeds = noise.row_seeds(seed, SAMPLING_STREAM, 0, num)
+        seeds = noise.row_seeds(seed, SAMPLING_STREAM, first, num)
         arguments = tf.constant(float(temperature)), tf.constant(float(prior_temperature)), steps, deterministic
-        # One graph for batches of all sizes, made before the first of them.
-        self._generate.get_concrete_function(tf.TensorSpec([None, 2], tf.int32), *arguments)
-        batches = (self._generate(seeds[first : first + batch_size], *arguments) for first in range(0, num, batch_size))
-        return (Samples(*(None if part is None else part.numpy() for part in batch)) for batch in batches)
+        samplers = [model._sampler(*arguments) for model in (self, *copies)]
+        size = smaller_batch(num, batch_size, len(samplers))
+        return in_turn(samplers, (seeds[start : start + size] for start in range(0, num, size)))
+
+    def _sampler(self, *arguments):
+        """The function from keys to `Samples` of arrays; its one graph is for batches of all sizes."""
+        with device_of(self):
+            self._generate.get_concrete_function(tf.TensorSpec([None, 2], tf.int32), *arguments)
+
+        def sample(seeds):
+            with device_of(self):
+                drawn = self._generate(seeds, *arguments)
+            return Samples(*(None if part is None else part.numpy() for part in drawn))
+
+        return sample
 
     # Training and evaluation
 
