@@ -46,7 +46,7 @@ def parse_arguments(argv=None):
     )
     parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
     parser.add_argument("--ddim", action="store_true", help="take these steps without noise")
-    parser.add_argument("--batch-size", type=count, default=100, help="bounds the memory (default: %(default)s)")
+    parser.add_argument("--batch-size", type=count, default=250, help="bounds the memory (default: %(default)s)")
     add_sharding_arguments(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="PATH", help=OUTPUT_HELP)
     arguments = parser.parse_args(argv)

@@ -18,6 +18,8 @@ from dvpvae_tf.sharding import smaller_batch
 # Streams of noise beside those of the training steps 0, 1, ...
 EVALUATION_STREAM = -1
 SAMPLING_STREAM = -2
+# On each device: many operations of a sampling step are too small to keep one busy.
+BATCHES_AT_ONCE = 2
 
 
 class Elbo(NamedTuple):
@@ -508,7 +510,7 @@ class DVPVAE(keras.Model):
         prior_temperature=1.0,
         steps=None,
         deterministic=False,
-        batch_size=100,
+        batch_size=250,
         first=0,
         copies=(),
     ):
@@ -542,8 +544,9 @@ class DVPVAE(keras.Model):
             raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
         seeds = noise.row_seeds(seed, SAMPLING_STREAM, first, num)
         arguments = tf.constant(float(temperature)), tf.constant(float(prior_temperature)), steps, deterministic
-        samplers = [model._sampler(*arguments) for model in (self, *copies)]
-        size = smaller_batch(num, batch_size, len(samplers))
+        models = (self, *copies)
+        size = smaller_batch(num, batch_size, len(models))
+        samplers = [model._sampler(*arguments) for model in models] * BATCHES_AT_ONCE
         return in_turn(samplers, (seeds[start : start + size] for start in range(0, num, size)))
 
     def _sampler(self, *arguments):
