@@ -402,7 +402,8 @@ def _fit(folder, images, strategy, chief, verbose):
 
     with strategy.scope():
         model = make_model(config, steps_per_epoch)
-        done = folder.restore(model) if chief else 0
+    # Outside the scope: there Keras, as it reads weights, makes variables that all workers would have to make.
+    done = folder.restore(model) if chief else 0
     if chief and done == 0:
         model.adapt(training)
     if config.strategy == "multiworker":
