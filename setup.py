@@ -56,7 +56,15 @@ setup(
     ],
     extras_require={
         # A test builds the package: setuptools 70.1 is the first that can do so without wheel.
-        "test": ["pytest>=9,<10", "ruff==0.17.6", "setuptools>=70.1", *serving, *notebooks],
+        # Another checks the Kubernetes files against the schemas that kubernetes-validate brings.
+        "test": [
+            "pytest>=9,<10",
+            "ruff==0.17.6",
+            "setuptools>=70.1",
+            "kubernetes-validate>=1.37,<2",
+            *serving,
+            *notebooks,
+        ],
         "serving": serving,
         "torch": ["torch>=2.6,<3"],  # opens .pt checkpoints; older releases do so unsafely
     },

@@ -4,6 +4,7 @@ import argparse
 import math
 
 from dvpvae_tf.errors import UserError, did_you_mean
+from dvpvae_tf.sharding import Shard
 
 SPLITS = ("train", "validation", "test")
 
@@ -94,6 +95,44 @@ def seed(text):
     if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**31 - 1}")
     return int(text)
+
+
+def shard(text):
+    """Parses which part of a job this process does, for `type` of an argument.
+
+    Args:
+        text: str, such as "0/3": the first of three.
+
+    Returns:
+        `dvpvae_tf.sharding.Shard`.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is something else.
+    """
+    index, slash, number = text.partition("/")
+    if not (slash and (index + number).isascii() and index.isdigit() and number.isdigit() and int(index) < int(number)):
+        raise argparse.ArgumentTypeError(f"{text} is no part of a job: three shards are 0/3, 1/3 and 2/3")
+    return Shard(int(index), int(number))
+
+
+def add_sharding_arguments(parser):
+    """Adds the options that share the work out to devices and processes: `--strategy` and `--shard`.
+
+    Args:
+        parser: `Parser`.
+    """
+    parser.add_argument(
+        "--strategy",
+        choices=("single", "mirrored"),
+        default="single",
+        help="compute on one device, or on all of this machine (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        metavar="I/N",
+        help="do part I, from 0, of N alone, beside --output; then: python -m dvpvae_tf.merge --output PATH",
+    )
 
 
 def add_model_arguments(parser):

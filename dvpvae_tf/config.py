@@ -166,6 +166,8 @@ class TrainConfig(DataConfig):
     early_stopping_epochs: int = Field(0, ge=0, description="Epochs without progress before a stop; 0: off.")
     validate_raw_weights: bool = Field(False, description="Validate the raw weights, not their EMA.")
     mixed_precision: bool = Field(False, description="Compute in bfloat16.")
+    gradient_accumulation: int = Field(1, gt=0, description="Parts that a batch is computed in, for less memory.")
+    remat: bool = Field(False, description="Compute blocks again backwards: less memory, more time.")
     jit_compile: bool = Field(False, description="Compile with XLA.")
     name: str | None = Field(None, min_length=1, description="Folder of this run inside `output`.")
     output: str = Field("runs", min_length=1, description="Folder of all runs.")
@@ -178,6 +180,15 @@ class TrainConfig(DataConfig):
             raise ValueError(
                 f"end_learning_rate {self.end_learning_rate} exceeds learning_rate {self.learning_rate}: "
                 "give a smaller one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> "TrainConfig":
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split into {self.gradient_accumulation} equal parts: "
+                "give another gradient_accumulation"
             )
         return self
 

@@ -1,6 +1,7 @@
-"""What training and sampling a model cost: time and memory (Table 6)."""
+"""What training and sampling a model cost: time and memory (Table 6), and floating-point operations."""
 
 import concurrent.futures
+import math
 import multiprocessing
 import resource
 import statistics
@@ -82,6 +83,65 @@ def _seconds(work):
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def training_flops(model, batch_size):
+    """Counts the floating-point operations of a training step, forward and backward, in the graph of one.
+
+    Those of convolutions and matrix products count, two for each multiplication and addition; what is left out
+    (activations, noise, the optimizer) is a small part of the operations, though not of the time.
+
+    Args:
+        model: `DVPVAE`.
+        batch_size: int, images in a step; a VampPrior's components are shared out to them.
+
+    Returns:
+        float, operations an image.
+    """
+
+    @tf.function
+    def gradients(images):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(images, training=True).negative_elbo)
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = gradients.get_concrete_function(tf.TensorSpec([batch_size, *model.image_shape], tf.uint8)).graph
+    return graph_flops(graph) / batch_size
+
+
+def graph_flops(graph):
+    """Counts the floating-point operations of the convolutions and matrix products of a graph.
+
+    Args:
+        graph: `tf.Graph` with static shapes; what it calls in functions of its own is not counted.
+
+    Returns:
+        int.
+    """
+    counters = {
+        "Conv2D": lambda op: _convolution(op.outputs[0], op.inputs[1]),
+        "Conv2DBackpropInput": lambda op: _convolution(op.inputs[2], op.inputs[1]),
+        "Conv2DBackpropFilter": lambda op: _convolution(op.inputs[2], op.outputs[0]),
+        "MatMul": lambda op: _product(op, "transpose_a"),
+        "BatchMatMulV2": lambda op: _product(op, "adj_x"),
+        "Einsum": _einsum,
+    }
+    return 2 * sum(counters[op.type](op) for op in graph.get_operations() if op.type in counters)
+
+
+def _convolution(outputs, kernel):
+    """Multiplications of a convolution `[N, h, w, out]`, its kernel `[height, width, in, out]`, or of a gradient."""
+    return math.prod(outputs.shape) * math.prod(kernel.shape[:3])
+
+
+def _product(op, transposed):
+    return math.prod(op.outputs[0].shape) * op.inputs[0].shape[-2 if op.get_attr(transposed) else -1]
+
+
+def _einsum(op):
+    indices = op.get_attr("equation").decode().split("->")[0].split(",")
+    pairs = zip(indices, op.inputs, strict=True)
+    return math.prod({i: size for letters, x in pairs for i, size in zip(letters, x.shape, strict=True)}.values())
 
 
 def peak_memory():

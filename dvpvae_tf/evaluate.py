@@ -4,18 +4,22 @@ import functools
 import json
 from pathlib import Path
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from dvpvae_tf import evaluation, feature_distances
-from dvpvae_tf.command_line import Parser, add_data_arguments, add_model_arguments, count
+from dvpvae_tf.command_line import Parser, add_data_arguments, add_model_arguments, add_sharding_arguments, count
 from dvpvae_tf.data.labels import read_labels
 from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.devices import copies_on_other_devices
 from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.evaluation_parts import Part, save_part
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.priors import DiffusionPrior
 from dvpvae_tf.runs import data_settings, images_of, model_of
+from dvpvae_tf.sharding import Shard
 
 TERMS = {
     "diffusion": "diffusion",
@@ -59,6 +63,7 @@ def parse_arguments(argv=None):
         default=100,
         help="rows at a time; times T, what bounds the memory (default: %(default)s)",
     )
+    add_sharding_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results to this .json file")
     fid = parser.add_argument_group("distances between features of generated and of real images")
     fid.add_argument(
@@ -80,6 +85,8 @@ def parse_arguments(argv=None):
             parser.error(f"--{option.replace('_', '-')} is for --fid {kind}")
     if arguments.fid_images < FEWEST_FID_IMAGES:
         parser.error(f"--fid-images is {arguments.fid_images}: give {FEWEST_FID_IMAGES} or more")
+    if arguments.shard and (arguments.fid or not arguments.output):
+        parser.error("--shard needs --output, and is not for --fid")
     return arguments
 
 
@@ -90,8 +97,7 @@ def evaluate(arguments):
         arguments: see `parse_arguments`.
 
     Returns:
-        dict: `Evaluation.summary`, and beside it "active_units", "active_units_per_layer", "model", "dataset",
-        "split", "mixed_precision" and, if asked for, "feature_distances".
+        `Part`, and the dict of the distances between features, None if not asked for.
 
     Raises:
         UserError: for a mistake that the user can put right.
@@ -101,23 +107,23 @@ def evaluate(arguments):
         raise UserError("this model has no diffusion prior: leave out --steps")
     split = images_of(arguments, model)
     images = split[: arguments.limit]
+    rows = (arguments.shard or Shard(0, 1)).rows(len(images), arguments.batch_size)
+    copies = copies_on_other_devices(model) if arguments.strategy == "mirrored" else []
     # The distances come first: what can go wrong with them must not cost the bound.
-    distances = {"feature_distances": _feature_distances(arguments, model, split)} if arguments.fid else {}
-    result = ESTIMATORS[arguments.estimator](
-        model, images, arguments.samples, arguments.steps, arguments.seed, arguments.batch_size
-    )
-    summary = result.summary()
-    statistics = evaluation.layer_statistics(model, images, arguments.seed, arguments.batch_size)
-    layers = list(summary["kl_z_per_layer"])
-    return summary | {
-        "active_units": statistics.all_active_units,
-        "active_units_per_layer": dict(zip(layers, statistics.active_units.tolist(), strict=True)),
+    distances = _feature_distances(arguments, model, split, copies) if arguments.fid else None
+    shared = {"batch_size": arguments.batch_size, "first": rows.start, "copies": copies}
+    estimate = ESTIMATORS[arguments.estimator]
+    mine = images[rows.start : rows.stop]
+    result = estimate(model, mine, arguments.samples, arguments.steps, arguments.seed, **shared)
+    settings = {
         "model": str(arguments.model),
         "dataset": data_settings(arguments)["name"],
         "split": arguments.split,
         "mixed_precision": arguments.mixed_precision,
-        **distances,
+        "number of images": len(images),
+        "batch_size": arguments.batch_size,
     }
+    return Part(result, evaluation.layer_sums(model, mine, arguments.seed, **shared), settings), distances
 
 
 def _feature_extractor(arguments, model):
@@ -147,12 +153,13 @@ def _train_classifier(settings, seed):
     return classifier
 
 
-def _feature_distances(arguments, model, real):
+def _feature_distances(arguments, model, real, copies):
     """The distances between images of the data and as many that the model generates."""
     extract, label = _feature_extractor(arguments, model)
     real = real[: arguments.fid_images]
     print(f"Generating {len(real)} images and computing features")
-    generated = model.sample(len(real), seed=arguments.seed, steps=arguments.steps)
+    drawn = model.sample_in_batches(len(real), seed=arguments.seed, steps=arguments.steps, copies=copies)
+    generated = np.concatenate([batch.images for batch in drawn])
     distances = feature_distances.feature_distances(extract(real), extract(generated), seed=arguments.seed)
     return {"features": label, "temperature": 1.0, **distances._asdict()}
 
@@ -232,10 +239,29 @@ def main(argv=None):
         arguments = parse_arguments(argv)
         if arguments.output:
             check_output(arguments.output, [".json"])
-        results = evaluate(arguments)
-        print_tables(results)
-        if arguments.output:
-            write_atomically(arguments.output, lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
+        if arguments.shard:
+            arguments.output = arguments.shard.part_of(arguments.output.with_suffix(".npz"))
+        part, distances = evaluate(arguments)
+        if arguments.shard:
+            write_atomically(arguments.output, lambda path: save_part(path, part))
+            print(f"wrote {arguments.output}")
+            return
+        report(part.results() | ({"feature_distances": distances} if distances else {}), arguments.output)
+
+
+def report(results, output):
+    """Prints results and writes them.
+
+    Args:
+        results: dict.
+        output: path of a .json file, or None.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    print_tables(results)
+    if output:
+        write_atomically(output, lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
 
 
 if __name__ == "__main__":

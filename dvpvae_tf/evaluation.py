@@ -1,7 +1,9 @@
 """What a model is worth: its bounds on a data set, and how it uses its latents."""
 
 import dataclasses
+import functools
 import math
+import threading
 import time
 from typing import NamedTuple
 
@@ -10,9 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
+from dvpvae_tf.devices import device_of, in_turn
 from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, Encoding, Inference
 from dvpvae_tf.priors import DiffusionPrior
 from dvpvae_tf.priors.terms import TrajectoryScore
+from dvpvae_tf.sharding import smaller_batch
 
 ACTIVE_UNIT_THRESHOLD = 0.01
 # The streams of noise of the samples 0, 1, ... of an image are this one and those below it.
@@ -139,7 +143,7 @@ def _summary(values):
     return {"mean": mean, "standard_error": None if math.isnan(error) else error}
 
 
-def iwae(model, images, samples=100, steps=None, seed=0, batch_size=100, verbose=1):
+def iwae(model, images, samples=100, steps=None, seed=0, batch_size=100, verbose=1, first=0, copies=()):
     """Bounds -log p(x) by importance weighting, all in the weight being evaluated at the same samples.
 
     log w = log p(x|z) + log p(z|u) - log q(z|x, u) - log q(u|x) + log p(y_1) + sum log p(y_s|y_t) + log p(u|y_0)
@@ -155,6 +159,9 @@ def iwae(model, images, samples=100, steps=None, seed=0, batch_size=100, verbose
             on the batch size.
         batch_size: int, rows that go through the model at a time, images times samples; it bounds the memory, with T.
         verbose: int, 1 for a progress bar with the estimate so far, 0 for silence.
+        first: int, the place of the first image, where `images` are a part of what is evaluated, see `merged`.
+        copies: list of `DVPVAE` on other devices, which take batches in turn with `model`, see
+            `dvpvae_tf.devices.copies_on_other_devices`.
 
     Returns:
         `Evaluation`.
@@ -165,10 +172,11 @@ def iwae(model, images, samples=100, steps=None, seed=0, batch_size=100, verbose
 
     Source: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016.
     """
-    return _evaluate(model, images, samples, steps, seed, batch_size, verbose, "iwae", _importance_log_weight)
+    arguments = model, images, samples, steps, seed, batch_size, verbose, first, copies
+    return _evaluate("iwae", _importance_log_weight, *arguments)
 
 
-def elbo(model, images, samples=1, steps=None, seed=0, batch_size=100, verbose=1):
+def elbo(model, images, samples=1, steps=None, seed=0, batch_size=100, verbose=1, first=0, copies=()):
     """Bounds -log p(x) by the negative ELBO (Eq. 15), its prior term that of T steps (Eq. 31).
 
     Args:
@@ -179,6 +187,8 @@ def elbo(model, images, samples=1, steps=None, seed=0, batch_size=100, verbose=1
         seed: see `iwae`.
         batch_size: see `iwae`.
         verbose: see `iwae`.
+        first: see `iwae`.
+        copies: see `iwae`.
 
     Returns:
         `Evaluation`, whose estimates are its `negative_elbo`.
@@ -186,10 +196,11 @@ def elbo(model, images, samples=1, steps=None, seed=0, batch_size=100, verbose=1
     Raises:
         ValueError: see `iwae`.
     """
-    return _evaluate(model, images, samples, steps, seed, batch_size, verbose, "elbo", None)
+    arguments = model, images, samples, steps, seed, batch_size, verbose, first, copies
+    return _evaluate("elbo", None, *arguments)
 
 
-def published(model, images, samples=100, steps=None, seed=0, batch_size=100, verbose=1):
+def published(model, images, samples=100, steps=None, seed=0, batch_size=100, verbose=1, first=0, copies=()):
     """Estimates -log p(x) as the released test code does: not a bound, for comparison with Table 1 alone.
 
     It has the *analytic* KL of each layer inside the exponential, and for log r(u) an estimate that is too high, see
@@ -203,6 +214,8 @@ def published(model, images, samples=100, steps=None, seed=0, batch_size=100, ve
         seed: see `iwae`.
         batch_size: see `iwae`.
         verbose: see `iwae`.
+        first: see `iwae`.
+        copies: see `iwae`.
 
     Returns:
         `Evaluation`, whose `is_bound` is False.
@@ -210,7 +223,8 @@ def published(model, images, samples=100, steps=None, seed=0, batch_size=100, ve
     Raises:
         ValueError: see `iwae`.
     """
-    return _evaluate(model, images, samples, steps, seed, batch_size, verbose, "published", _published_log_weight)
+    arguments = model, images, samples, steps, seed, batch_size, verbose, first, copies
+    return _evaluate("published", _published_log_weight, *arguments)
 
 
 def negative_elbo_terms(model, images, seeds, steps=None):
@@ -273,27 +287,35 @@ def _published_log_weight(model, draw, steps):
     return log_weight - tf.add_n(terms) - draw.log_prob_u
 
 
-def _evaluate(model, images, samples, steps, seed, batch_size, verbose, name, log_weight):
+def _evaluate(name, log_weight, model, images, samples, steps, seed, batch_size, verbose, first, copies):
     """Goes through the images and their samples; `log_weight` is None where the negative ELBO is the estimate."""
-    clock, finished = _Clock(), []
+    clock = _Clock()
     if min(samples, batch_size, 1 if steps is None else steps) < 1:
         raise ValueError(f"samples, steps and batch_size must be at least 1, got {samples}, {steps} and {batch_size}.")
     samples, steps, seed = int(samples), _steps(model, steps), int(seed)
     images = _checked_images(model, images)
-    encode = _encoder(model, images, seed)
-    score = _scorer(model, encode.structured_outputs, samples, steps, seed, log_weight)
-    progress = keras.utils.Progbar(
-        len(images) * samples, verbose=verbose, unit_name="sample", stateful_metrics=["nats"]
-    )
-    for first in range(0, len(images), batch_size):
-        encoded = encode(tf.constant(images[first : first + batch_size]), tf.constant(first))
-        rows, running = len(encoded.target), _Means()
-        for chosen in _chunks(samples, max(1, batch_size // rows)):
-            running.add(score(encoded, tf.constant(first), tf.constant(chosen)), len(chosen))
-            clock.tick(rows * len(chosen))
-            so_far = np.concatenate([means["estimates"] for means in (*finished, running.result())])
-            progress.add(rows * len(chosen), [("nats", so_far.mean())])
-        finished.append(running.result())
+    models = [model, *copies]
+    size = smaller_batch(len(images), batch_size, len(models))
+    report = _Report(len(images) * samples, clock, verbose)
+
+    def evaluator(model):
+        with device_of(model):
+            encode = _encoder(model, images, seed)
+            score = _scorer(model, encode.structured_outputs, samples, steps, seed, log_weight)
+
+        def evaluate(start):
+            with device_of(model):
+                place = tf.constant(first + start)
+                encoded, running = encode(tf.constant(images[start : start + size]), place), _Means()
+                rows = len(encoded.target)
+                for chosen in _chunks(samples, max(1, batch_size // rows)):
+                    running.add(score(encoded, place, tf.constant(chosen)), len(chosen))
+                    report.add(start, running, rows * len(chosen))
+                return running.result()
+
+        return evaluate
+
+    finished = list(in_turn([evaluator(each) for each in models], range(0, len(images), size)))
     means = {key: np.concatenate([part[key] for part in finished]) for key in finished[0]}
     kl_u = {key.removeprefix("kl_u_"): means.pop(key) for key in list(means) if key.startswith("kl_u_")}
     return Evaluation(
@@ -456,6 +478,21 @@ class _Means:
         return means | {"estimates": np.log(self.count) - self.log_sum if weighted else means["negative_elbo"]}
 
 
+class _Report:
+    """The progress bar with the estimate so far, for batches that may be computed at the same time."""
+
+    def __init__(self, work, clock, verbose):
+        self.clock, self.so_far, self.lock = clock, {}, threading.Lock()
+        self.bar = keras.utils.Progbar(work, verbose=verbose, unit_name="sample", stateful_metrics=["nats"])
+
+    def add(self, batch, means, work):
+        """Tells the means so far of a batch, and how much work has been added to them."""
+        with self.lock:
+            self.clock.tick(work)
+            self.so_far[batch] = means.result()["estimates"]
+            self.bar.add(work, [("nats", np.concatenate(list(self.so_far.values())).mean())])
+
+
 class _Clock:
     """Seconds since it was made, and the rate of work, without the first pass, which warms up."""
 
@@ -484,6 +521,42 @@ class LayerStatistics(NamedTuple):
     all_active_units: float
 
 
+class LayerSums(NamedTuple):
+    """What `LayerStatistics` are made of, as sums over the images: those of parts of a data set add up.
+
+    `images` is their number, `kl` `[L]` the KL in nats, `products` `[units]` the products of two posterior means of a
+    unit and `means` `[2, units]` these means, top layer first; `layer_sizes` `[L]` are the layers' numbers of units.
+    """
+
+    images: int
+    kl: np.ndarray
+    products: np.ndarray
+    means: np.ndarray
+    layer_sizes: np.ndarray
+
+    def plus(self, other):
+        """Adds the sums over other images.
+
+        Args:
+            other: `LayerSums` of the same model.
+
+        Returns:
+            `LayerSums`.
+        """
+        return LayerSums(*map(np.add, self[:-1], other[:-1]), self.layer_sizes)
+
+    def statistics(self):
+        """Gives the statistics of all images.
+
+        Returns:
+            `LayerStatistics`.
+        """
+        covariance = self.products / self.images - np.prod(self.means / self.images, axis=0)
+        active = covariance > ACTIVE_UNIT_THRESHOLD
+        by_layer = [units.mean() for units in np.split(active, np.cumsum(self.layer_sizes)[:-1])]
+        return LayerStatistics(self.kl / self.images, np.array(by_layer), float(active.mean()))
+
+
 def layer_statistics(model, images, seed=0, batch_size=100):
     """Measures how the model uses each of its layers (Eq. 23 and 24).
 
@@ -502,8 +575,55 @@ def layer_statistics(model, images, seed=0, batch_size=100):
     Raises:
         ValueError: if there are no images, they are of another shape or range, or `adapt` has not been called.
     """
+    return layer_sums(model, images, seed, batch_size).statistics()
+
+
+def layer_sums(model, images, seed=0, batch_size=100, first=0, copies=()):
+    """Gives what `layer_statistics` are made of, for images that may be a part of a data set.
+
+    Args:
+        model: see `layer_statistics`.
+        images: see `layer_statistics`.
+        seed: see `layer_statistics`.
+        batch_size: see `layer_statistics`.
+        first: see `iwae`.
+        copies: see `iwae`.
+
+    Returns:
+        `LayerSums`.
+
+    Raises:
+        ValueError: see `layer_statistics`.
+    """
     images = _checked_images(model, images)
-    encode = _encoder(model, images, seed)
+    models = [model, *copies]
+    size = smaller_batch(len(images), batch_size, len(models))
+
+    def summer(model):
+        with device_of(model):
+            encode = _encoder(model, images, seed)
+        infer_twice = _twice_inferrer(model, seed)
+
+        def sums(start):
+            with device_of(model):
+                place = tf.constant(first + start)
+                means, kl = infer_twice(encode(tf.constant(images[start : start + size]), place), place)
+            means = np.stack([np.concatenate([np.reshape(layer, [len(kl), -1]) for layer in one], 1) for one in means])
+            return LayerSums(
+                len(kl),
+                np.sum(kl, axis=0, dtype="float64"),
+                np.prod(means, axis=0, dtype="float64").sum(axis=0),
+                np.sum(means, axis=1, dtype="float64"),
+                np.array([math.prod(shape) for shape in model.top_down.latent_shapes]),
+            )
+
+        return sums
+
+    return functools.reduce(LayerSums.plus, in_turn([summer(each) for each in models], range(0, len(images), size)))
+
+
+def _twice_inferrer(model, seed):
+    """The function from encoded images to two draws of their posterior means, layer by layer, and the KL of one."""
 
     @tf.function(reduce_retracing=True)
     def infer_twice(encoded, first):
@@ -513,15 +633,24 @@ def layer_statistics(model, images, seed=0, batch_size=100):
             both.append(model.walk(encoded.encoding, noise.normals(noise.fork(seeds, 1), model.walk_noise_shapes)))
         return [inference.posterior_means for inference in both], tf.stack(both[0].kl, axis=1)
 
-    kl, products, sums = 0.0, 0.0, 0.0
-    for first in range(0, len(images), batch_size):
-        encoded = encode(tf.constant(images[first : first + batch_size]), tf.constant(first))
-        means, kls = infer_twice(encoded, tf.constant(first))
-        means = np.stack([np.concatenate([np.reshape(layer, [len(kls), -1]) for layer in one], 1) for one in means])
-        kl += np.sum(kls, axis=0, dtype="float64")
-        products += np.prod(means, axis=0, dtype="float64").sum(axis=0)
-        sums += np.sum(means, axis=1, dtype="float64")
-    active = products / len(images) - np.prod(sums / len(images), axis=0) > ACTIVE_UNIT_THRESHOLD
-    ends = np.cumsum([math.prod(shape) for shape in model.top_down.latent_shapes])
-    by_layer = [units.mean() for units in np.split(active, ends[:-1])]
-    return LayerStatistics(kl / len(images), np.array(by_layer), float(active.mean()))
+    return infer_twice
+
+
+def merged(parts):
+    """Joins the parts of a data set, each evaluated with `first`, the place of its first image.
+
+    Args:
+        parts: list of `Evaluation`, in their order, all with the same settings.
+
+    Returns:
+        `Evaluation` of the whole; its seconds are those of the slowest part, its rate is that of all together.
+    """
+    names = [field.name for field in dataclasses.fields(Evaluation)]
+    arrays = [name for name in names if isinstance(getattr(parts[0], name), np.ndarray)]
+    return dataclasses.replace(
+        parts[0],
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
+        kl_u={name: np.concatenate([part.kl_u[name] for part in parts]) for name in parts[0].kl_u},
+        seconds=max(part.seconds for part in parts),
+        image_samples_per_second=sum(part.image_samples_per_second for part in parts),
+    )

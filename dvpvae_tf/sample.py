@@ -5,7 +5,15 @@ from pathlib import Path
 
 import keras
 
-from dvpvae_tf.command_line import Parser, add_model_arguments, add_temperature_argument, count, temperature
+from dvpvae_tf.command_line import (
+    Parser,
+    add_model_arguments,
+    add_sharding_arguments,
+    add_temperature_argument,
+    count,
+    temperature,
+)
+from dvpvae_tf.devices import copies_on_other_devices
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.priors import DiffusionPrior
@@ -21,10 +29,10 @@ def parse_arguments(argv=None):
 
     Returns:
         `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `num`, `temperature`, `prior_temperature`,
-        `steps`, `ddim`, `batch_size` and `output`.
+        `steps`, `ddim`, `batch_size`, `strategy`, `output`, and `rows`, the range of images that this process draws.
 
     Raises:
-        UserError: if an option is unknown, missing or out of its range.
+        UserError: if an option is unknown, missing, out of its range, or of no use beside the others.
     """
     parser = Parser("sample", "Draw images from a trained model. Image i depends on the seed and i alone.")
     add_model_arguments(parser)
@@ -39,8 +47,16 @@ def parse_arguments(argv=None):
     parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
     parser.add_argument("--ddim", action="store_true", help="take these steps without noise")
     parser.add_argument("--batch-size", type=count, default=100, help="bounds the memory (default: %(default)s)")
+    add_sharding_arguments(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="PATH", help=OUTPUT_HELP)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.rows = range(arguments.num)
+    if arguments.shard:
+        arguments.rows = arguments.shard.rows(arguments.num, arguments.batch_size)
+        if arguments.output.suffix == ".png":
+            parser.error("--shard is not for a grid: give an --output that ends in .npz, or a name without suffix")
+        arguments.output = arguments.shard.part_of(arguments.output)
+    return arguments
 
 
 def main(argv=None):
@@ -54,10 +70,12 @@ def main(argv=None):
     """
     with told_in_one_line():
         arguments = parse_arguments(argv)
-        write = writer_of(arguments.output, arguments.num)
+        write = writer_of(arguments.output, len(arguments.rows), arguments.rows.start)
+        if arguments.shard and arguments.output.exists():
+            raise UserError(f"{arguments.output} is there already: remove what an earlier job has left")
         model = model_of(arguments)
         _check_steps(arguments, model)
-        times = [time.perf_counter()]
+        times = [(0, time.perf_counter())]
         write_atomically(arguments.output, lambda path: write(path, _draw(arguments, model, times)))
         _print_cost(arguments, model, times)
         print(f"wrote {arguments.output}")
@@ -70,30 +88,32 @@ def _check_steps(arguments, model):
 
 
 def _draw(arguments, model, times):
-    """The samples, batch by batch, with a progress bar where there are several; notes the time after each batch."""
+    """The samples, batch by batch, with a progress bar where there are several; notes their number and the time."""
+    num = len(arguments.rows)
     drawn = model.sample_in_batches(
-        arguments.num,
+        num,
         temperature=arguments.temperature,
         seed=arguments.seed,
         prior_temperature=arguments.prior_temperature,
         steps=arguments.steps,
         deterministic=arguments.ddim,
         batch_size=arguments.batch_size,
+        first=arguments.rows.start,
+        copies=copies_on_other_devices(model) if arguments.strategy == "mirrored" else [],
     )
-    several = arguments.num > arguments.batch_size
-    progress = keras.utils.Progbar(arguments.num, verbose=int(several), unit_name="image")
+    progress = keras.utils.Progbar(num, verbose=int(num > arguments.batch_size), unit_name="image")
     for batch in drawn:
-        times.append(time.perf_counter())
+        times.append((times[-1][0] + len(batch.images), time.perf_counter()))
         yield batch
         progress.add(len(batch.images))
 
 
 def _print_cost(arguments, model, times):
-    seconds, num = times[-1] - times[0], arguments.num
+    (_, start), (first, first_end), (num, end) = times[0], times[1], times[-1]
+    seconds = end - start
     rate, where = num / seconds, "with the making of the graph"
-    if len(times) > 2:
-        rate = (num - arguments.batch_size) / (times[-1] - times[1])
-        where = f"after the first {arguments.batch_size}"
+    if num > first:
+        rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")
     if isinstance(model.prior, DiffusionPrior):
         steps = arguments.steps or model.prior.steps

@@ -1,5 +1,7 @@
 """The files that samples are written to: a grid to look at, arrays, or a folder of images."""
 
+import functools
+
 import keras
 import numpy as np
 
@@ -15,12 +17,13 @@ OUTPUT_HELP = (
 )
 
 
-def writer_of(output, num):
+def writer_of(output, num, first=0):
     """Chooses the function that writes samples to an output, once it is known that this is possible.
 
     Args:
         output: path to be written; its suffix says what it will be, see `OUTPUT_HELP`.
         num: int, how many samples there will be.
+        first: int, the index of the first, which names the images of a folder.
 
     Returns:
         Function of a path and an iterable of `dvpvae_tf.models.dvpvae.Samples`, float in [0, 1] or uint8. The path need
@@ -35,7 +38,8 @@ def writer_of(output, num):
             f"{num} images are too many for a grid, which takes {MOST_IN_GRID}: give an --output that ends "
             "in .npz, or a name without suffix for a folder"
         )
-    return {".png": _write_grid, ".npz": _write_arrays, "": _write_folder}[output.suffix]
+    write_folder = functools.partial(_write_folder, first=first)
+    return {".png": _write_grid, ".npz": _write_arrays, "": write_folder}[output.suffix]
 
 
 def _collect(batches):
@@ -53,7 +57,7 @@ def _write_arrays(path, batches):
     np.savez(path, **_collect(batches))
 
 
-def _write_folder(path, batches):
+def _write_folder(path, batches, first):
     path.mkdir()
-    for index, image in enumerate(image for batch in batches for image in pictures.to_uint8(batch.images)):
+    for index, image in enumerate((image for batch in batches for image in pictures.to_uint8(batch.images)), first):
         keras.utils.save_img(path / f"{index:06}.png", image, scale=False)

@@ -1,7 +1,9 @@
 """One training run, from its config to the files it leaves in its folder."""
 
+import contextlib
 import csv
 import functools
+import itertools
 import math
 import shutil
 import zlib
@@ -18,12 +20,16 @@ from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, traini
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.optimizers import Adamax
 from dvpvae_tf.runs import load_model
 
 MOST_SKIPPED_STEPS = 20
 MONITORED = "val_negative_elbo"
 # What may differ between a run and its continuation without changing what is computed.
-FREE_TO_CHANGE = {"data_dir", "omniglot_mat", "output", "strategy", "jit_compile", "picture_every_epochs"}
+FREE_TO_CHANGE = {
+    *("data_dir", "omniglot_mat", "output", "picture_every_epochs"),
+    *("strategy", "jit_compile", "gradient_accumulation", "remat"),
+}
 
 
 class RunFolder:
@@ -347,8 +353,9 @@ def make_model(config, steps_per_epoch):
     """
     keras.utils.set_random_seed(config.seed)
     dtype = "mixed_bfloat16" if config.mixed_precision else "float32"
-    model = build_model(config.model, seed=config.seed, dtype=dtype)
-    optimizer = keras.optimizers.Adamax(
+    with _rematerialization(config):
+        model = build_model(config.model, seed=config.seed, dtype=dtype)
+    optimizer = Adamax(
         config.learning_rate,
         epsilon=1e-8,
         weight_decay=config.weight_decay,
@@ -357,8 +364,18 @@ def make_model(config, steps_per_epoch):
         ema_momentum=ema_momentum_for(steps_per_epoch * config.epochs, config.ema_momentum),
     )
     model.compile(optimizer, jit_compile=config.jit_compile)
+    model.gradient_accumulation = config.gradient_accumulation
     optimizer.build(model.trainable_variables)
     return model
+
+
+def _rematerialization(config):
+    """A scope: the residual blocks of both paths that are made in it keep their inputs alone for the backward pass."""
+    if not config.remat:
+        return contextlib.nullcontext()
+    blocks = itertools.product(config.model.scales, range(config.model.encoder_blocks))
+    names = [f"scale_{side}_block_{index}" for side, index in blocks]
+    return keras.RematScope("list_of_layers", layer_names=[*names, "prior", "posterior", "residual"])
 
 
 def train(config: TrainConfig, images, resume=False, verbose="auto", strategy=None):

@@ -286,8 +286,25 @@ class RandomSearch(_Tuner, keras_tuner.RandomSearch):
     """Draws all settings at random."""
 
 
-class BayesianOptimization(_Tuner, keras_tuner.BayesianOptimization):
+class _Oracle(keras_tuner.oracles.BayesianOptimizationOracle):
+    """KerasTuner's forgets failed trials, and may propose one of them for ever: here they count as the worst."""
+
+    def _vectorize_trials(self):
+        places, scores = super()._vectorize_trials()
+        failed = [
+            trial.hyperparameters.values for trial in self.trials.values() if trial.status in ("FAILED", "INVALID")
+        ]
+        theirs = [[each.value_to_prob(values[each.name]) for each in self._nonfixed_space()] for values in failed]
+        return np.array([*places, *theirs]), np.array([*scores, *[max(scores)] * len(failed)])
+
+
+class BayesianOptimization(_Tuner):
     """Draws the first third of the trials at random, and the others where a Gaussian process expects most."""
+
+    def __init__(self, hypermodel, objective, max_trials, num_initial_points, seed, **kwargs):
+        failures = kwargs.pop("max_consecutive_failed_trials")
+        oracle = _Oracle(objective, max_trials, num_initial_points, seed=seed, max_consecutive_failed_trials=failures)
+        super().__init__(oracle, hypermodel, **kwargs)
 
 
 class Hyperband(_Tuner, keras_tuner.Hyperband):

@@ -26,7 +26,7 @@ from dvpvae_tf.errors import UserError
 
 PRESETS = [
     *("cifar10", "cifar10_depth20", "cifar10_depth28", "cifar10_depth36", "cifar10_depth44", "cifar10_vamp"),
-    *("cifar10_vdvae", "mnist", "mnist5k", "mnist_ladder", "mnist_vamp", "omniglot", "omniglot_ladder"),
+    *("cifar10_vdvae", "images64", "mnist", "mnist5k", "mnist_ladder", "mnist_vamp", "omniglot", "omniglot_ladder"),
 ]
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 
@@ -165,7 +165,8 @@ def test_written_config_reads_back_equal(name, tmp_path):
     path = tmp_path / "config.yaml"
     write_config(config, path)
     assert load_config(path) == config
-    assert resolved("--config", str(path), shape=COLOUR if name.startswith("cifar10") else GREY) == config
+    shape = config.model.image_size, config.model.image_size, config.model.image_channels
+    assert resolved("--config", str(path), shape=shape) == config
 
 
 def test_written_config_is_plain_and_in_order(tmp_path):
@@ -195,7 +196,7 @@ def installed(folder, configs):
     package = folder / "dvpvae_tf"
     package.mkdir()
     (package / "__init__.py").touch()
-    for module in ("config.py", "command_line.py", "errors.py"):
+    for module in ("config.py", "command_line.py", "errors.py", "sharding.py"):
         shutil.copy(Path(config_module.__file__).parent / module, package)
     if configs:
         shutil.copytree(find_preset("mnist").parent, folder / configs)
@@ -296,6 +297,22 @@ def test_command_line_wins_over_file_and_file_over_base(write):
     assert not {"resume", "dry_run", "config", "overrides"} & set(config.model_dump())
 
 
+@pytest.mark.parametrize("side", [64, 128, 192])
+def test_the_preset_of_larger_images_takes_every_side_that_64_divides(side):
+    argv = ["--config", "images64", "--dataset", "folder:photos", "--image-size", str(side)]
+    config = resolved(*argv, shape=(side, side, 3))
+    assert (config.dataset, config.name, config.image_size) == ("folder:photos", "images64", side)
+    expected = load_config("images64").model.model_copy(update={"image_size": side})
+    assert config.model == expected and expected.scales[0] == 64
+
+
+def test_the_preset_of_larger_images_names_the_scales_that_do_not_fit():
+    argv = ["--config", "images64", "--dataset", "folder:photos", "--image-size", "96"]
+    with pytest.raises(UserError, match=r"scales \[64, 32, 16, 8, 4\] do not fit image_size 96"):
+        resolved(*argv, shape=(96, 96, 3))
+    assert resolved(*argv, "--model.scales", "48,24,12,6,3", shape=(96, 96, 3)).model.scales[0] == 48
+
+
 def test_config_with_another_data_set():
     config = resolved("--config", "mnist", "--dataset", "omniglot")
     assert (config.dataset, config.epochs, config.model.channels) == ("omniglot", 300, 32)
@@ -367,6 +384,7 @@ def test_help_shows_every_setting_with_its_default(capsys):
         ("base: mnist\nlearning_rate: .nan", "learning_rate: nan should be a finite number"),
         ("base: mnist\nema_momentum: 1", "ema_momentum: 1 should be less than 1"),
         ("base: mnist\nstrategy: both", "strategy: 'both' should be 'single', 'mirrored' or 'multiworker'"),
+        ("base: mnist\ngradient_accumulation: 3", "batch_size 250 cannot be split into 3 equal parts"),
         ("base: mnist\nmixed_precision: maybe", "mixed_precision: 'maybe' should be a valid boolean"),
         ("base: mnist\nmodel: 3", "model: 3 should be a valid dictionary"),
         ("base: mnist\nmodel: {scales: 14}", "model.scales: 14 should be a valid list"),

@@ -192,7 +192,12 @@ def test_a_full_disk_leaves_nothing_behind(command, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("sample", "uint8 [N, D, D, C]"), ("reconstruct", "--interpolate I J"), ("client", "grpc://host:port/NAME")],
+    [
+        ("sample", "uint8 [N, D, D, C]"),
+        ("merge", "that of the shards"),
+        ("reconstruct", "--interpolate I J"),
+        ("client", "grpc://host:port/NAME"),
+    ],
 )
 def test_the_modules_run_as_commands(name, says):
     command = [sys.executable, "-m", f"dvpvae_tf.{name}", "--help"]

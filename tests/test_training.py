@@ -9,12 +9,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dvpvae_tf import evaluation, training
 from dvpvae_tf.config import load_config
 from dvpvae_tf.data.pipelines import evaluation_batches
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.layers import ResBlock
 from dvpvae_tf.train import main
 
 
@@ -212,6 +214,32 @@ def test_xla_trains_as_the_graph_does(make_config, splits, tmp_path):
     graph, xla = (read_metrics(tmp_path / name)[0] for name in ("False", "True"))
     assert float(xla["negative_elbo"]) == pytest.approx(float(graph["negative_elbo"]), rel=0.1)
     assert float(xla["skipped_steps"]) == 0
+
+
+@pytest.mark.slow
+def test_what_saves_memory_changes_no_step(make_config, splits, tmp_path):
+    """A clip that acts at every step, where the gradient of a part is not that of the batch."""
+    options = [{}, {"gradient_accumulation": 4}, {"remat": True}]
+    for number, each in enumerate(options):
+        training.train(make_config(name=str(number), epochs=2, gradient_clip_norm=0.3, **each), splits, verbose=0)
+    plain, *others = (read_metrics(tmp_path / str(number)) for number in range(len(options)))
+    assert all(float(row["gradient_norm"]) > 0.3 for row in plain)
+    for metrics in others:
+        for expected, row in zip(plain, metrics, strict=True):
+            assert {name: float(value) for name, value in row.items()} == pytest.approx(
+                {name: float(value) for name, value in expected.items()}, rel=1e-3, abs=1e-6
+            )
+
+
+def test_each_residual_block_is_computed_again_with_remat(make_config, images):
+    names = {}
+    for remat in (False, True):
+        model = training.make_model(make_config(remat=remat), steps_per_epoch=1)
+        model.adapt(images(8))
+        graph = tf.function(model.train_step).get_concrete_function(tf.TensorSpec([8, 8, 8, 1], tf.uint8)).graph
+        names[remat] = sum(operation.type == "Conv2D" for operation in graph.get_operations())
+    blocks = sum(isinstance(layer, ResBlock) for layer in model._flatten_layers())
+    assert names[True] >= names[False] + 4 * blocks
 
 
 MIRRORED = """

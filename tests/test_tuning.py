@@ -296,6 +296,22 @@ def test_failed_trials_are_recorded_and_the_search_goes_on(make_tuner, instead_o
     assert [row["reason"] for row in read_csv(tmp_path / "search" / "results.csv")][2:] == ["in two lines"] * 4
 
 
+def test_a_bayesian_search_does_not_propose_again_what_has_failed(make_tuner, instead_of_training, batches):
+    """The best that its Gaussian process can hope for is where every trial fails."""
+
+    def score(config):
+        if config.learning_rate > 0.02:
+            raise ValueError("too fast")
+        return -config.learning_rate
+
+    instead_of_training(score)
+    space = {"learning_rate": {"min": 0.001, "max": 0.03}}
+    tuner = run(make_tuner(tuning.Space.model_validate(space), tuner="bayesian", max_trials=12), batches)
+    rates = [trial.hyperparameters.values["learning_rate"] for trial in tuner.oracle.trials.values()]
+    assert statuses(tuner).count("FAILED") >= 1
+    assert len({f"{rate:.3g}" for rate in rates}) >= 11
+
+
 def test_a_search_of_failures_says_where_the_reasons_are(make_tuner, instead_of_training, batches, tmp_path):
     instead_of_training(lambda _: 1 / 0)
     tuner = run(make_tuner(max_trials=2), batches)

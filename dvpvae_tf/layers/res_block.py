@@ -2,7 +2,7 @@
 
 import keras
 
-from dvpvae_tf.layers.convolution import convolution
+from dvpvae_tf.layers.convolution import Convolution
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -34,15 +34,15 @@ class ResBlock(keras.layers.Layer):
             (channels, 1, output_gain),
         ]
         self.convolutions = [
-            convolution(*arguments, dtype=self.dtype_policy, name=f"conv_{index}")
-            for index, arguments in enumerate(layout)
+            Convolution(*each, silu=activation_first or index > 0, dtype=self.dtype_policy, name=f"conv_{index}")
+            for index, each in enumerate(layout)
         ]
         self.skip = None
 
     def build(self, input_shape):
         shape = tuple(input_shape)
         if shape[-1] != self.channels:
-            self.skip = convolution(self.channels, 1, dtype=self.dtype_policy, name="skip")
+            self.skip = Convolution(self.channels, 1, dtype=self.dtype_policy, name="skip")
             self.skip.build(shape)
         for layer in self.convolutions:
             layer.build(shape)
@@ -50,9 +50,7 @@ class ResBlock(keras.layers.Layer):
 
     def call(self, inputs):
         x = inputs
-        for index, layer in enumerate(self.convolutions):
-            if self.activation_first or index > 0:
-                x = keras.ops.silu(x)
+        for layer in self.convolutions:
             x = layer(x)
         return x + (inputs if self.skip is None else self.skip(inputs))
 

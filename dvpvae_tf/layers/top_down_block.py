@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import keras
 
-from dvpvae_tf.layers.convolution import convolution
+from dvpvae_tf.layers.convolution import Convolution
 from dvpvae_tf.layers.res_block import ResBlock
 
 LOG_VAR_RANGE = (-10.0, 1.0)
@@ -105,7 +105,7 @@ class TopDownBlock(keras.layers.Layer):
             self.prior = ResBlock(prior_channels, hidden_channels, output_gain=0.0, name="prior", **kwargs)
         self.posterior = ResBlock(2 * latent_channels, hidden_channels, output_gain=0.0, name="posterior", **kwargs)
         if has_output:
-            self.latent_projection = convolution(
+            self.latent_projection = Convolution(
                 channels, 1, gain=residual_gain, dtype=self.dtype_policy, name="latent_projection"
             )
             self.residual = ResBlock(channels, hidden_channels, output_gain=residual_gain, name="residual", **kwargs)
@@ -151,8 +151,8 @@ class TopDownBlock(keras.layers.Layer):
             condition = keras.ops.cast(condition, self.compute_dtype)
             features = keras.ops.concatenate([features, condition], axis=-1)
         outputs = self.prior(features)
-        split = 2 * self.latent_channels
-        return (*self._gaussian(outputs[..., :split]), outputs[..., split:])
+        gaussian, update = keras.ops.split(outputs, [2 * self.latent_channels], axis=-1)
+        return (*self._gaussian(gaussian), update)
 
     def infer(self, features, encoder_features):
         """The Gaussian q(z_l|z_above, x, u).

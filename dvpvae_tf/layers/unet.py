@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from dvpvae_tf.layers.convolution import convolution, uniform_initializer
+from dvpvae_tf.layers.convolution import Convolution, uniform_initializer
 from dvpvae_tf.layers.group_norm import GroupNorm
 
 GROUPS = 16
@@ -69,17 +69,17 @@ class UNetBlock(keras.layers.Layer):
         self.channels = channels
         self.dropout = dropout
         self.norm_in = _norm(self, "norm_in")
-        self.conv_in = convolution(channels, 3, dtype=self.dtype_policy, name="conv_in")
+        self.conv_in = Convolution(channels, 3, silu=True, dtype=self.dtype_policy, name="conv_in")
         self.modulation = _dense(self, 2 * channels, name="modulation")
         self.norm_out = _norm(self, "norm_out")
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
-        self.conv_out = convolution(channels, 3, gain=0.0, dtype=self.dtype_policy, name="conv_out")
+        self.conv_out = Convolution(channels, 3, gain=0.0, dtype=self.dtype_policy, name="conv_out")
         self.skip = None
 
     def build(self, inputs_shape, embedding_shape):
         shape = (*inputs_shape[:-1], self.channels)
         if inputs_shape[-1] != self.channels:
-            self.skip = convolution(self.channels, 1, dtype=self.dtype_policy, name="skip")
+            self.skip = Convolution(self.channels, 1, dtype=self.dtype_policy, name="skip")
             self.skip.build(inputs_shape)
         for layer in (self.norm_in, self.conv_in):
             layer.build(inputs_shape)
@@ -88,7 +88,7 @@ class UNetBlock(keras.layers.Layer):
             layer.build(shape)
 
     def call(self, inputs, embedding, training=False):
-        x = self.conv_in(keras.ops.silu(self.norm_in(inputs)))
+        x = self.conv_in(self.norm_in(inputs))
         scale, shift = keras.ops.split(self.modulation(keras.ops.silu(embedding)), 2, axis=-1)
         x = keras.ops.silu(self.norm_out(x, scale=scale, shift=shift))
         x = self.conv_out(self.dropout_layer(x, training=training))
@@ -135,7 +135,7 @@ class SelfAttention(keras.layers.Layer):
 class UNet(keras.layers.Layer):
     """Predicts the noise in y_t: residual blocks at one resolution with skips from the first half to the second.
 
-    Called as `unet(inputs, time)`: `[N, d, d, C]` and `[N]` with times in [0, 1] to `[N, d, d, C]` in the compute
+    Called as `unet(inputs, time)`: `[N, d, d, C]` and `[N]` or `[1]` with times in [0, 1] to `[N, d, d, C]` in the compute
     dtype.
 
     Args:
@@ -160,7 +160,7 @@ class UNet(keras.layers.Layer):
             return UNetBlock(channels, dropout, dtype=self.dtype_policy, name=name)
 
         self.time_embedding = TimeEmbedding(channels, dtype=self.dtype_policy, name="time_embedding")
-        self.conv_in = convolution(channels, 3, dtype=self.dtype_policy, name="conv_in")
+        self.conv_in = Convolution(channels, 3, dtype=self.dtype_policy, name="conv_in")
         self.down = [block(f"down_{i}") for i in range(blocks)]
         self.middle_in = block("middle_in")
         self.attention = SelfAttention(dtype=self.dtype_policy, name="attention")
@@ -171,7 +171,8 @@ class UNet(keras.layers.Layer):
     def build(self, inputs_shape, time_shape):
         features = (*inputs_shape[:-1], self.channels)
         embedding = (inputs_shape[0], self.channels)
-        self.conv_out = convolution(inputs_shape[-1], 3, gain=0.0, dtype=self.dtype_policy, name="conv_out")
+        channels = inputs_shape[-1]
+        self.conv_out = Convolution(channels, 3, gain=0.0, silu=True, dtype=self.dtype_policy, name="conv_out")
         self.time_embedding.build(time_shape)
         self.conv_in.build(inputs_shape)
         for block in (*self.down, self.middle_in, self.middle_out):
@@ -192,7 +193,7 @@ class UNet(keras.layers.Layer):
         x = self.middle_out(x, embedding, training=training)
         for block in self.up:
             x = block(keras.ops.concatenate([x, skips.pop()], axis=-1), embedding, training=training)
-        return self.conv_out(keras.ops.silu(self.norm_out(x)))
+        return self.conv_out(self.norm_out(x))
 
     def compute_output_shape(self, inputs_shape, time_shape):
         return inputs_shape

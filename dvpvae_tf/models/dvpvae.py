@@ -8,9 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
+from dvpvae_tf.devices import device_of, in_turn
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.top_down import TopDown
+from dvpvae_tf.optimizers import as_tensors, as_vector
 from dvpvae_tf.pseudoinputs import to_unit_range
+from dvpvae_tf.sharding import smaller_batch
 
 # Streams of noise beside those of the training steps 0, 1, ...
 EVALUATION_STREAM = -1
@@ -90,6 +93,10 @@ class DVPVAE(keras.Model):
         >>> model.fit(train, validation_data=validation, epochs=2)
         >>> images = model.sample(16, temperature=0.9, seed=0)
 
+    Its attribute `gradient_accumulation`, 1 unless set before `fit`, is the number of parts that each device computes
+    its share of a batch in, one after the other: the same steps (apart from dropout) in less memory. It divides that
+    share.
+
     Args:
         image_shape: `(D, D, C)`.
         scales: sides of the latents, fine to coarse; each divides the one before, the first divides D.
@@ -147,6 +154,7 @@ class DVPVAE(keras.Model):
         self.input_mean = input_mean
         self.input_std = input_std
         self.seed = seed
+        self.gradient_accumulation = 1
         self.bottom_up = BottomUp(
             scales, channels, hidden_channels, encoder_blocks, dtype=self.dtype_policy, name="bottom_up"
         )
@@ -493,7 +501,16 @@ class DVPVAE(keras.Model):
         return Samples(np.concatenate(images), None if pseudoinputs[0] is None else np.concatenate(pseudoinputs))
 
     def sample_in_batches(
-        self, num, temperature=1.0, seed=0, prior_temperature=1.0, steps=None, deterministic=False, batch_size=100
+        self,
+        num,
+        temperature=1.0,
+        seed=0,
+        prior_temperature=1.0,
+        steps=None,
+        deterministic=False,
+        batch_size=100,
+        first=0,
+        copies=(),
     ):
         """Generates the images of `sample_with_pseudoinputs` batch by batch, for more than memory holds.
 
@@ -505,6 +522,9 @@ class DVPVAE(keras.Model):
             steps: int or None, at least 1, see `generate`.
             deterministic: bool, see `generate`.
             batch_size: int, images in a batch; no image depends on it.
+            first: int, the index of the first image, where those before it are drawn elsewhere.
+            copies: list of `DVPVAE` on other devices, which take batches in turn with this one, see
+                `dvpvae_tf.devices.copies_on_other_devices`.
 
         Returns:
             An iterator of `Samples` of arrays, the last one with the images left.
@@ -520,12 +540,23 @@ class DVPVAE(keras.Model):
             raise ValueError(f"Temperatures must be 0 or more, got {temperature} and {prior_temperature}.")
         if deterministic and not hasattr(self.prior, "sample_deterministic"):
             raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
-        seeds = noise.row_seeds(seed, SAMPLING_STREAM, 0, num)
+        seeds = noise.row_seeds(seed, SAMPLING_STREAM, first, num)
         arguments = tf.constant(float(temperature)), tf.constant(float(prior_temperature)), steps, deterministic
-        # One graph for batches of all sizes, made before the first of them.
-        self._generate.get_concrete_function(tf.TensorSpec([None, 2], tf.int32), *arguments)
-        batches = (self._generate(seeds[first : first + batch_size], *arguments) for first in range(0, num, batch_size))
-        return (Samples(*(None if part is None else part.numpy() for part in batch)) for batch in batches)
+        samplers = [model._sampler(*arguments) for model in (self, *copies)]
+        size = smaller_batch(num, batch_size, len(samplers))
+        return in_turn(samplers, (seeds[start : start + size] for start in range(0, num, size)))
+
+    def _sampler(self, *arguments):
+        """The function from keys to `Samples` of arrays; its one graph is for batches of all sizes."""
+        with device_of(self):
+            self._generate.get_concrete_function(tf.TensorSpec([None, 2], tf.int32), *arguments)
+
+        def sample(seeds):
+            with device_of(self):
+                drawn = self._generate(seeds, *arguments)
+            return Samples(*(None if part is None else part.numpy() for part in drawn))
+
+        return sample
 
     # Training and evaluation
 
@@ -614,18 +645,17 @@ class DVPVAE(keras.Model):
         first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
         seeds = noise.row_seeds(self.seed, self.training_steps.value, first_row, tf.shape(images)[0])
         self.training_steps.assign_add(1)
-        with tf.GradientTape() as tape:
-            elbo = self(images, seeds=seeds, training=True)
-            # Summed over the replicas this is the mean over the global batch.
-            loss = tf.reduce_sum(elbo.negative_elbo) * self.bits_per_nat / tf.cast(global_rows, tf.float32)
-        gradients = tape.gradient(loss, self.trainable_variables)
-        summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
-        loss, *gradients = summed
-        gradient_norm = tf.linalg.global_norm(gradients)
-        finite = tf.math.is_finite(loss) & tf.math.is_finite(gradient_norm)
+        num_images = tf.cast(global_rows, tf.float32)
+        # Summed over the replicas the loss is the mean over the global batch.
+        sums, gradients = self._in_parts(images, seeds, self.bits_per_nat / num_images)
+        sums, *gradients = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, [sums, *gradients]
+        )
+        gradient_norm = tf.norm(as_vector(gradients))
+        finite = tf.math.is_finite(sums[0]) & tf.math.is_finite(gradient_norm)
         self._apply_if(finite, gradients)
         counts = tf.cast(finite, tf.float32)  # a skipped step leaves no trace in the means
-        self._update_bound_metrics(elbo, weights=tf.fill(tf.shape(elbo.kl_u), counts))
+        self._update_bound_metrics(sums, counts * num_images)
         self.gradient_norm.update_state(_finite_or_zero(gradient_norm), counts)
         self.last_gradient_norm.reset_state()
         self.last_gradient_norm.update_state(gradient_norm)
@@ -634,6 +664,33 @@ class DVPVAE(keras.Model):
             "gradient_norm": self.gradient_norm.result(),
             "skipped_steps": self.skipped_steps.result(),
         }
+
+    def _in_parts(self, images, seeds, scale):
+        """The sums of the bound's terms over the images, and the gradients of the loss, part by part."""
+        parts = self.gradient_accumulation
+        if parts == 1:
+            return self._sums_and_gradients(images, seeds, scale)
+        rows = images.shape[0]
+        if rows is not None and rows % parts:
+            raise ValueError(
+                f"{rows} images cannot be shared out evenly to {parts} parts: change gradient_accumulation."
+            )
+
+        def add(totals, part):
+            sums, gradients = self._sums_and_gradients(*part, scale)
+            return totals[0] + sums, totals[1] + as_vector(gradients)
+
+        nothing = tf.zeros(len(self.bound_metrics)), tf.zeros(self.num_parameters)
+        split = [tf.reshape(each, [parts, -1, *each.shape[1:]]) for each in (images, seeds)]
+        sums, gradient = tf.foldl(add, split, nothing, parallel_iterations=1)
+        return sums, as_tensors(gradient, self.trainable_variables)
+
+    def _sums_and_gradients(self, images, seeds, scale):
+        with tf.GradientTape() as tape:
+            elbo = self(images, seeds=seeds, training=True)
+            loss = tf.reduce_sum(elbo.negative_elbo) * scale
+        gradients = tape.gradient(loss, self.trainable_variables)
+        return self._sums(elbo, tf.ones_like(elbo.kl_u)), gradients
 
     def _apply_if(self, finite, gradients):
         """Applies gradients that are summed over the replicas already, or, on all replicas alike, skips the step."""
@@ -662,11 +719,15 @@ class DVPVAE(keras.Model):
         seen = tf.convert_to_tensor(self._images_seen)
         seeds = noise.row_seeds(self.seed, EVALUATION_STREAM, seen + first_row, tf.shape(images)[0])
         self._images_seen.assign_add(global_rows)
-        self._update_bound_metrics(self(images, seeds=seeds), weights)
+        sums = self._sums(self(images, seeds=seeds), weights)
+        context = tf.distribute.get_replica_context()
+        self._update_bound_metrics(
+            context.all_reduce(tf.distribute.ReduceOp.SUM, sums), tf.cast(global_rows, tf.float32)
+        )
         return self._results()
 
-    def _update_bound_metrics(self, elbo, weights):
-        """Adds the weighted means over the global batch, so that every replica holds the same metrics."""
+    def _sums(self, elbo, weights):
+        """Weighted sums over the images of what the metrics of the bound are means of, in their order."""
         values = {
             "negative_elbo": elbo.negative_elbo,
             "bits_per_dim": elbo.negative_elbo * self.bits_per_nat,
@@ -674,13 +735,13 @@ class DVPVAE(keras.Model):
             "kl_z": tf.reduce_sum(elbo.kl_z, axis=1),
             "kl_u": elbo.kl_u,
         }
-        sums = [tf.reduce_sum(tf.where(weights > 0, value * weights, 0.0)) for value in values.values()]
-        reduced = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, tf.stack([*sums, tf.reduce_sum(weights)])
-        )
-        *sums, total = tf.unstack(reduced)
-        for name, value in zip(values, sums, strict=True):
-            self.bound_metrics[name].update_state(tf.math.divide_no_nan(value, total), total)
+        ordered = [values[name] for name in self.bound_metrics]
+        return tf.stack([tf.reduce_sum(tf.where(weights > 0, value * weights, 0.0)) for value in ordered])
+
+    def _update_bound_metrics(self, sums, num_images):
+        """Adds the means over the global batch, so that every replica holds the same metrics."""
+        for metric, value in zip(self.bound_metrics.values(), tf.unstack(sums), strict=True):
+            metric.update_state(tf.math.divide_no_nan(value, num_images), num_images)
 
     def _results(self):
         return {name: metric.result() for name, metric in self.bound_metrics.items()}

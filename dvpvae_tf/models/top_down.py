@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from dvpvae_tf.layers.convolution import convolution
+from dvpvae_tf.layers.convolution import Convolution
 from dvpvae_tf.layers.top_down_block import TopDownBlock
 from dvpvae_tf.pseudoinputs import resize_bilinear
 
@@ -81,8 +81,8 @@ class TopDown(keras.layers.Layer):
             for index in range(len(self.sides))
         ]
         if likelihood_input != "last_features":
-            self.aggregation = convolution(channels, 1, dtype=self.dtype_policy, name="aggregation")
-        self.conv_out = convolution(output_channels, 3, dtype=self.dtype_policy, name="conv_out")
+            self.aggregation = Convolution(channels, 1, dtype=self.dtype_policy, name="aggregation")
+        self.conv_out = Convolution(output_channels, 3, dtype=self.dtype_policy, name="conv_out")
 
     def build(
         self,

@@ -208,7 +208,7 @@ class DiffusionPrior(keras.layers.Layer):
 
         Args:
             y: float32 tensor `[N, d, d, C]`.
-            time: float32 tensor `[N]` in [0, 1].
+            time: float32 tensor `[N]` in [0, 1], or `[1]` for all rows.
             training: bool, whether dropout is on.
 
         Returns:
@@ -221,7 +221,7 @@ class DiffusionPrior(keras.layers.Layer):
 
         Args:
             y: float32 tensor `[N, d, d, C]`, y_t.
-            time: float32 tensor `[N]` in [0, 1].
+            time: float32 tensor `[N]` in [0, 1], or `[1]` for all rows.
 
         Returns:
             float32 tensor like `y`.
@@ -236,11 +236,11 @@ class DiffusionPrior(keras.layers.Layer):
 
         Args:
             y: float32 tensor `[N, d, d, C]`, y_t.
-            source: float32 tensor `[N]`, t.
-            target: float32 tensor `[N]`, s.
+            source: float32 tensor `[N]`, t, or `[1]` for all rows.
+            target: float32 tensor like `source`, s.
 
         Returns:
-            The mean, like `y`, and the standard deviation `[N, 1, 1, 1]`.
+            The mean, like `y`, and the standard deviation, `[N, 1, 1, 1]` or `[1, 1, 1, 1]`.
         """
         return self.schedule.posterior(y, self.predict_u(y, source), _like(source), _like(target))
 
@@ -258,10 +258,9 @@ class DiffusionPrior(keras.layers.Layer):
         """
         steps = steps or self.steps
         noise = tf.reshape(noise, [-1, steps + 2, *self.shape])
-        rows = tf.shape(noise)[0]
 
         def step(i, y):
-            time = tf.fill([rows], 1.0 - tf.cast(i, tf.float32) / steps)
+            time = 1.0 - tf.cast([i], tf.float32) / steps  # one for all rows: the UNet embeds it once
             mean, deviation = self.transition(y, time, tf.maximum(time - 1.0 / steps, 0.0))
             return i + 1, mean + temperature * deviation * noise[:, i + 1]
 
@@ -286,10 +285,9 @@ class DiffusionPrior(keras.layers.Layer):
         """
         steps = steps or self.steps
         noise = tf.reshape(noise, [-1, 2, *self.shape])
-        rows = tf.shape(noise)[0]
 
         def step(i, y):
-            time = tf.fill([rows], 1.0 - tf.cast(i, tf.float32) / steps)
+            time = 1.0 - tf.cast([i], tf.float32) / steps  # one for all rows: the UNet embeds it once
             source, target = _like(time), _like(tf.maximum(time - 1.0 / steps, 0.0))
             u = self.predict_u(y, time)
             implied = (y - self.schedule.alpha(source) * u) / self.schedule.sigma(source)

@@ -68,7 +68,7 @@ def test_block_by_hand():
     block, x, embedding = UNetBlock(32), normal(2, 3, 3, 16), normal(2, 8, seed=1)
     block(x, embedding)
     randomise(block)
-    h = block.conv_in(silu(group_norm(x, block.norm_in)).astype("float32")).numpy()
+    h = block.conv_in(group_norm(x, block.norm_in).astype("float32")).numpy()  # with a SiLU of its own
     scale, shift = np.split(affine(silu(embedding), block.modulation)[:, None, None], 2, axis=-1)
     h = silu(group_norm(h, block.norm_out) * (1 + scale) + shift)
     expected = block.conv_out(h.astype("float32")) + block.skip(x)

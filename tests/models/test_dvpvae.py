@@ -320,6 +320,15 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(trained):
     assert np.abs(kernel - values).max() > 0
 
 
+def test_a_batch_that_does_not_split_is_refused(tiny, images):
+    model = tiny()
+    model.adapt(images(6))
+    model.compile(keras.optimizers.Adamax())
+    model.gradient_accumulation = 4
+    with pytest.raises(ValueError, match="6 images cannot be shared out evenly to 4 parts"):
+        model.fit(images(6), batch_size=6, verbose=0)
+
+
 def test_one_skipped_step_leaves_no_trace_in_an_epochs_means(tiny, images):
     model = tiny(pseudoinput="none")
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)

@@ -1,0 +1,66 @@
+"""Batches shared out to all devices of the machine: each has a copy of the model and takes the next batch in turn."""
+
+import itertools
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import tensorflow as tf
+
+WAITING_BATCHES = 2  # of each device, until the first of all is taken
+
+
+def copies_on_other_devices(model):
+    """Copies a model to the other devices of this machine: its GPUs, or its CPUs where there are none.
+
+    Args:
+        model: `DVPVAE`, on the first device.
+
+    Returns:
+        list of `DVPVAE`, one on each device but the first. They do not follow later changes of the model's weights.
+    """
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    copies = []
+    for device in devices[1:]:
+        with tf.device(device.name):
+            copies.append(type(model).from_config(model.get_config()))
+            copies[-1].set_weights(model.get_weights())
+    return copies
+
+
+def device_of(model):
+    """Gives the scope in which a model's device computes.
+
+    Args:
+        model: `DVPVAE`.
+
+    Returns:
+        Context manager.
+    """
+    return tf.device(model.training_steps.value.device)
+
+
+def in_turn(functions, items):
+    """Calls function after function with item after item, each function in a thread of its own.
+
+    Args:
+        functions: list of functions of an item; function i gets the items i, i + N, i + 2 N, ... one by one.
+        items: iterable.
+
+    Yields:
+        The results, in the order of the items.
+    """
+    if len(functions) == 1:
+        yield from map(functions[0], items)
+        return
+    threads = [ThreadPoolExecutor(1) for _ in functions]
+    results = deque()
+    try:
+        for thread, function, item in zip(itertools.cycle(threads), itertools.cycle(functions), items, strict=False):
+            if len(results) == WAITING_BATCHES * len(functions):
+                yield results.popleft().result()
+            results.append(thread.submit(function, item))
+        while results:
+            yield results.popleft().result()
+    finally:
+        for thread in threads:
+            thread.shutdown(cancel_futures=True)

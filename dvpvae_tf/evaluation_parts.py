@@ -1,0 +1,101 @@
+"""What an evaluation gives: of all images, or of a shard of them, as a file that is put together with the others."""
+
+import dataclasses
+import functools
+import json
+from typing import NamedTuple
+
+import numpy as np
+
+from dvpvae_tf import evaluation
+from dvpvae_tf.errors import UserError
+
+
+class Part(NamedTuple):
+    """The evaluation of a run of images: all of them, or those of a shard, which `merge_parts` puts together.
+
+    `settings` is a dict of all that the parts of one evaluation must have in common.
+    """
+
+    evaluation: evaluation.Evaluation
+    layers: evaluation.LayerSums
+    settings: dict
+
+    def results(self):
+        """Gives the results as plain numbers.
+
+        Returns:
+            dict that JSON can hold: `Evaluation.summary`, and beside it "active_units", "active_units_per_layer",
+            "model", "dataset", "split" and "mixed_precision".
+        """
+        summary, statistics = self.evaluation.summary(), self.layers.statistics()
+        layers = list(summary["kl_z_per_layer"])
+        names = ("model", "dataset", "split", "mixed_precision")
+        return summary | {
+            "active_units": statistics.all_active_units,
+            "active_units_per_layer": dict(zip(layers, statistics.active_units.tolist(), strict=True)),
+            **{name: self.settings[name] for name in names},
+        }
+
+
+def save_part(path, part):
+    """Writes the evaluation of a shard.
+
+    Args:
+        path: path of a new file.
+        part: `Part`.
+    """
+    values = dataclasses.asdict(part.evaluation)
+    values |= {f"kl_u_{name}": array for name, array in values.pop("kl_u").items()}
+    arrays = {name: values.pop(name) for name in list(values) if isinstance(values[name], np.ndarray)}
+    layers = {f"layers_{name}": value for name, value in part.layers._asdict().items()}
+    np.savez(path, settings=json.dumps([part.settings, values]), **arrays, **layers)
+
+
+def load_part(path):
+    """Reads what `save_part` has written.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        `Part`.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    try:
+        with np.load(path) as file:
+            values = dict(file)
+        settings, numbers = json.loads(str(values.pop("settings")))
+        layers = {name: values.pop(f"layers_{name}") for name in evaluation.LayerSums._fields}
+        kl_u = {name.removeprefix("kl_u_"): values.pop(name) for name in list(values) if name.startswith("kl_u_")}
+        result = evaluation.Evaluation(**numbers, **values, kl_u=kl_u)
+    except Exception as error:  # zipfile, zlib, NumPy and JSON raise many types for a damaged or foreign file
+        raise UserError(f"{path} is damaged, or no part of an evaluation ({error})") from error
+    return Part(result, evaluation.LayerSums(**layers), settings)
+
+
+def merge_parts(parts):
+    """Puts the evaluations of all shards together.
+
+    Args:
+        parts: list of `Part`, in the order of the shards.
+
+    Returns:
+        `Part`.
+
+    Raises:
+        UserError: if they are not of one evaluation.
+    """
+
+    def settings_of(part):
+        names = ("estimator", "seed", "bits_per_nat")
+        return part.settings | {name: getattr(part.evaluation, name) for name in names}
+
+    first, *others = map(settings_of, parts)
+    different = sorted({name for other in others for name in first if other[name] != first[name]})
+    if different:
+        raise UserError(f"the parts are not of one evaluation: {', '.join(different)} differ")
+    evaluations, layers, settings = zip(*parts, strict=True)
+    return Part(evaluation.merged(evaluations), functools.reduce(evaluation.LayerSums.plus, layers), settings[0])

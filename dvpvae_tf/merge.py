@@ -1,0 +1,97 @@
+"""The command `python -m dvpvae_tf.merge`: puts together what the shards of an evaluation or of sampling have left."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from dvpvae_tf.command_line import Parser
+from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.evaluate import report
+from dvpvae_tf.evaluation_parts import load_part, merge_parts
+from dvpvae_tf.files import check_output, write_atomically
+from dvpvae_tf.sharding import parts_of
+
+
+def parse_arguments(argv=None):
+    """Parses the command line; `--help` prints and exits.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Returns:
+        `argparse.Namespace` with `output`.
+
+    Raises:
+        UserError: if an option is unknown or missing.
+    """
+    parser = Parser("merge", "Put together what evaluate or sample has left with --shard. The parts stay.")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="that of the shards: FILE.json of evaluate, FILE.npz or a folder of sample",
+    )
+    return parser.parse_args(argv)
+
+
+def merge_arrays(output):
+    """Joins the arrays of the parts of an `.npz` file.
+
+    Args:
+        output: path of the file.
+
+    Raises:
+        UserError: if a part is missing or damaged, or the file cannot be written.
+    """
+    parts = []
+    for path in parts_of(output):
+        try:
+            with np.load(path) as file:
+                parts.append(dict(file))
+        except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged file
+            raise UserError(f"{path} is damaged ({error})") from error
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    write_atomically(output, lambda path: np.savez(path, **arrays))
+
+
+def merge_folders(output):
+    """Copies the images of the parts of a folder into it.
+
+    Args:
+        output: path of the folder.
+
+    Raises:
+        UserError: if a part is missing, or the folder cannot be written.
+    """
+    parts = parts_of(output)
+
+    def copy(path):
+        for part in parts:
+            shutil.copytree(part, path, dirs_exist_ok=True)
+
+    write_atomically(output, copy)
+
+
+def main(argv=None):
+    """Runs the command.
+
+    Args:
+        argv: list of str; by default the arguments of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
+    """
+    with told_in_one_line():
+        output = parse_arguments(argv).output
+        check_output(output, [".json", ".npz", ""])
+        if output.suffix == ".json":
+            report(merge_parts([load_part(path) for path in parts_of(output.with_suffix(".npz"))]).results(), output)
+        else:
+            {".npz": merge_arrays, "": merge_folders}[output.suffix](output)
+        print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The optimizer against Keras's own, weight by weight."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dvpvae_tf import Adamax
+
+SHAPES = [(3, 3, 2, 4), (4,), (), (5, 2)]
+
+
+def trained(optimizer, steps=6):
+    """Weights, averaged weights and the count of steps, after some steps in a graph."""
+    rng = np.random.default_rng(0)
+    weights = [keras.Variable(rng.normal(size=shape), dtype="float32") for shape in SHAPES]
+    optimizer.build(weights)
+    apply = tf.function(lambda *gradients: optimizer.apply(gradients, weights))
+    for step in range(steps):
+        optimizer.learning_rate = 0.1 / (1 + step)
+        apply(*(tf.constant(10.0**-step * rng.normal(size=shape), tf.float32) for shape in SHAPES))
+    averaged = optimizer._model_variables_moving_average if optimizer.use_ema else []
+    return [each.numpy() for each in (*weights, *averaged, optimizer.iterations)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"global_clipnorm": 0.5},
+        {"clipvalue": 0.01},
+        {"weight_decay": 0.1},
+        {"use_ema": True, "ema_momentum": 0.9},
+        {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1},
+        {"weight_decay": 0.1, "global_clipnorm": 0.5, "use_ema": True, "epsilon": 1e-8},
+    ],
+)
+def test_its_steps_are_those_of_keras(settings):
+    ours = trained(Adamax(**settings))
+    theirs = trained(keras.optimizers.Adamax(**settings))
+    for mine, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_its_state_is_two_vectors_and_what_keras_keeps():
+    optimizer = Adamax(use_ema=True)
+    trained(optimizer)
+    size = sum(int(np.prod(shape)) for shape in SHAPES)
+    shapes = [tuple(variable.shape) for variable in optimizer.variables]
+    assert sorted(shapes) == sorted([(), (), *SHAPES, (size,), (size,)])  # step, learning rate, averages, two vectors
+
+
+def test_a_rebuilt_optimizer_has_the_same_settings():
+    optimizer = Adamax(0.01, weight_decay=0.1, global_clipnorm=2.0, use_ema=True, ema_momentum=0.5, epsilon=1e-8)
+    rebuilt = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert isinstance(rebuilt, Adamax)
+    assert rebuilt.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"clipnorm": 1.0}, {"gradient_accumulation_steps": 2}, {"use_ema": True, "ema_overwrite_frequency": 2}]
+)
+def test_what_it_does_not_do_is_refused(settings):
+    with pytest.raises(ValueError, match="use keras.optimizers.Adamax"):
+        Adamax(**settings)
+
+
+def test_a_weight_without_gradient_is_refused():
+    weights = [keras.Variable(np.zeros(2), dtype="float32") for _ in range(2)]
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="gradients of all weights"):
+        Adamax().apply([tf.ones(2), None], weights)
