@@ -123,7 +123,7 @@ class ModelConfig(_Settings):
 
 
 class DataConfig(_Settings):
-    """The settings that are needed to read the data, before the shape of the images is known."""
+    """The settings that are needed to read the data and to share it out, before the shape of the images is known."""
 
     dataset: str = Field(DEFAULT_DATASET, description=f"{', '.join(NAMED_DATASETS)}, tfds:NAME, folder:PATH.")
     data_dir: str | None = Field(None, description="Folder of TensorFlow Datasets.")
@@ -132,6 +132,9 @@ class DataConfig(_Settings):
     horizontal_flip: bool = Field(False, description="Flip training images left to right at random.")
     batch_size: int = Field(100, gt=0, description="Images in a training step, over all devices.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the weights, of the shuffling and of all noise.")
+    strategy: Literal["single", "mirrored", "multiworker"] = Field(
+        "single", description="Train on one device, on all of this machine, or on all machines of TF_CONFIG."
+    )
 
     @property
     def named(self) -> bool:
@@ -162,7 +165,6 @@ class TrainConfig(DataConfig):
     ema_momentum: float = Field(0.999, ge=0, lt=1, description="EMA of the weights; short runs use less.")
     early_stopping_epochs: int = Field(0, ge=0, description="Epochs without progress before a stop; 0: off.")
     validate_raw_weights: bool = Field(False, description="Validate the raw weights, not their EMA.")
-    strategy: Literal["single", "mirrored"] = Field("single", description="Train on one device, or on all.")
     mixed_precision: bool = Field(False, description="Compute in bfloat16.")
     gradient_accumulation: int = Field(1, gt=0, description="Parts that a batch is computed in, for less memory.")
     remat: bool = Field(False, description="Compute blocks again backwards: less memory, more time.")

@@ -5,6 +5,7 @@ from dvpvae_tf.config import ema_momentum_for, parse_train_arguments, settings_a
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import told_in_one_line
 from dvpvae_tf.pictures import PRIOR_TEMPERATURE, TEMPERATURE
+from dvpvae_tf.workers import is_chief
 
 
 def main(argv=None):
@@ -18,13 +19,17 @@ def main(argv=None):
     """
     with told_in_one_line():
         arguments = parse_train_arguments(argv)
+        # Machines must be connected before TensorFlow does anything, such as reading the data.
+        strategy = None if arguments.dry_run else training.make_strategy(arguments)
         images = read_images(arguments.dataset, arguments.data_dir, arguments.image_size, arguments.omniglot_mat)
         config = arguments.resolve(images[0].shape[1:])
         steps_per_epoch = len(images[0]) // config.batch_size
-        _print_plan(config, steps_per_epoch)
+        if arguments.dry_run or is_chief(strategy):
+            _print_plan(config, steps_per_epoch)
         if not arguments.dry_run:
-            bound = training.train(config, images, arguments.resume)
-            _print_bound(config, bound)
+            bound = training.train(config, images, arguments.resume, strategy=strategy)
+            if bound is not None:
+                _print_bound(config, bound)
 
 
 def _print_plan(config, steps_per_epoch):

@@ -4,17 +4,19 @@ import contextlib
 import csv
 import functools
 import itertools
+import math
 import shutil
+import zlib
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf import evaluation, pictures
+from dvpvae_tf import evaluation, pictures, workers
 from dvpvae_tf.build import build_model
 from dvpvae_tf.config import TrainConfig, ema_momentum_for, learning_rate_at, load_config, write_config
-from dvpvae_tf.data.pipelines import evaluation_batches, training_batches
+from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
@@ -140,12 +142,35 @@ def _write_csv(path, rows):
         csv.writer(file).writerows(rows)
 
 
+class TakeAverage(keras.callbacks.Callback):
+    """Gives the averaged weights to another model after each epoch.
+
+    They are swapped in and out, which is not exact to the last bit: all workers must do so, or their weights drift
+    apart.
+
+    Args:
+        averaged: `DVPVAE`, takes them.
+    """
+
+    def __init__(self, averaged):
+        super().__init__()
+        self.averaged = averaged
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Copies after an epoch."""
+        swap = keras.callbacks.SwapEMAWeights()
+        swap.set_model(self.model)
+        swap.on_test_begin()
+        self.averaged.set_weights(self.model.get_weights())
+        swap.on_test_end()
+
+
 class SaveModels(keras.callbacks.Callback):
     """Keeps the averaged weights as `last.keras` and, where the validation is the best so far, `best.keras`.
 
     Args:
         folder: `RunFolder`.
-        averaged: `DVPVAE`, takes the averaged weights at the end of each epoch.
+        averaged: `DVPVAE` with the averaged weights.
         best: float, the best validation bound so far, nats.
     """
 
@@ -157,11 +182,6 @@ class SaveModels(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Saves after an epoch."""
-        swap = keras.callbacks.SwapEMAWeights()
-        swap.set_model(self.model)
-        swap.on_test_begin()
-        self.averaged.set_weights(self.model.get_weights())
-        swap.on_test_end()
         write_atomically(self.folder.last, self.averaged.save)
         if logs[MONITORED] < self.best:
             self.best = logs[MONITORED]
@@ -204,7 +224,9 @@ class LogGradientNorms(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Notes the norm of a step."""
-        self.norms.append(float(self.model.last_gradient_norm.result()))
+        # A sum of one number, read from the first device at hand: `result` would need all workers.
+        norms = self.model.distribute_strategy.experimental_local_results(self.model.last_gradient_norm.total.value)
+        self.norms.append(float(norms[0]))
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the norms of an epoch."""
@@ -287,24 +309,36 @@ class TensorBoardPictures(keras.callbacks.Callback):
 
 
 def make_strategy(config):
-    """Gives the distribution strategy of a config: all devices, or one.
+    """Gives the distribution strategy of a config: one device, all of this machine, or all of those in `TF_CONFIG`.
+
+    The batch size is that of all devices together: each takes an equal part of every batch. The learning rate is the
+    config's, however many devices there are: at the same batch size they train as one does. All machines must have the
+    same number of devices.
 
     Args:
-        config: `TrainConfig`.
+        config: `TrainConfig`, or what else has its `strategy` and `batch_size`.
 
     Returns:
-        A `tf.distribute.Strategy`.
+        A `tf.distribute.Strategy`. With "multiworker", it is made when all machines are there, and must be made before
+        TensorFlow is used for anything else.
 
     Raises:
-        UserError: if the batch cannot be shared out evenly.
+        UserError: if the batch cannot be shared out evenly, or the machines cannot be connected.
     """
     if config.strategy == "single":
         return tf.distribute.get_strategy()
-    gpus = tf.config.list_logical_devices("GPU")
-    devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
-    if config.batch_size % len(devices):
-        raise UserError(f"--batch-size {config.batch_size} cannot be shared out evenly to {len(devices)} devices.")
+    gpus = tf.config.list_physical_devices("GPU")
+    if config.strategy == "multiworker":
+        _check_batch_size(config, max(1, len(gpus)) * workers.cluster_size())
+        return workers.connect()
+    devices = [device.name for device in tf.config.list_logical_devices("GPU" if gpus else "CPU")]
+    _check_batch_size(config, len(devices))
     return tf.distribute.MirroredStrategy(devices)
+
+
+def _check_batch_size(config, devices):
+    if config.batch_size % devices:
+        raise UserError(f"--batch-size {config.batch_size} cannot be shared out evenly to {devices} devices.")
 
 
 def make_model(config, steps_per_epoch):
@@ -344,42 +378,87 @@ def _rematerialization(config):
     return keras.RematScope("list_of_layers", layer_names=[*names, "prior", "posterior", "residual"])
 
 
-def train(config: TrainConfig, images, resume=False, verbose="auto"):
+def train(config: TrainConfig, images, resume=False, verbose="auto", strategy=None):
     """Trains a model, from where an earlier run of the same config stopped, and leaves all it gives in the run folder.
+
+    Of several machines the chief alone reads and writes that folder, and prints.
 
     Args:
         config: `TrainConfig` with a name.
         images: uint8 arrays `[N, D, D, C]` of the training, validation and test split.
         resume: bool, whether there must be a checkpoint to go on from.
         verbose: "auto", 0, 1 or 2, as in `keras.Model.fit`.
+        strategy: what `make_strategy(config)` has given, or None to call it here.
 
     Returns:
-        `dvpvae_tf.evaluation.Bound` of the best model on the test set.
+        `dvpvae_tf.evaluation.Bound` of the best model on the test set; None on a machine that is not the chief.
 
     Raises:
         UserError: for every mistake that the user can put right.
+        WorkerLost: if another machine fails.
     """
-    training, validation, test = images
+    strategy = strategy or make_strategy(config)
     folder = RunFolder(config)
-    strategy = make_strategy(config)
-    folder.prepare(resume)
+    chief = workers.is_chief(strategy)
+    if chief:
+        folder.prepare(resume)
+    with workers.loss_of_worker_told():
+        _fit(folder, images, strategy, chief, verbose if chief else 0)
+    return _report(folder, images[2]) if chief else None
+
+
+def _fit(folder, images, strategy, chief, verbose):
+    """Trains the epochs that are not done yet."""
+    config, (training, validation, _) = folder.config, images
     steps_per_epoch = len(training) // config.batch_size
+
+    def shared_out(batches):
+        return strategy.distribute_datasets_from_function(
+            lambda context: share_of_worker(batches, config.batch_size, context)
+        )
+
     with strategy.scope():
         model = make_model(config, steps_per_epoch)
-        done = folder.restore(model)
-    if done == 0:
+    # Outside the scope: there Keras, as it reads weights, makes variables that all workers would have to make.
+    done = folder.restore(model) if chief else 0
+    if chief and done == 0:
         model.adapt(training)
-    if done < config.epochs:
-        model.fit(
-            training_batches(training, config.batch_size, config.seed, config.horizontal_flip, first_epoch=done),
-            validation_data=evaluation_batches(validation, config.batch_size),
-            initial_epoch=done,
-            epochs=config.epochs,
-            steps_per_epoch=steps_per_epoch,
-            callbacks=_callbacks(folder, model, validation[:200], done),
-            verbose=verbose,
-        )
-    return _report(folder, test)
+    if config.strategy == "multiworker":
+        done = _begin_as_chief(strategy, model, done, _fingerprint(config, images))
+    if done == config.epochs:
+        return
+    model.fit(
+        shared_out(
+            training_batches(training, config.batch_size, config.seed, config.horizontal_flip, first_epoch=done)
+        ),
+        validation_data=shared_out(evaluation_batches(validation, config.batch_size)),
+        initial_epoch=done,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        validation_steps=math.ceil(len(validation) / config.batch_size),
+        callbacks=_callbacks(folder, model, validation[:200], done, chief),
+        verbose=verbose,
+    )
+
+
+def _begin_as_chief(strategy, model, done, fingerprint):
+    """Gives all workers the chief's state of the model and its number of epochs, if they have the same to do."""
+    variables = [*model.weights, *model.optimizer.variables]
+    numbers, *values = workers.of_chief(strategy, [tf.constant([done, fingerprint], tf.int64), *variables])
+    done, expected = numbers.numpy()
+    if fingerprint != expected:
+        raise UserError("The settings or the images of this worker are not the chief's: give all workers the same.")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return int(done)
+
+
+def _fingerprint(config, images):
+    """A number that two workers have in common if they are to do the same."""
+    number = zlib.crc32(repr(config.model_dump(exclude=FREE_TO_CHANGE)).encode())
+    for split in images:
+        number = zlib.crc32(split, number)
+    return number
 
 
 def learning_rate_schedule(config):
@@ -395,21 +474,20 @@ def learning_rate_schedule(config):
     return keras.callbacks.LearningRateScheduler(lambda epoch, _: learning_rate_at(epoch, **rates))
 
 
-def _callbacks(folder, model, images, done):
-    """The callbacks of a run, in the order in which they must see the end of an epoch."""
+def _callbacks(folder, model, images, done, chief):
+    """The callbacks of a run, in the order in which they must see the end of an epoch; the chief's write."""
     config = folder.config
-    best = folder.best_so_far(done)
     averaged = DVPVAE.from_config(model.get_config())
-    callbacks = [
-        learning_rate_schedule(config),
-        StopWhenNotFinite(folder),
-        SaveModels(folder, averaged, best),
-        TensorBoardPictures(folder, averaged, images, config.picture_every_epochs),
-        keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
-        keras.callbacks.CSVLogger(folder.metrics, append=True),
-        LogGradientNorms(folder),
-        SaveCheckpoint(folder),
-    ]
+    callbacks = [learning_rate_schedule(config), StopWhenNotFinite(folder), TakeAverage(averaged)]
+    if chief:
+        callbacks += [
+            SaveModels(folder, averaged, folder.best_so_far(done)),
+            TensorBoardPictures(folder, averaged, images, config.picture_every_epochs),
+            keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
+            keras.callbacks.CSVLogger(folder.metrics, append=True),
+            LogGradientNorms(folder),
+            SaveCheckpoint(folder),
+        ]
     if not config.validate_raw_weights:
         callbacks.insert(0, keras.callbacks.SwapEMAWeights())
     if config.early_stopping_epochs:

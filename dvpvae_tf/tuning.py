@@ -337,6 +337,8 @@ def make_tuner(train, config, space=None, *, tuner="random", max_trials=12, outp
     """
     if tuner not in TUNERS:
         raise UserError(f"unknown tuner '{tuner}'{did_you_mean(tuner, TUNERS)}: give one of {', '.join(TUNERS)}")
+    if config.strategy == "multiworker":
+        raise UserError("strategy multiworker trains one model on all machines: here each trains trials of its own")
     worker, steps_per_epoch, batch = is_worker(), int(train.cardinality()), train.element_spec.shape
     if steps_per_epoch < 1:
         raise UserError("the training data have no end: make them without first_epoch")

@@ -253,6 +253,7 @@ def test_data_set_chooses_its_preset(name, shape):
         ("--mixed-precision", "mixed_precision", True),
         ("--mixed-precision --no-mixed-precision", "mixed_precision", False),
         ("--strategy mirrored", "strategy", "mirrored"),
+        ("--strategy multiworker", "strategy", "multiworker"),
         ("--name tried", "name", "tried"),
         ("--model.channels 64", "model.channels", 64),
         ("--model.channels 64 --model.channels 48", "model.channels", 48),
@@ -362,7 +363,7 @@ def test_help_shows_every_setting_with_its_default(capsys):
         assert f"--model.{key.replace('_', '-')}" in text and field.description.split(" ")[0] in text
     one_line = " ".join(text.split())
     assert "--model.encoder-blocks int" in one_line and "(N_enc). (default: 1)" in one_line
-    assert "--strategy {single,mirrored}" in one_line and "(default: null)" not in one_line
+    assert "--strategy {single,mirrored,multiworker}" in one_line and "(default: null)" not in one_line
     assert all(name in one_line for name in PRESETS)
     assert len(text.splitlines()) < 110 and max(map(len, text.splitlines())) <= 110
 
@@ -382,7 +383,7 @@ def test_help_shows_every_setting_with_its_default(capsys):
         ("base: mnist\nbatch_size: 0", "batch_size: 0 should be greater than 0"),
         ("base: mnist\nlearning_rate: .nan", "learning_rate: nan should be a finite number"),
         ("base: mnist\nema_momentum: 1", "ema_momentum: 1 should be less than 1"),
-        ("base: mnist\nstrategy: both", "strategy: 'both' should be 'single' or 'mirrored'"),
+        ("base: mnist\nstrategy: both", "strategy: 'both' should be 'single', 'mirrored' or 'multiworker'"),
         ("base: mnist\ngradient_accumulation: 3", "batch_size 250 cannot be split into 3 equal parts"),
         ("base: mnist\nmixed_precision: maybe", "mixed_precision: 'maybe' should be a valid boolean"),
         ("base: mnist\nmodel: 3", "model: 3 should be a valid dictionary"),

@@ -243,33 +243,64 @@ def test_each_residual_block_is_computed_again_with_remat(make_config, images):
 
 
 MIRRORED = """
-import json, sys
+import json, os, sys
+import numpy as np
 import tensorflow as tf
-devices = int(sys.argv[1])
+devices, settings, stop_after = json.loads(sys.argv[1])
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
-import numpy as np
-from dvpvae_tf import training
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+from dvpvae_tf import DVPVAE, training
 from dvpvae_tf.config import load_config
-settings = json.loads(sys.argv[2])
+
+call, make_model, save, models = DVPVAE.call, training.make_model, training.SaveCheckpoint.on_epoch_end, []
+
+def not_finite_for_white_images(self, images, seeds=None, training=False):
+    elbo = call(self, images, seeds=seeds, training=training)
+    white = tf.reduce_all(images == 255, axis=[1, 2, 3])
+    return elbo._replace(reconstruction=tf.where(white, np.nan, elbo.reconstruction))
+
+def save_and_die(self, epoch, logs=None):
+    save(self, epoch, logs)
+    if epoch + 1 == stop_after:
+        os._exit(0)
+
+DVPVAE.call, training.SaveCheckpoint.on_epoch_end = not_finite_for_white_images, save_and_die
+training.make_model = lambda *arguments: models.append(make_model(*arguments)) or models[-1]
 images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype("uint8")
+images[7] = 255
 training.train(load_config("mnist5k", settings), (images[:40], images[40:51], images[51:]), verbose=0)
+model = models[-1]
+for variable in [*model.weights, *model.optimizer.variables]:
+    values = model.distribute_strategy.experimental_local_results(variable.value)
+    assert len(values) == devices and all(np.array_equal(values[0], value) for value in values), variable.path
 """
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one_does(tmp_path, tiny_settings):
-    """Same global batch, a clip that acts at every step, an uneven validation set: the same curve."""
-    curves = {}
-    for devices, strategy in ((1, "single"), (2, "mirrored")):
+def test_two_and_four_devices_train_as_one_does(tmp_path, tiny_settings):
+    """Same global batch, a clip that acts at every step, an uneven validation set: the same curve and averaged weights.
+
+    In each epoch the loss of one image is not finite: all devices skip that step. The run on four devices is killed
+    after the first epoch and goes on from its checkpoint.
+    """
+    curves, weights = [], []
+    for devices, strategy, stops in ((1, "single", [0]), (2, "mirrored", [0]), (4, "mirrored", [1, 0])):
         settings = {
-            "epochs": 2, "batch_size": 8, "gradient_clip_norm": 0.3, "strategy": strategy, "name": strategy,
+            "epochs": 2, "batch_size": 8, "gradient_clip_norm": 0.3, "strategy": strategy, "name": str(devices),
             "output": str(tmp_path), "picture_every_epochs": 100, "model": tiny_settings,
         }  # fmt: skip
-        command = [sys.executable, "-c", MIRRORED, str(devices), json.dumps(settings)]
-        subprocess.run(command, check=True, capture_output=True, timeout=500)
-        curves[strategy] = read_metrics(tmp_path / strategy)
-    for one, two in zip(curves["single"], curves["mirrored"], strict=True):
-        assert float(one["gradient_norm"]) > 0.3
-        for name, value in one.items():
-            assert float(two[name]) == pytest.approx(float(value), rel=2e-3, abs=1e-6), name
+        for stop_after in stops:
+            command = [sys.executable, "-c", MIRRORED, json.dumps([devices, settings, stop_after])]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+            assert result.returncode == 0, result.stderr
+        curves.append(read_metrics(tmp_path / str(devices)))
+        arrays = keras.saving.load_model(tmp_path / str(devices) / "last.keras").get_weights()
+        weights.append(np.concatenate([np.ravel(array) for array in arrays]))
+    for curve, averaged in zip(curves[1:], weights[1:], strict=True):
+        assert len(curve) == 2
+        for one, several in zip(curves[0], curve, strict=True):
+            assert float(one["gradient_norm"]) > 0.3 and float(one["skipped_steps"]) == 1
+            for name, value in one.items():
+                assert float(several[name]) == pytest.approx(float(value), rel=2e-3, abs=1e-6), name
+        assert np.linalg.norm(averaged - weights[0]) < 2e-3 * np.linalg.norm(weights[0])

@@ -175,6 +175,11 @@ def test_a_space_that_does_not_go_with_the_config_is_refused(space, message, mak
         make_tuner(tuning.Space(**space))
 
 
+def test_a_strategy_of_several_machines_is_refused(make_tuner, config):
+    with pytest.raises(UserError, match="here each trains trials of its own"):
+        make_tuner(config=config.model_copy(update={"strategy": "multiworker"}))
+
+
 def test_an_unknown_tuner_is_told(make_tuner):
     with pytest.raises(UserError, match="unknown tuner 'bayes' .did you mean bayesian..: give one of hyperband, "):
         make_tuner(tuner="bayes")

@@ -188,3 +188,26 @@ def evaluation_batches(images, batch_size):
         `tf.data.Dataset` of uint8 batches [B, H, W, C].
     """
     return tf.data.Dataset.from_tensor_slices(images).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def share_of_worker(batches, batch_size, context):
+    """Gives one worker its rows of every global batch: the i-th device of all has the i-th of as many equal parts.
+
+    The devices are counted through: those of the first worker, then those of the second, and so on. Where the last
+    batch is smaller, the last devices find fewer images or none.
+
+    Args:
+        batches: `tf.data.Dataset` of global batches, the same on all workers.
+        batch_size: images in a global batch, a multiple of the number of devices.
+        context: `tf.distribute.InputContext` of the worker.
+
+    Returns:
+        `tf.data.Dataset` of the parts of a batch for the worker's devices, one after the other, batch by batch.
+    """
+    devices = context.num_replicas_in_sync // context.num_input_pipelines
+    rows = batch_size // context.num_replicas_in_sync
+    first = context.input_pipeline_id * devices * rows
+    parts = batches.map(lambda batch: batch[first : first + devices * rows]).rebatch(rows)
+    if batches.cardinality() == tf.data.INFINITE_CARDINALITY:
+        parts = parts.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return parts.prefetch(tf.data.AUTOTUNE)

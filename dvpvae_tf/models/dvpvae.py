@@ -570,7 +570,7 @@ class DVPVAE(keras.Model):
             ValueError: if `adapt` has not been called.
         """
         self.check_adapted()
-        if isinstance(x, tf.data.Dataset):
+        if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             kwargs.setdefault("shuffle", False)  # else Keras warns that a data set is shuffled by itself or not at all
         if self.compiled and not self.optimizer.built:
             # Else the first step makes its variables, and is traced twice for it.
@@ -600,6 +600,43 @@ class DVPVAE(keras.Model):
     def adapted(self):
         """bool, whether all is there that `adapt` prepares."""
         return all(part is None or part.adapted for part in (self.pseudoinput, self.top_prior))
+
+    def make_train_function(self, force=False):
+        """Keras's, but where machines train together: there Keras cannot reduce logs that are scalars."""
+        super().make_train_function(force)
+        if self._several_machines:
+            self.train_function = self._make_function_of_several_machines(self.train_step)
+
+    def make_test_function(self, force=False):
+        """See `make_train_function`."""
+        super().make_test_function(force)
+        if self._several_machines:
+            self.test_function = self._make_function_of_several_machines(self.test_step)
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        """Nothing: all is built already, and Keras would average uint8 images over the devices to see their shape."""
+
+    @property
+    def _several_machines(self):
+        return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+    def _make_function_of_several_machines(self, step):
+        """What `fit` and `evaluate` call with an iterator; logs are the same on all devices: the first gives them."""
+        strategy = self.distribute_strategy
+
+        def run(batch):
+            logs = strategy.run(step, args=(batch,))
+            return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+
+        if not self.run_eagerly:
+            run = tf.function(run, reduce_retracing=True, jit_compile=self.jit_compile)
+
+        def next_steps(iterator):
+            for _ in range(self.steps_per_execution):
+                logs = run(next(iterator))
+            return logs
+
+        return next_steps
 
     def reset_metrics(self):
         """Starts the metrics and the count of evaluated images anew."""
