@@ -135,7 +135,7 @@ class SelfAttention(keras.layers.Layer):
 class UNet(keras.layers.Layer):
     """Predicts the noise in y_t: residual blocks at one resolution with skips from the first half to the second.
 
-    Called as `unet(inputs, time)`: `[N, d, d, C]` and `[N]` or `[1]` with times in [0, 1] to `[N, d, d, C]` in the compute
+    Called as `unet(inputs, time)`: `[N, d, d, C]` and times `[N]` or `[1]` in [0, 1] to `[N, d, d, C]` in the compute
     dtype.
 
     Args:
