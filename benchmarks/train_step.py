@@ -36,15 +36,11 @@ def measure(config, repeats):
     return built, seconds[0], seconds[3:]
 
 
-def summarise(config, built, first, seconds):
+def summarise(config, settings, built, first, seconds):
     median = statistics.median(seconds)
     return {
         "preset": config.name,
-        "batch_size": config.batch_size,
-        "mixed_precision": config.mixed_precision,
-        "jit_compile": config.jit_compile,
-        "gradient_accumulation": config.gradient_accumulation,
-        "remat": config.remat,
+        **settings,
         "devices": [device.name for device in tf.config.list_logical_devices()],
         "tensorflow": tf.__version__,
         "images_per_second": config.batch_size / median,
@@ -73,11 +69,12 @@ def parse_arguments():
 
 def main():
     arguments = parse_arguments()
-    settings = {key: value for key, value in vars(arguments).items() if key in TrainConfig.model_fields}
-    del settings["output"]
+    # Those that the package knows: `compare.py` may run this script with an older one.
+    names = set(TrainConfig.model_fields) - {"output"}
+    settings = {name: value for name, value in vars(arguments).items() if name in names}
     with told_in_one_line():
         config = load_config(arguments.preset, settings)
-    results = summarise(config, *measure(config, arguments.repeats))
+    results = summarise(config, settings, *measure(config, arguments.repeats))
     step = results["step_seconds"]
     print(
         f"{config.name}, batch {config.batch_size}: {results['images_per_second']:.1f} images per second\n"
