@@ -86,7 +86,7 @@ def test_the_cost_of_the_papers_trainings_is_told(tmp_path):
     (cost,) = json.loads((tmp_path / "cost.json").read_text())
     assert cost["images"] == 300 * 220 * 250 and cost["parameters"] == 646_371
     assert cost["flops"] == pytest.approx(cost["images"] * 0.71e9, rel=0.01)
-    assert cost["hours"]["this machine"] == pytest.approx(cost["images"] / 195 / 3600)
+    assert cost["hours"]["this machine"] == pytest.approx(cost["images"] / 250 / 3600)
     assert cost["hours"]["the paper"] == pytest.approx(300 * 45 / 3600)
     assert cost["hours"]["A100"] == pytest.approx(cost["flops"] / 0.3 / 19.5e12 / 3600)
     row = next(line for line in result.stdout.splitlines() if line.startswith("| mnist |"))

@@ -91,7 +91,7 @@ class DVPVAE(keras.Model):
     Example:
         >>> model = DVPVAE.from_preset("mnist5k")
         >>> model.adapt(train)
-        >>> model.compile(keras.optimizers.Adamax(1e-2, global_clipnorm=5.0, use_ema=True))
+        >>> model.compile(dvpvae_tf.Adamax(1e-2, global_clipnorm=5.0, use_ema=True))
         >>> model.fit(train, validation_data=validation, epochs=2)
         >>> images = model.sample(16, temperature=0.9, seed=0)
 
