@@ -13,6 +13,7 @@ from PIL import Image
 from dvpvae_tf import evaluate, evaluation, merge, runs, sample
 from dvpvae_tf.config import load_config, write_config
 from dvpvae_tf.devices import in_turn
+from dvpvae_tf.models.dvpvae import BATCHES_AT_ONCE
 from dvpvae_tf.sharding import Shard, parts_of
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -189,7 +190,8 @@ def test_all_devices_give_what_one_gives(run_folder, tmp_path):
         environment = {"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin"}
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
         assert result.returncode == 0, result.stderr[-3000:]
-        assert f"used {[devices] * 3}" in result.stdout, "the bound, the statistics of the layers, the samples"
+        used = [devices, devices, BATCHES_AT_ONCE * devices]  # the bound, the statistics of the layers, the samples
+        assert f"used {used}" in result.stdout
         assert result.stdout.splitlines()[-1].split()[1:] == [f"CPU:{index}" for index in range(devices)]
     one = read(tmp_path / "1.json")
     for devices in (2, 4):
