@@ -9,8 +9,18 @@ import tensorflow as tf
 WAITING_BATCHES = 2  # of each device, until the first of all is taken
 
 
+def device_names():
+    """Names the devices of this machine that compute: its GPUs, or its CPUs where there are none.
+
+    Returns:
+        list of str.
+    """
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return [device.name for device in devices]
+
+
 def copies_on_other_devices(model):
-    """Copies a model to the other devices of this machine: its GPUs, or its CPUs where there are none.
+    """Copies a model to the other devices of this machine, see `device_names`.
 
     Args:
         model: `DVPVAE`, on the first device.
@@ -18,10 +28,9 @@ def copies_on_other_devices(model):
     Returns:
         list of `DVPVAE`, one on each device but the first. They do not follow later changes of the model's weights.
     """
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     copies = []
-    for device in devices[1:]:
-        with tf.device(device.name):
+    for name in device_names()[1:]:
+        with tf.device(name):
             copies.append(type(model).from_config(model.get_config()))
             copies[-1].set_weights(model.get_weights())
     return copies

@@ -52,12 +52,11 @@ class Adamax(keras.optimizers.Adamax):
         tf.distribute.get_replica_context().merge_call(self._update_all_devices, args=(gradient, variables, averages))
 
     def _update_all_devices(self, strategy, gradient, variables, averages):
-        rest = [[each.value for each in group] for group in ([self._u], variables, averages)]
-        strategy.extended.update(self._m.value, self._update, args=(gradient, *rest))
+        weights, averages = ([variable.value for variable in group] for group in (variables, averages))
+        strategy.extended.update(self._m.value, self._update, args=(gradient, self._u.value, weights, averages))
 
     def _update(self, momentum, gradient, norm, variables, averages):
         """Makes one step on one device."""
-        [norm] = norm
         rate = tf.cast(self.learning_rate, tf.float32)
         weights = as_vector(variables)
         if self.weight_decay is not None:

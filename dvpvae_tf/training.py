@@ -17,6 +17,7 @@ from dvpvae_tf import evaluation, pictures, workers
 from dvpvae_tf.build import build_model
 from dvpvae_tf.config import TrainConfig, ema_momentum_for, learning_rate_at, load_config, write_config
 from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
+from dvpvae_tf.devices import device_names
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
@@ -327,11 +328,12 @@ def make_strategy(config):
     """
     if config.strategy == "single":
         return tf.distribute.get_strategy()
-    gpus = tf.config.list_physical_devices("GPU")
     if config.strategy == "multiworker":
+        # Logical devices cannot be listed here: that would use TensorFlow before the machines are connected.
+        gpus = tf.config.list_physical_devices("GPU")
         _check_batch_size(config, max(1, len(gpus)) * workers.cluster_size())
         return workers.connect()
-    devices = [device.name for device in tf.config.list_logical_devices("GPU" if gpus else "CPU")]
+    devices = device_names()
     _check_batch_size(config, len(devices))
     return tf.distribute.MirroredStrategy(devices)
 

@@ -67,3 +67,20 @@ def images():
         return (255 * np.exp(-distance / 6)).astype("uint8")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def leave_run(tmp_path_factory, tiny, tiny_settings, images):
+    """Makes a folder as training leaves it, with the best model and its settings; keywords change these."""
+    from dvpvae_tf.config import load_config, write_config
+
+    def leave(**settings):
+        folder = tmp_path_factory.mktemp("run")
+        model = tiny()
+        model.adapt(images(64))
+        model.save(folder / "best.keras")
+        config = load_config("mnist5k", {"dataset": "folder:blobs", "model": tiny_settings} | settings)
+        write_config(config, folder / "config.yaml")
+        return folder
+
+    return leave

@@ -8,19 +8,12 @@ import pytest
 
 from dvpvae_tf import evaluate as evaluate_command
 from dvpvae_tf import evaluation, feature_distances, runs
-from dvpvae_tf.config import load_config, write_config
 from dvpvae_tf.evaluate import main
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, tiny, tiny_settings, images):
-    """A folder as training leaves it: the best model and its settings."""
-    folder = tmp_path_factory.mktemp("run")
-    model = tiny()
-    model.adapt(images(64))
-    model.save(folder / "best.keras")
-    write_config(load_config("mnist5k", {"dataset": "folder:blobs", "model": tiny_settings}), folder / "config.yaml")
-    return folder
+def run_folder(leave_run):
+    return leave_run()
 
 
 @pytest.fixture(autouse=True)

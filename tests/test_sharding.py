@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from dvpvae_tf import evaluate, evaluation, merge, runs, sample
-from dvpvae_tf.config import load_config, write_config
 from dvpvae_tf.devices import in_turn
 from dvpvae_tf.models.dvpvae import BATCHES_AT_ONCE
 from dvpvae_tf.sharding import Shard, parts_of
@@ -21,13 +20,9 @@ TIMES = ("seconds", "image_samples_per_second")
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, tiny, tiny_settings, images):
+def run_folder(leave_run, images):
     """A folder as training leaves it, with 13 test images in a file beside it."""
-    folder = tmp_path_factory.mktemp("run")
-    model = tiny()
-    model.adapt(images(64))
-    model.save(folder / "best.keras")
-    write_config(load_config("mnist5k", {"dataset": "folder:blobs", "model": tiny_settings}), folder / "config.yaml")
+    folder = leave_run()
     np.save(folder / "test.npy", images(13))
     return folder
 

@@ -232,14 +232,14 @@ def test_what_saves_memory_changes_no_step(make_config, splits, tmp_path):
 
 
 def test_each_residual_block_is_computed_again_with_remat(make_config, images):
-    names = {}
+    convolutions = {}
     for remat in (False, True):
         model = training.make_model(make_config(remat=remat), steps_per_epoch=1)
         model.adapt(images(8))
         graph = tf.function(model.train_step).get_concrete_function(tf.TensorSpec([8, 8, 8, 1], tf.uint8)).graph
-        names[remat] = sum(operation.type == "Conv2D" for operation in graph.get_operations())
+        convolutions[remat] = sum(operation.type == "Conv2D" for operation in graph.get_operations())
     blocks = sum(isinstance(layer, ResBlock) for layer in model._flatten_layers())
-    assert names[True] >= names[False] + 4 * blocks
+    assert convolutions[True] >= convolutions[False] + 4 * blocks
 
 
 MIRRORED = """

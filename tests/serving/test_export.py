@@ -6,20 +6,13 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf import evaluation, export, runs
-from dvpvae_tf.config import load_config, write_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.serving import archive
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, tiny, tiny_settings, images):
-    """A folder as training leaves it: the best model and its settings."""
-    folder = tmp_path_factory.mktemp("run")
-    model = tiny()
-    model.adapt(images(64))
-    model.save(folder / "best.keras")
-    settings = {"dataset": "folder:blobs", "data_dir": "secret", "model": tiny_settings}
-    write_config(load_config("mnist5k", settings), folder / "config.yaml")
-    return folder
+def run_folder(leave_run):
+    return leave_run(data_dir="secret")
 
 
 @pytest.fixture(autouse=True)
