@@ -168,7 +168,7 @@ class TrainConfig(DataConfig):
     mixed_precision: bool = Field(False, description="Compute in bfloat16.")
     gradient_accumulation: int = Field(1, gt=0, description="Parts that a batch is computed in, for less memory.")
     remat: bool = Field(False, description="Compute blocks again backwards: less memory, more time.")
-    jit_compile: bool = Field(False, description="Compile with XLA.")
+    jit_compile: bool = Field(False, description="Compile with XLA (strategy single).")
     name: str | None = Field(None, min_length=1, description="Folder of this run inside `output`.")
     output: str = Field("runs", min_length=1, description="Folder of all runs.")
     picture_every_epochs: int = Field(1, gt=0, description="Epochs between pictures and layer statistics.")
@@ -189,6 +189,15 @@ class TrainConfig(DataConfig):
             raise ValueError(
                 f"batch_size {self.batch_size} cannot be split into {self.gradient_accumulation} equal parts: "
                 "give another gradient_accumulation"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_compilation(self) -> "TrainConfig":
+        if self.jit_compile and self.strategy != "single":
+            raise ValueError(
+                "jit_compile is for one device, as TensorFlow's XLA does not train on several: "
+                f"leave it out with strategy {self.strategy}"
             )
         return self
 

@@ -385,6 +385,7 @@ def test_help_shows_every_setting_with_its_default(capsys):
         ("base: mnist\nema_momentum: 1", "ema_momentum: 1 should be less than 1"),
         ("base: mnist\nstrategy: both", "strategy: 'both' should be 'single', 'mirrored' or 'multiworker'"),
         ("base: mnist\ngradient_accumulation: 3", "batch_size 250 cannot be split into 3 equal parts"),
+        ("base: mnist\njit_compile: true\nstrategy: mirrored", "jit_compile is for one device"),
         ("base: mnist\nmixed_precision: maybe", "mixed_precision: 'maybe' should be a valid boolean"),
         ("base: mnist\nmodel: 3", "model: 3 should be a valid dictionary"),
         ("base: mnist\nmodel: {scales: 14}", "model.scales: 14 should be a valid list"),

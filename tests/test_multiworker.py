@@ -25,19 +25,30 @@ from dvpvae_tf.train import main
 LOST = 1  # the exit code of a worker that has lost another
 EPOCHS, STEPS = 2, 4
 
-# The command, without the slow rewriting of graphs, and what the model of this worker holds in the end.
+# The command, without the slow rewriting of graphs, on several logical CPUs if asked for, which TensorFlow takes on one
+# machine alone, and what the model of this worker holds in the end.
 COMMAND = """
+import os
 import sys
 from pathlib import Path
 from dvpvae_tf import training
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+devices = [f"device:CPU:{index}" for index in range(int(os.environ["DEVICES"]))]
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * len(devices)
+)
+CollectiveAllReduceExtended._initialize_local_devices = lambda strategy, resolver, worker: (
+    tuple(f"{worker}/{device}" for device in devices), "CPU"
+)
 from dvpvae_tf.train import main
 models = []
 make_model = training.make_model
 training.make_model = lambda *arguments: models.append(make_model(*arguments)) or models[-1]
 main(sys.argv[2:])
+assert len(models[-1].distribute_strategy.extended.worker_devices) == len(devices)
 np.savez(sys.argv[1], *models[-1].get_weights())
 """
 
@@ -142,11 +153,12 @@ def free_ports(count):
 
 
 @contextlib.contextmanager
-def processes(commands, folders, several=True):
+def processes(commands, folders, several=True, devices=1):
     """Starts a worker for each folder, its output there; none outlives the test."""
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(len(folders))]}
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     environment |= {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment["DEVICES"] = str(devices)
     with contextlib.ExitStack() as stack:
         started = []
         for index, (arguments, folder) in enumerate(zip(commands, folders, strict=True)):
@@ -164,13 +176,13 @@ def processes(commands, folders, several=True):
         yield started
 
 
-def run_job(commands, folders, several=True):
+def run_job(commands, folders, several=True, devices=1):
     """Runs all workers to their end, and again while they lose one another, as a cluster's scheduler does.
 
     A machine that stands still for ten seconds is enough for that.
     """
     for _ in range(5):
-        with processes(commands, folders, several) as started:
+        with processes(commands, folders, several, devices) as started:
             codes = [process.wait(timeout=900) for process in started]
         if set(codes) != {LOST}:
             break
@@ -237,7 +249,10 @@ def test_three_workers_train_as_one_process_does_and_the_chief_alone_writes_and_
 def test_a_killed_worker_ends_the_others_and_the_job_started_again_ends_as_if_nothing_had_happened(
     arguments, single, tmp_path
 ):
-    """The second worker has nothing of its own to go on from: what it needs comes from the chief."""
+    """The second worker has nothing of its own to go on from: what it needs comes from the chief.
+
+    And they go on with two devices each, which compute their part of a batch image by image.
+    """
     folders = [tmp_path / "chief", tmp_path / "other"]
     checkpoint = folders[0] / "run" / "checkpoints" / "1.weights.h5"
     while not checkpoint.exists():
@@ -249,7 +264,7 @@ def test_a_killed_worker_ends_the_others_and_the_job_started_again_ends_as_if_no
             assert chief.wait(timeout=900) == LOST, (folders[0] / "output.txt").read_text()
     assert "error: another worker has ended or cannot be reached" in (folders[0] / "output.txt").read_text()
     assert len(training.RunFolder(load_config(folders[0] / "run" / "config.yaml")).saved_epochs()) < EPOCHS
-    codes, outputs = run_job(2 * [arguments], folders)
+    codes, outputs = run_job(2 * [[*arguments, "--gradient-accumulation", "3"]], folders, devices=2)
     assert codes == [0, 0], outputs
     check_same_training(folders, single)
 

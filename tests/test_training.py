@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import keras
@@ -229,6 +230,13 @@ def test_what_saves_memory_changes_no_step(make_config, splits, tmp_path):
             assert {name: float(value) for name, value in row.items()} == pytest.approx(
                 {name: float(value) for name, value in expected.items()}, rel=1e-3, abs=1e-6
             )
+
+
+def test_a_batch_that_has_no_equal_parts_for_all_devices_is_told(make_config, splits, tmp_path):
+    config = make_config(name="run", batch_size=12, gradient_accumulation=3)
+    with pytest.raises(UserError, match="batch-size 12 has no 3 equal parts on each of 8 devices"):
+        training.train(config, splits, strategy=types.SimpleNamespace(num_replicas_in_sync=8))
+    assert not (tmp_path / "run").exists()
 
 
 def test_each_residual_block_is_computed_again_with_remat(make_config, images):
