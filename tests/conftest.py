@@ -14,9 +14,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(autouse=True, scope="module")
 def free_memory():
-    """Models and graphs hold one another: without this, those of all tests add up to many gigabytes."""
+    """Models and graphs hold one another: without this, those of all tests add up to many gigabytes.
+
+    What is left, TensorFlow and graphs that it keeps, is not searched again: that would take seconds each time.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

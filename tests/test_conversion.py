@@ -1,10 +1,9 @@
 """Weights of the authors' code: parity with what it computes, other architectures, and the command."""
 
 import os
-import subprocess
+import runpy
 import sys
 from functools import cache
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,8 +16,6 @@ from dvpvae_tf.build import build_model
 from dvpvae_tf.config import ModelConfig, load_config
 from dvpvae_tf.conversion import load_released_weights, read_state_dict
 from dvpvae_tf.errors import UserError
-
-PROJECT = Path(__file__).parents[1]
 
 # Small models with what OMNIGLOT and CIFAR-10 have and MNIST has not.
 GREY = {
@@ -577,9 +574,12 @@ def test_raw_weights_can_be_asked_for(tmp_path, command, monkeypatch):
     assert asked == [True, False]
 
 
-def test_the_module_runs_as_a_command(tmp_path):
-    command = [sys.executable, "-m", "dvpvae_tf.convert"]
+def test_the_module_runs_as_a_command(tmp_path, monkeypatch, capsys):
     options = ["--weights", "none.pt", "--config", "mnist", "--output", str(tmp_path / "model.keras")]
-    result = subprocess.run([*command, *options], cwd=PROJECT, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "error: there is no file none.pt" in result.stderr and "Traceback" not in result.stderr
+    monkeypatch.setattr(sys, "argv", ["convert", *options])
+    monkeypatch.delitem(sys.modules, "dvpvae_tf.convert")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("dvpvae_tf.convert", run_name="__main__")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "error: there is no file none.pt" in error and "Traceback" not in error

@@ -157,6 +157,24 @@ def test_a_table_is_written_three_times(tmp_path):
 
 
 @pytest.fixture
+def shallow(monkeypatch):
+    """What is described, its smallest models of MNIST of two layers, which are traced soon."""
+    smoke = DESCRIBED.scales["smoke"]
+    overrides = smoke["mnist"].overrides
+    overrides = overrides | {"model": overrides["model"] | {"layers_per_scale": [1, 1]}}
+    smoke = smoke | {"mnist": smoke["mnist"].model_copy(update={"overrides": overrides})}
+    described = DESCRIBED.model_copy(update={"scales": DESCRIBED.scales | {"smoke": smoke}})
+    monkeypatch.setattr(experiments, "read_experiments", lambda: described)
+    return described
+
+
+@pytest.fixture(scope="module")
+def smoke_results(tmp_path_factory):
+    """Where the commands that train the same models at the scale smoke leave and find them."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture
 def at_hand(monkeypatch):
     """MNIST is there, as random images; nothing else is."""
 
@@ -169,22 +187,22 @@ def at_hand(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_smoke_run_writes_its_table_and_is_taken_up_again(at_hand, tmp_path, monkeypatch, capsys):
-    command = ["table5", "--scale", "smoke", "--output", str(tmp_path)]
+def test_a_smoke_run_writes_its_table_and_is_taken_up_again(at_hand, shallow, smoke_results, monkeypatch, capsys):
+    command = ["table5", "--scale", "smoke", "--output", str(smoke_results)]
     reproduce.main(command)
-    written = (tmp_path / "smoke" / "table5.md").read_text()
+    written = (smoke_results / "smoke" / "table5.md").read_text()
     assert written in capsys.readouterr().out
     lines = [line for line in written.splitlines() if line.startswith("| mnist")]
     assert len(lines) == 2 and "77.10 nats (0.05)" in lines[1] and "78.85 nats (0.24)" in lines[0]
     assert "omniglot was not run: omniglot is not here" in written
     assert "2 steps, 40 images seen; iwae, K = 2" in written and "not comparable" in written
-    scores = json.loads((tmp_path / "smoke" / "runs" / "mnist_seed0" / "scores.json").read_text())
+    scores = json.loads((smoke_results / "smoke" / "runs" / "mnist_seed0" / "scores.json").read_text())
     assert scores["images_seen"] == 40 and scores["test_images"] == 8
     assert f"{scores['nats']:.2f}" in lines[1] and f"{scores['published']:.2f}" in lines[1]
 
     monkeypatch.setattr(experiments.training, "train", lambda *_, **__: pytest.fail("trained again"))
     reproduce.main(command)
-    assert (tmp_path / "smoke" / "table5.md").read_text() == written
+    assert (smoke_results / "smoke" / "table5.md").read_text() == written
 
 
 @pytest.mark.slow
@@ -208,9 +226,9 @@ def test_costs_are_measured_row_by_row(at_hand, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_figure_is_drawn_from_the_models_of_its_runs(at_hand, tmp_path):
-    reproduce.main(["figure6", "--scale", "smoke", "--output", str(tmp_path)])
-    folder = tmp_path / "smoke"
+def test_a_figure_is_drawn_from_the_models_of_its_runs(at_hand, shallow, smoke_results):
+    reproduce.main(["figure6", "--scale", "smoke", "--output", str(smoke_results)])
+    folder = smoke_results / "smoke"
     written = (folder / "figure6.md").read_text()
     assert "Means over the seeds 0;" in written
     pictures = [np.asarray(Image.open(folder / f"figure6_{number}.png")) for number in (1, 2)]
@@ -223,13 +241,13 @@ def test_a_figure_is_drawn_from_the_models_of_its_runs(at_hand, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_plot_is_drawn_from_its_runs(at_hand, tmp_path, monkeypatch):
+def test_a_plot_is_drawn_from_its_runs(at_hand, shallow, tmp_path, monkeypatch):
     plot = DESCRIBED.plots["figure5"]
     rows = [row for row in plot.rows if row.data == "mnist"]
     vary = {"smoke": {"pseudoinput": ["dct"], "prior": ["mixture"], "pseudoinput_size": [3, 11]}}
     small = plot.model_copy(update={"rows": rows, "vary": vary})
     monkeypatch.setattr(
-        experiments, "read_experiments", lambda: DESCRIBED.model_copy(update={"plots": {"figure5": small}})
+        experiments, "read_experiments", lambda: shallow.model_copy(update={"plots": {"figure5": small}})
     )
     reproduce.main(["figure5", "--scale", "smoke", "--output", str(tmp_path)])
     written = (tmp_path / "smoke" / "figure5.md").read_text()

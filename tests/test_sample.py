@@ -190,16 +190,34 @@ def test_a_full_disk_leaves_nothing_behind(command, monkeypatch, capsys):
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("sample", "uint8 [N, D, D, C]"),
-        ("merge", "that of the shards"),
-        ("reconstruct", "--interpolate I J"),
-        ("client", "grpc://host:port/NAME"),
-    ],
-)
-def test_the_modules_run_as_commands(name, says):
-    command = [sys.executable, "-m", f"dvpvae_tf.{name}", "--help"]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert result.returncode == 0 and says in result.stdout
+COMMANDS = {
+    "sample": "uint8 [N, D, D, C]",
+    "merge": "that of the shards",
+    "reconstruct": "--interpolate I J",
+    "client": "grpc://host:port/NAME",
+    "convert": "--weights",
+}
+# One after another, so that TensorFlow is imported once.
+HELP = """
+import runpy, sys
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    print("\\f")
+    try:
+        runpy.run_module("dvpvae_tf." + name, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        print("status", stop.code)
+"""
+
+
+@pytest.fixture(scope="module")
+def help_of():
+    """What each module prints as a command that is asked for help."""
+    result = subprocess.run([sys.executable, "-c", HELP, *COMMANDS], cwd=PROJECT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return dict(zip(COMMANDS, result.stdout.split("\f\n")[1:], strict=True))
+
+
+@pytest.mark.parametrize(("name", "says"), COMMANDS.items())
+def test_the_modules_run_as_commands(help_of, name, says):
+    assert says in help_of[name] and help_of[name].endswith("status 0\n")

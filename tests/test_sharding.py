@@ -27,10 +27,17 @@ def run_folder(leave_run, images):
     return folder
 
 
+@pytest.fixture(scope="module")
+def model(run_folder):
+    return runs.load_model(run_folder)
+
+
 @pytest.fixture
-def run(run_folder, tmp_path, monkeypatch):
-    """Runs a command in an empty folder, on the run's model and data."""
+def run(run_folder, model, tmp_path, monkeypatch):
+    """Runs a command in an empty folder, on the run's data and model, which is loaded once, to make graphs once."""
     monkeypatch.chdir(tmp_path)
+    for module in (evaluate, sample):
+        monkeypatch.setattr(module, "model_of", lambda _: model)
     monkeypatch.setattr(runs, "read_images", lambda **_: (None, None, np.load(run_folder / "test.npy")))
 
     def run(module, **options):
@@ -92,8 +99,8 @@ def test_shards_of_fewer_batches_than_there_are_shards_agree_to_rounding(run):
     np.testing.assert_allclose(numbers_of(results), numbers_of(whole), rtol=1e-5, atol=1e-5)
 
 
-def test_the_statistics_of_layers_are_sums_over_the_parts(run_folder):
-    model, data = runs.load_model(run_folder), np.load(run_folder / "test.npy")
+def test_the_statistics_of_layers_are_sums_over_the_parts(run_folder, model):
+    data = np.load(run_folder / "test.npy")
     whole = evaluation.layer_sums(model, data, batch_size=4)
     parts = [
         evaluation.layer_sums(model, data[start:end], batch_size=4, first=start) for start, end in ((0, 8), (8, 13))

@@ -208,8 +208,15 @@ def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
     assert 0.1 < bits_per_dim < (1.0 if dataset == "omniglot" else 8.0)
 
 
+@pytest.fixture
+def steps_alone(monkeypatch):
+    """Runs train and validate, and neither draw nor test."""
+    monkeypatch.setattr(training.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
+    monkeypatch.setattr(training, "_report", lambda *_: None)
+
+
 @pytest.mark.slow
-def test_xla_trains_as_the_graph_does(make_config, splits, tmp_path):
+def test_xla_trains_as_the_graph_does(make_config, splits, tmp_path, steps_alone):
     for compiled in (False, True):
         training.train(make_config(name=str(compiled), jit_compile=compiled, epochs=1), splits, verbose=0)
     graph, xla = (read_metrics(tmp_path / name)[0] for name in ("False", "True"))
@@ -218,7 +225,7 @@ def test_xla_trains_as_the_graph_does(make_config, splits, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_saves_memory_changes_no_step(make_config, splits, tmp_path):
+def test_what_saves_memory_changes_no_step(make_config, splits, tmp_path, steps_alone):
     """A clip that acts at every step, where the gradient of a part is not that of the batch."""
     options = [{}, {"gradient_accumulation": 4}, {"remat": True}]
     for number, each in enumerate(options):
@@ -289,11 +296,11 @@ for variable in [*model.weights, *model.optimizer.variables]:
 def test_two_and_four_devices_train_as_one_does(tmp_path, tiny_settings):
     """Same global batch, a clip that acts at every step, an uneven validation set: the same curve and averaged weights.
 
-    In each epoch the loss of one image is not finite: all devices skip that step. The run on four devices is killed
+    In each epoch the loss of one image is not finite: all devices skip that step. The run on two devices is killed
     after the first epoch and goes on from its checkpoint.
     """
     curves, weights = [], []
-    for devices, strategy, stops in ((1, "single", [0]), (2, "mirrored", [0]), (4, "mirrored", [1, 0])):
+    for devices, strategy, stops in ((1, "single", [0]), (2, "mirrored", [1, 0]), (4, "mirrored", [0])):
         settings = {
             "epochs": 2, "batch_size": 8, "gradient_clip_norm": 0.3, "strategy": strategy, "name": str(devices),
             "output": str(tmp_path), "picture_every_epochs": 100, "model": tiny_settings,
