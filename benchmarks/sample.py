@@ -19,7 +19,7 @@ from dvpvae_tf.errors import told_in_one_line
 
 def measure(arguments):
     """Seconds of the first batch, which traces the graph, and of `repeats` passes over all images."""
-    model = DVPVAE.from_preset(arguments.preset, dtype="mixed_bfloat16" if arguments.mixed_precision else "float32")
+    model = DVPVAE.from_preset(arguments.preset)
     model.adapt(np.random.default_rng(0).integers(0, 256, (500, *model.image_shape), "uint8"))
     start = time.perf_counter()
     model.sample(1, steps=arguments.steps)
@@ -38,7 +38,6 @@ def parse_arguments():
     parser.add_argument("--images", type=int, default=1000, help="images of a pass (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25, help="diffusion steps T (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed passes (default: %(default)s)")
-    parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too")
     return parser.parse_args()
 

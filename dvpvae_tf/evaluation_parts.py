@@ -9,7 +9,6 @@ import numpy as np
 
 from dvpvae_tf import evaluation
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.sharding import check_same_job
 
 
 class Part(NamedTuple):
@@ -87,13 +86,16 @@ def merge_parts(parts):
         `Part`.
 
     Raises:
-        UserError: if they are not of one job.
+        UserError: if they are not of one evaluation.
     """
 
     def settings_of(part):
         names = ("estimator", "seed", "bits_per_nat")
         return part.settings | {name: getattr(part.evaluation, name) for name in names}
 
-    check_same_job([settings_of(part) for part in parts])
+    first, *others = map(settings_of, parts)
+    different = sorted({name for other in others for name in first if other[name] != first[name]})
+    if different:
+        raise UserError(f"the parts are not of one evaluation: {', '.join(different)} differ")
     evaluations, layers, settings = zip(*parts, strict=True)
     return Part(evaluation.merged(evaluations), functools.reduce(evaluation.LayerSums.plus, layers), settings[0])

@@ -1,6 +1,5 @@
 """The command `python -m dvpvae_tf.merge`: puts together what the shards of an evaluation or of sampling have left."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.evaluate import report
 from dvpvae_tf.evaluation_parts import load_part, merge_parts
 from dvpvae_tf.files import check_output, write_atomically
-from dvpvae_tf.sample_files import SETTINGS_FILE
-from dvpvae_tf.sharding import check_same_job, parts_of
+from dvpvae_tf.sharding import parts_of
 
 
 def parse_arguments(argv=None):
@@ -45,17 +43,15 @@ def merge_arrays(output):
         output: path of the file.
 
     Raises:
-        UserError: if a part is missing, damaged or of another job, or the file cannot be written.
+        UserError: if a part is missing or damaged, or the file cannot be written.
     """
-    parts, settings = [], []
+    parts = []
     for path in parts_of(output):
         try:
             with np.load(path) as file:
                 parts.append(dict(file))
-            settings.append(json.loads(str(parts[-1].pop("settings"))))
-        except Exception as error:  # zipfile, zlib, NumPy and JSON raise many types for a damaged or foreign file
-            raise UserError(f"{path} is damaged, or no part of sampling ({error})") from error
-    check_same_job(settings)
+        except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged file
+            raise UserError(f"{path} is damaged ({error})") from error
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     write_atomically(output, lambda path: np.savez(path, **arrays))
 
@@ -67,24 +63,15 @@ def merge_folders(output):
         output: path of the folder.
 
     Raises:
-        UserError: if a part is missing or of another job, or the folder cannot be written.
+        UserError: if a part is missing, or the folder cannot be written.
     """
     parts = parts_of(output)
-    check_same_job([_settings_of(part) for part in parts])
 
     def copy(path):
         for part in parts:
-            shutil.copytree(part, path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SETTINGS_FILE))
+            shutil.copytree(part, path, dirs_exist_ok=True)
 
     write_atomically(output, copy)
-
-
-def _settings_of(folder):
-    """What `sample --shard` has written of itself beside the images."""
-    try:
-        return json.loads((folder / SETTINGS_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no part of sampling, or its {SETTINGS_FILE} is damaged ({error})") from error
 
 
 def main(argv=None):

@@ -20,19 +20,6 @@ from dvpvae_tf.priors import DiffusionPrior
 from dvpvae_tf.runs import model_of
 from dvpvae_tf.sample_files import OUTPUT_HELP, writer_of
 
-# What the shards of one job have in common.
-SETTINGS = (
-    "model",
-    "mixed_precision",
-    "seed",
-    "num",
-    "temperature",
-    "prior_temperature",
-    "steps",
-    "ddim",
-    "batch_size",
-)
-
 
 def parse_arguments(argv=None):
     """Parses the command line; `--help` prints and exits.
@@ -83,8 +70,7 @@ def main(argv=None):
     """
     with told_in_one_line():
         arguments = parse_arguments(argv)
-        settings = {name: getattr(arguments, name) for name in SETTINGS} if arguments.shard else None
-        write = writer_of(arguments.output, len(arguments.rows), arguments.rows.start, settings)
+        write = writer_of(arguments.output, len(arguments.rows), arguments.rows.start)
         if arguments.shard and arguments.output.exists():
             raise UserError(f"{arguments.output} is there already: remove what an earlier job has left")
         model = model_of(arguments)

@@ -1,7 +1,6 @@
 """The files that samples are written to: a grid to look at, arrays, or a folder of images."""
 
 import functools
-import json
 
 import keras
 import numpy as np
@@ -12,21 +11,19 @@ from dvpvae_tf.files import check_output
 
 COLUMNS = 16
 MOST_IN_GRID = 256
-SETTINGS_FILE = "settings.json"
 OUTPUT_HELP = (
     "FILE.png: a grid, each image below its pseudoinput. FILE.npz: `images` and `pseudoinputs` (none for the "
     "Ladder VAE), uint8 [N, D, D, C]. A name without suffix: a new folder of images 000000.png, 000001.png, ..."
 )
 
 
-def writer_of(output, num, first=0, settings=None):
+def writer_of(output, num, first=0):
     """Chooses the function that writes samples to an output, once it is known that this is possible.
 
     Args:
         output: path to be written; its suffix says what it will be, see `OUTPUT_HELP`.
         num: int, how many samples there will be.
         first: int, the index of the first, which names the images of a folder.
-        settings: dict that JSON can hold, written beside the samples: of a shard, what all shards must have in common.
 
     Returns:
         Function of a path and an iterable of `dvpvae_tf.models.dvpvae.Samples`, float in [0, 1] or uint8. The path need
@@ -41,9 +38,8 @@ def writer_of(output, num, first=0, settings=None):
             f"{num} images are too many for a grid, which takes {MOST_IN_GRID}: give an --output that ends "
             "in .npz, or a name without suffix for a folder"
         )
-    write_arrays = functools.partial(_write_arrays, settings=settings)
-    write_folder = functools.partial(_write_folder, first=first, settings=settings)
-    return {".png": _write_grid, ".npz": write_arrays, "": write_folder}[output.suffix]
+    write_folder = functools.partial(_write_folder, first=first)
+    return {".png": _write_grid, ".npz": _write_arrays, "": write_folder}[output.suffix]
 
 
 def _collect(batches):
@@ -57,13 +53,11 @@ def _write_grid(path, batches):
     pictures.save(path, pictures.rows_of_samples(**samples, columns=min(COLUMNS, len(samples["images"]))))
 
 
-def _write_arrays(path, batches, settings):
-    np.savez(path, **_collect(batches), **({"settings": json.dumps(settings)} if settings else {}))
+def _write_arrays(path, batches):
+    np.savez(path, **_collect(batches))
 
 
-def _write_folder(path, batches, first, settings):
+def _write_folder(path, batches, first):
     path.mkdir()
-    if settings:
-        (path / SETTINGS_FILE).write_text(json.dumps(settings))
     for index, image in enumerate((image for batch in batches for image in pictures.to_uint8(batch.images)), first):
         keras.utils.save_img(path / f"{index:06}.png", image, scale=False)

@@ -59,21 +59,6 @@ def smaller_batch(num, batch_size, parts):
     return min(batch_size, max(1, num // parts))
 
 
-def check_same_job(settings):
-    """Checks that parts belong together.
-
-    Args:
-        settings: list of dict, for each part what all parts of one job have in common.
-
-    Raises:
-        UserError: if they differ.
-    """
-    first, *others = settings
-    names = {name for other in others for name in {*first, *other} if first.get(name) != other.get(name)}
-    if names:
-        raise UserError(f"the parts are not of one job: they differ in {', '.join(sorted(names))}")
-
-
 def parts_of(output):
     """Finds what the shards of a job have left.
 

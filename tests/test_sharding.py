@@ -219,8 +219,7 @@ def test_all_devices_give_what_one_gives(run_folder, tmp_path):
         (merge, {"output": "none.npz"}, "there is no none-0-of-1.npz or the like: run the job with --shard first"),
         (merge, {"output": "old.npz"}, "old-1-of-2.npz is missing: run --shard 1/2 first"),
         (merge, {"output": "two.npz"}, "there are parts of two.npz from 1 and from 2 shards: remove those not meant"),
-        (merge, {"output": "broken.npz"}, "broken-0-of-1.npz is damaged, or no part of sampling"),
-        (merge, {"output": "pictures"}, "pictures-0-of-1 is no part of sampling"),
+        (merge, {"output": "broken.npz"}, "broken-0-of-1.npz is damaged"),
         (merge, {"output": "broken.json"}, "broken-0-of-1.npz is damaged, or no part of an evaluation"),
         (merge, {"output": "x.png"}, "the output is x.png: give it a name that ends in .json or .npz"),
     ],
@@ -228,7 +227,6 @@ def test_all_devices_give_what_one_gives(run_folder, tmp_path):
 def test_mistakes_are_told_in_one_line(run, capsys, module, options, message):
     for name in ("old-0-of-2.npz", "two-0-of-1.npz", "two-0-of-2.npz", "broken-0-of-1.npz"):
         Path(name).touch()
-    Path("pictures-0-of-1").mkdir()
     with pytest.raises(SystemExit) as stop:
         run(module, **options)
     error = capsys.readouterr().err
@@ -241,15 +239,5 @@ def test_parts_of_different_evaluations_are_not_merged(run, capsys):
         run(evaluate, samples=1, seed=seed, batch_size=7 - index, shard=f"{index}/2", output="results.json")
     with pytest.raises(SystemExit):
         run(merge, output="results.json")
-    assert "the parts are not of one job: they differ in batch_size, seed" in capsys.readouterr().err
+    assert "the parts are not of one evaluation: batch_size, seed differ" in capsys.readouterr().err
     assert parts_of(Path("results.npz")) == [Path("results-0-of-2.npz"), Path("results-1-of-2.npz")]
-
-
-@pytest.mark.parametrize("output", ["samples.npz", "samples"])
-def test_parts_of_different_samples_are_not_merged(run, capsys, output):
-    for index, temperature in enumerate((0.5, 1.0)):
-        run(sample, num=4, temperature=temperature, shard=f"{index}/2", output=output)
-    with pytest.raises(SystemExit):
-        run(merge, output=output)
-    assert capsys.readouterr().err == "error: the parts are not of one job: they differ in temperature\n"
-    assert not Path(output).exists()
