@@ -36,7 +36,8 @@ def device_of(model):
     Returns:
         Context manager.
     """
-    return tf.device(model.training_steps.value.device)
+    # A float32 weight's: TensorFlow keeps int32 variables, such as the count of steps, on the CPU beside a GPU.
+    return tf.device(model.trainable_variables[0].value.device)
 
 
 def in_turn(functions, items):
