@@ -70,6 +70,14 @@ def test_the_kubernetes_files_keep_to_its_schema(path):
             validator.validate(part | {"spec": part["spec"] | {"paralelism": 4}}, "1.33", strict=True)
 
 
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
+def test_a_mistake_ends_a_kubernetes_job_and_an_eviction_does_not_count(path):
+    ignored, fails = part_of(path.name, "Job")["spec"]["podFailurePolicy"]["rules"]
+    assert ignored == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    codes = {"containerName": container_of(path.name)["name"], "operator": "In", "values": [2]}
+    assert fails == {"action": "FailJob", "onExitCodes": codes}
+
+
 def test_the_workers_of_a_kubernetes_job_find_one_another(run):
     job = part_of("kubernetes-train.yaml", "Job")
     name, spec = job["metadata"]["name"], job["spec"]
