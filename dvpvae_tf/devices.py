@@ -36,7 +36,7 @@ def device_of(model):
     Returns:
         Context manager.
     """
-    # A float32 weight's: TensorFlow keeps int32 variables, such as the count of steps, on the CPU beside a GPU.
+    # A trainable weight's: TensorFlow keeps some integer variables on the CPU beside a GPU.
     return tf.device(model.trainable_variables[0].value.device)
 
 

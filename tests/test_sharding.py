@@ -176,7 +176,7 @@ strategy = ["--strategy", "mirrored"] if devices > 1 else []
 common = ["--model", folder, "--seed", "4", *strategy]
 
 def as_beside_gpus(create, **options):
-    with tf.device("CPU:0") if options["dtype"] == "int32" else contextlib.nullcontext():
+    with tf.device("CPU:0") if "int" in options["dtype"] else contextlib.nullcontext():
         return create(**options)
 
 with tf.variable_creator_scope(as_beside_gpus):
@@ -196,7 +196,7 @@ for each in (model, *copies):
 def test_all_devices_give_what_one_gives(run_folder, tmp_path):
     """13 images in batches of 3 and 11 samples in batches of 2, on 1, 2 and 4 devices: none of them fits.
 
-    Integer variables are on the first device, as TensorFlow has no place for them on GPUs.
+    Integer variables are on the first device, as TensorFlow has no place for some on GPUs.
     """
     for devices in (1, 2, 4):
         command = [sys.executable, "-c", ON_DEVICES, str(devices), str(run_folder)]
