@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -205,6 +206,21 @@ def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
     assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
     bits_per_dim = float(read_metrics(tmp_path / "run")[0]["val_bits_per_dim"])
     assert 0.1 < bits_per_dim < (1.0 if dataset == "omniglot" else 8.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gradient_accumulation": 8}, "--batch-size 8 has no 8 equal parts on each of 2 devices: change it, or --gr"),
+        ({"jit_compile": True}, "XLA compiles for one CPU alone, not for several: leave out --jit-compile"),
+    ],
+)
+def test_what_several_devices_cannot_do_is_told_before_anything_is_written(
+    make_config, splits, tmp_path, settings, message
+):
+    with pytest.raises(UserError, match=message):
+        training.train(make_config(**settings), splits, strategy=SimpleNamespace(num_replicas_in_sync=2))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow
