@@ -92,8 +92,8 @@ TWO = {"worker": ["localhost:1", "localhost:2"]}
             {"cluster": {"worker": "localhost:1"}, "task": {"type": "worker", "index": 0}},
             'TF_CONFIG has "localhost:1" as worker: give a list of addresses host:port',
         ),
-        ({"cluster": {"worker": ["one"]}, "task": {"type": "worker", "index": 0}}, 'TF_CONFIG has ["one"] as worker'),
-        ({"cluster": {"worker": ["a:1:2"]}, "task": {"type": "worker", "index": 0}}, 'TF_CONFIG has ["a:1:2"] as'),
+        ({"cluster": {"worker": ["one", "two"]}, "task": {"type": "worker", "index": 0}}, 'has ["one", "two"] as'),
+        ({"cluster": {"worker": ["a:1:2", "b:1"]}, "task": {"type": "worker", "index": 0}}, 'has ["a:1:2", "b:1"]'),
         ({"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}}, "TF_CONFIG has [1, 2] as worker"),
         (
             {"cluster": TWO | {"chief": ["localhost:2"]}, "task": {"type": "worker", "index": 0}},
