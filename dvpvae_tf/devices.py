@@ -45,7 +45,8 @@ def device_of(model):
     Returns:
         Context manager.
     """
-    return tf.device(model.training_steps.value.device)
+    # A trainable weight's: TensorFlow keeps some integer variables on the CPU beside a GPU.
+    return tf.device(model.trainable_variables[0].value.device)
 
 
 def in_turn(functions, items):

@@ -18,7 +18,7 @@ from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.evaluation_parts import Part, save_part
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.priors import DiffusionPrior
-from dvpvae_tf.runs import data_settings, images_of, model_of
+from dvpvae_tf.runs import data_settings, fingerprint, images_of, model_of
 from dvpvae_tf.sharding import Shard
 
 TERMS = {
@@ -117,10 +117,11 @@ def evaluate(arguments):
     result = estimate(model, mine, arguments.samples, arguments.steps, arguments.seed, **shared)
     settings = {
         "model": str(arguments.model),
+        "weights": fingerprint(model.get_weights()),
         "dataset": data_settings(arguments)["name"],
         "split": arguments.split,
         "mixed_precision": arguments.mixed_precision,
-        "number of images": len(images),
+        "images": fingerprint([images]),
         "batch_size": arguments.batch_size,
     }
     return Part(result, evaluation.layer_sums(model, mine, arguments.seed, **shared), settings), distances

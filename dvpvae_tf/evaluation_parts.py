@@ -9,6 +9,7 @@ import numpy as np
 
 from dvpvae_tf import evaluation
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.sharding import check_of_one_job
 
 
 class Part(NamedTuple):
@@ -93,9 +94,6 @@ def merge_parts(parts):
         names = ("estimator", "seed", "bits_per_nat")
         return part.settings | {name: getattr(part.evaluation, name) for name in names}
 
-    first, *others = map(settings_of, parts)
-    different = sorted({name for other in others for name in first if other[name] != first[name]})
-    if different:
-        raise UserError(f"the parts are not of one evaluation: {', '.join(different)} differ")
+    check_of_one_job([*map(settings_of, parts)])
     evaluations, layers, settings = zip(*parts, strict=True)
     return Part(evaluation.merged(evaluations), functools.reduce(evaluation.LayerSums.plus, layers), settings[0])

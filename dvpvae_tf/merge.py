@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from dvpvae_tf.command_line import Parser
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import told_in_one_line
 from dvpvae_tf.evaluate import report
 from dvpvae_tf.evaluation_parts import load_part, merge_parts
 from dvpvae_tf.files import check_output, write_atomically
-from dvpvae_tf.sharding import parts_of
+from dvpvae_tf.sample_files import JOB_FILE, job_of_folder, load_arrays
+from dvpvae_tf.sharding import check_of_one_job, parts_of
 
 
 def parse_arguments(argv=None):
@@ -43,15 +44,10 @@ def merge_arrays(output):
         output: path of the file.
 
     Raises:
-        UserError: if a part is missing or damaged, or the file cannot be written.
+        UserError: if a part is missing, damaged or of another job, or the file cannot be written.
     """
-    parts = []
-    for path in parts_of(output):
-        try:
-            with np.load(path) as file:
-                parts.append(dict(file))
-        except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged file
-            raise UserError(f"{path} is damaged ({error})") from error
+    parts, jobs = zip(*map(load_arrays, parts_of(output)), strict=True)
+    check_of_one_job(jobs)
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     write_atomically(output, lambda path: np.savez(path, **arrays))
 
@@ -63,13 +59,14 @@ def merge_folders(output):
         output: path of the folder.
 
     Raises:
-        UserError: if a part is missing, or the folder cannot be written.
+        UserError: if a part is missing or of another job, or the folder cannot be written.
     """
     parts = parts_of(output)
+    check_of_one_job([*map(job_of_folder, parts)])
 
     def copy(path):
         for part in parts:
-            shutil.copytree(part, path, dirs_exist_ok=True)
+            shutil.copytree(part, path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(JOB_FILE))
 
     write_atomically(output, copy)
 

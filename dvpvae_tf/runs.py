@@ -1,5 +1,7 @@
 """Trained models, and the data that they were trained on."""
 
+import functools
+import zlib
 from pathlib import Path
 
 import keras
@@ -40,6 +42,18 @@ def load_model(path, dtype=None):
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         raise UserError(f"{file} holds weights that are not finite: take the model of an earlier or another run")
     return model if dtype is None else _with_dtype(model, dtype)
+
+
+def fingerprint(arrays):
+    """Gives a number that tells the weights of two models, or the images of two data sets, apart.
+
+    Args:
+        arrays: list of arrays.
+
+    Returns:
+        int.
+    """
+    return functools.reduce(lambda number, array: zlib.crc32(array, number), arrays, 0)
 
 
 def _with_dtype(model, dtype):

@@ -17,7 +17,7 @@ from dvpvae_tf.devices import copies_on_other_devices
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.priors import DiffusionPrior
-from dvpvae_tf.runs import model_of
+from dvpvae_tf.runs import fingerprint, model_of
 from dvpvae_tf.sample_files import OUTPUT_HELP, writer_of
 
 
@@ -76,7 +76,8 @@ def main(argv=None):
         model = model_of(arguments)
         _check_steps(arguments, model)
         times = [(0, time.perf_counter())]
-        write_atomically(arguments.output, lambda path: write(path, _draw(arguments, model, times)))
+        job = [_job(arguments, model)] if arguments.shard else []
+        write_atomically(arguments.output, lambda path: write(path, _draw(arguments, model, times), *job))
         _print_cost(arguments, model, times)
         print(f"wrote {arguments.output}")
 
@@ -85,6 +86,13 @@ def _check_steps(arguments, model):
     if not isinstance(model.prior, DiffusionPrior) and (arguments.ddim or arguments.steps):
         option = "--ddim" if arguments.ddim else "--steps"
         raise UserError(f"{option} is for models with a diffusion prior, and {arguments.model} has none: leave it out")
+
+
+def _job(arguments, model):
+    """All that the parts of one job have in common."""
+    names = ("model", "mixed_precision", "seed", "num", "temperature", "prior_temperature", "steps", "ddim")
+    settings = {name: getattr(arguments, name) for name in (*names, "batch_size")}
+    return settings | {"weights": fingerprint(model.get_weights())}
 
 
 def _draw(arguments, model, times):

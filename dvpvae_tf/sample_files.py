@@ -1,6 +1,7 @@
 """The files that samples are written to: a grid to look at, arrays, or a folder of images."""
 
 import functools
+import json
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from dvpvae_tf.files import check_output
 
 COLUMNS = 16
 MOST_IN_GRID = 256
+JOB_FILE = "sampling.json"
 OUTPUT_HELP = (
     "FILE.png: a grid, each image below its pseudoinput. FILE.npz: `images` and `pseudoinputs` (none for the "
     "Ladder VAE), uint8 [N, D, D, C]. A name without suffix: a new folder of images 000000.png, 000001.png, ..."
@@ -26,8 +28,9 @@ def writer_of(output, num, first=0):
         first: int, the index of the first, which names the images of a folder.
 
     Returns:
-        Function of a path and an iterable of `dvpvae_tf.models.dvpvae.Samples`, float in [0, 1] or uint8. The path need
-        not be `output` itself, so it goes well with `dvpvae_tf.files.write_atomically`.
+        Function of a path and an iterable of `dvpvae_tf.models.dvpvae.Samples`, float in [0, 1] or uint8, and, where
+        they are but a part of a job, of the dict of that job's settings, which is kept beside them. The path need not
+        be `output` itself, so it goes well with `dvpvae_tf.files.write_atomically`.
 
     Raises:
         UserError: if it cannot be written, or the images are too many for a grid.
@@ -53,11 +56,52 @@ def _write_grid(path, batches):
     pictures.save(path, pictures.rows_of_samples(**samples, columns=min(COLUMNS, len(samples["images"]))))
 
 
-def _write_arrays(path, batches):
-    np.savez(path, **_collect(batches))
+def _write_arrays(path, batches, job=None):
+    kept = {} if job is None else {"sampling": json.dumps(job)}
+    np.savez(path, **_collect(batches), **kept)
 
 
-def _write_folder(path, batches, first):
+def _write_folder(path, batches, job=None, *, first):
     path.mkdir()
+    if job is not None:
+        (path / JOB_FILE).write_text(json.dumps(job))
     for index, image in enumerate((image for batch in batches for image in pictures.to_uint8(batch.images)), first):
         keras.utils.save_img(path / f"{index:06}.png", image, scale=False)
+
+
+def load_arrays(path):
+    """Reads a part of a job that is an `.npz` file.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        dict of its arrays, and the dict of the job's settings.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        return arrays, json.loads(str(arrays.pop("sampling")))
+    except Exception as error:  # zipfile, zlib, NumPy and JSON raise many types for a damaged or foreign file
+        raise UserError(f"{path} is damaged, or no part of sampling ({error})") from error
+
+
+def job_of_folder(path):
+    """Reads the settings of the job that a folder of images is a part of.
+
+    Args:
+        path: path of the folder.
+
+    Returns:
+        dict.
+
+    Raises:
+        UserError: if it is something else.
+    """
+    try:
+        return json.loads((path / JOB_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no part of sampling ({error})") from error

@@ -59,6 +59,22 @@ def smaller_batch(num, batch_size, parts):
     return min(batch_size, max(1, num // parts))
 
 
+def check_of_one_job(settings):
+    """Checks that parts are of the same job.
+
+    Args:
+        settings: list of dicts, one a part: all that the parts of a job have in common.
+
+    Raises:
+        UserError: if they differ.
+    """
+    first, *others = settings
+    names = {*first}.union(*others)
+    different = sorted(name for name in names if any(other.get(name) != first.get(name) for other in others))
+    if different:
+        raise UserError(f"the parts are not of one job: {', '.join(different)} differ")
+
+
 def parts_of(output):
     """Finds what the shards of a job have left.
 

@@ -403,7 +403,10 @@ def train(config: TrainConfig, images, resume=False, verbose="auto", strategy=No
     folder = RunFolder(config)
     devices, parts = strategy.num_replicas_in_sync, config.gradient_accumulation
     if config.batch_size % (devices * parts):
-        raise UserError(f"--batch-size {config.batch_size} has no {parts} equal parts on each of {devices} devices.")
+        raise UserError(
+            f"--batch-size {config.batch_size} has no {parts} equal parts on each of {devices} devices: change it, or "
+            "--gradient-accumulation."
+        )
     chief = workers.is_chief(strategy)
     if chief:
         folder.prepare(resume)

@@ -9,14 +9,17 @@ machine is not heard of for ten seconds (a setting of TensorFlow's), it counts a
 """
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import signal
 
 import tensorflow as tf
 
 from dvpvae_tf.errors import UserError, WorkerLost
 
+ADDRESS = re.compile(r"([^\s:]+|\[.+\]):\d+")
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 
 
@@ -35,13 +38,18 @@ def cluster_size():
     try:
         settings = json.loads(text)
         cluster, task = settings["cluster"], settings["task"]
-        jobs = {name: list(addresses) for name, addresses in cluster.items()}
-        kind, index = task["type"], int(task["index"])
+        jobs = dict(cluster.items())
+        kind, index = str(task["type"]), int(task["index"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
         raise UserError(f"TF_CONFIG {reason}: it should look like {EXAMPLE}") from error
+    for name, addresses in jobs.items():
+        if not isinstance(addresses, list) or not all(ADDRESS.fullmatch(str(address)) for address in addresses):
+            raise UserError(f"TF_CONFIG has {json.dumps(addresses)} as {name}: give a list of addresses host:port")
     if not set(jobs) <= {"chief", "worker"} or len(jobs.get("chief", [])) > 1:
         raise UserError(f"the cluster in TF_CONFIG has {', '.join(jobs)}: give workers, and at most one chief")
+    if len(addresses := set(itertools.chain(*jobs.values()))) < sum(map(len, jobs.values())):
+        raise UserError(f"TF_CONFIG has one of {', '.join(sorted(addresses))} twice: each process has its own")
     if not 0 <= index < len(jobs.get(kind, [])):
         raise UserError(f"TF_CONFIG says that this is {kind} {index}, which is not in its cluster: correct the task")
     return sum(map(len, jobs.values()))
@@ -55,7 +63,10 @@ def connect():
 
     Raises:
         UserError: if the port is taken, or TensorFlow has been used before.
+        WorkerLost: if the chief has not come in an hour (a setting of TensorFlow's).
     """
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python would not see Ctrl-C before all are there
+    print(f"Waiting for all {cluster_size()} workers", flush=True)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.UnknownError as error:
@@ -64,8 +75,12 @@ def connect():
         raise UserError(
             f"cannot listen at {address} ({error.message}): end the process that has the port, or give another"
         ) from error
+    except tf.errors.DeadlineExceededError as error:
+        raise WorkerLost("the chief has not come: check the addresses in TF_CONFIG, and start all workers") from error
     except RuntimeError as error:
         raise UserError("strategy multiworker must be made before TensorFlow is used for anything else") from error
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow catches it, and would train on until killed
     return strategy
 

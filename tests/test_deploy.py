@@ -16,7 +16,9 @@ FAKES = {
     # Says what it was asked to do, once for each process, and ends as it is told to.
     "python": 'echo "$@" >> called\necho "${TF_CONFIG:-}" >> configs\nexit "${ENDS_WITH:-0}"',
     "scontrol": 'test "$*" = "show hostnames gpu[01-03]" && printf "gpu%s\\n" 01 02 03',
-    "srun": 'shift\nfor process in 0 1 2; do SLURM_PROCID=$process "$@" || code=$?; done\nexit "${code:-0}"',
+    # Kills all processes when one has failed, and ends with the highest code of all.
+    "srun": 'shift\nfor process in 0 1 2; do SLURM_PROCID=$process "$@" || code=$?; done\n'
+    'exit "$(( ${code:-0} == 0 || ${code:-0} > 137 ? ${code:-0} : 137 ))"',
 }
 
 
@@ -66,6 +68,14 @@ def test_the_kubernetes_files_keep_to_its_schema(path):
         validator.validate(part, "1.33", strict=True)
         with pytest.raises(validator.ValidationError):
             validator.validate(part | {"spec": part["spec"] | {"paralelism": 4}}, "1.33", strict=True)
+
+
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.name)
+def test_a_mistake_ends_a_kubernetes_job_and_an_eviction_does_not_count(path):
+    ignored, fails = part_of(path.name, "Job")["spec"]["podFailurePolicy"]["rules"]
+    assert ignored == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    codes = {"containerName": container_of(path.name)["name"], "operator": "In", "values": [2]}
+    assert fails == {"action": "FailJob", "onExitCodes": codes}
 
 
 def test_the_workers_of_a_kubernetes_job_find_one_another(run):
@@ -120,8 +130,10 @@ def test_a_slurm_job_tries_again_but_not_after_a_mistake(run, code, attempts, en
 
 def test_the_jobs_of_a_slurm_array_take_a_shard_each(run):
     variables = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "8"}
-    called, _ = run([FOLDER / "evaluate.slurm", "--model", "runs/mnist", "--output", "results.json"], **variables)
-    assert called == ["-m dvpvae_tf.evaluate --model runs/mnist --output results.json --shard 5/8"]
+    command = [FOLDER / "evaluate.slurm", "--model", "runs/mnist", "--output", "results.json"]
+    run(command, **variables)
+    called, _ = run(command, **variables | {"SLURM_ARRAY_TASK_COUNT": "1", "SHARDS": "8"})  # that one alone, again
+    assert called == 2 * ["-m dvpvae_tf.evaluate --model runs/mnist --output results.json --shard 5/8"]
 
 
 def test_the_document_names_every_file_and_no_other():

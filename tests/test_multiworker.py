@@ -19,14 +19,14 @@ import tensorflow as tf
 from dvpvae_tf import training, workers
 from dvpvae_tf.config import load_config
 from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import UserError, WorkerLost, told_in_one_line
 from dvpvae_tf.train import main
 
 LOST = 1  # the exit code of a worker that has lost another
 EPOCHS, STEPS = 2, 4
 
-# The command, without the slow rewriting of graphs, on several logical CPUs if asked for, which TensorFlow takes on one
-# machine alone, and what the model of this worker holds in the end.
+# The command, without the slow rewriting of graphs, and what the model of this worker holds in the end. TensorFlow
+# takes all GPUs of a worker but one CPU alone: here it is told to take as many as DEVICES says.
 COMMAND = """
 import os
 import sys
@@ -34,21 +34,19 @@ from pathlib import Path
 from dvpvae_tf import training
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-devices = [f"device:CPU:{index}" for index in range(int(os.environ["DEVICES"]))]
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * len(devices)
-)
-CollectiveAllReduceExtended._initialize_local_devices = lambda strategy, resolver, worker: (
-    tuple(f"{worker}/{device}" for device in devices), "CPU"
-)
+from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
+if devices := int(os.environ["DEVICES"]):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+    CollectiveAllReduceExtended._initialize_local_devices = lambda self, resolver, worker: (
+        tuple(f"{worker}/device:CPU:{index}" for index in range(devices)), "CPU"
+    )
 from dvpvae_tf.train import main
 models = []
 make_model = training.make_model
 training.make_model = lambda *arguments: models.append(make_model(*arguments)) or models[-1]
 main(sys.argv[2:])
-assert len(models[-1].distribute_strategy.extended.worker_devices) == len(devices)
 np.savez(sys.argv[1], *models[-1].get_weights())
 """
 
@@ -90,6 +88,17 @@ TWO = {"worker": ["localhost:1", "localhost:2"]}
         ({"cluster": TWO, "task": {"type": "worker", "index": 2}}, "worker 2, which is not in its cluster"),
         ({"cluster": TWO, "task": {"type": "chief", "index": 0}}, "chief 0, which is not in its cluster"),
         ({"cluster": TWO | {"ps": ["a:1"]}, "task": {"type": "worker", "index": 0}}, "has worker, ps: give workers"),
+        (
+            {"cluster": {"worker": "localhost:1"}, "task": {"type": "worker", "index": 0}},
+            'TF_CONFIG has "localhost:1" as worker: give a list of addresses host:port',
+        ),
+        ({"cluster": {"worker": ["one", "two"]}, "task": {"type": "worker", "index": 0}}, 'has ["one", "two"] as'),
+        ({"cluster": {"worker": ["a:1:2", "b:1"]}, "task": {"type": "worker", "index": 0}}, 'has ["a:1:2", "b:1"]'),
+        ({"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}}, "TF_CONFIG has [1, 2] as worker"),
+        (
+            {"cluster": TWO | {"chief": ["localhost:2"]}, "task": {"type": "worker", "index": 0}},
+            "TF_CONFIG has one of localhost:1, localhost:2 twice: each process has its own",
+        ),
         ({"cluster": TWO, "task": {"type": "worker", "index": 0}}, "batch-size 25 cannot be shared out evenly to 2"),
     ],
 )
@@ -114,6 +123,19 @@ def test_a_strategy_that_comes_too_late_is_told(monkeypatch):
     tf.zeros([])
     with pytest.raises(UserError, match="before TensorFlow is used for anything else"):
         training.make_strategy(load_config("mnist5k", {"strategy": "multiworker"}))
+
+
+def test_a_chief_that_does_not_come_is_told(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": TWO, "task": {"type": "worker", "index": 1}}))
+
+    def wait_in_vain():
+        raise tf.errors.DeadlineExceededError(None, None, "Deadline Exceeded\n...")
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", wait_in_vain)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(WorkerLost, match="the chief has not come: check the addresses in TF_CONFIG"):
+        workers.connect()
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_the_loss_of_a_worker_is_told_in_one_line_with_exit_code_1(capsys):
@@ -153,7 +175,7 @@ def free_ports(count):
 
 
 @contextlib.contextmanager
-def processes(commands, folders, several=True, devices=1):
+def processes(commands, folders, several=True, devices=0):
     """Starts a worker for each folder, its output there; none outlives the test."""
     cluster = {"worker": [f"localhost:{port}" for port in free_ports(len(folders))]}
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
@@ -176,13 +198,13 @@ def processes(commands, folders, several=True, devices=1):
         yield started
 
 
-def run_job(commands, folders, several=True, devices=1):
+def run_job(commands, folders, **options):
     """Runs all workers to their end, and again while they lose one another, as a cluster's scheduler does.
 
     A machine that stands still for ten seconds is enough for that.
     """
     for _ in range(5):
-        with processes(commands, folders, several, devices) as started:
+        with processes(commands, folders, **options) as started:
             codes = [process.wait(timeout=900) for process in started]
         if set(codes) != {LOST}:
             break
@@ -233,15 +255,16 @@ def check_same_training(folders, single):
 
 @pytest.mark.slow
 def test_three_workers_train_as_one_process_does_and_the_chief_alone_writes_and_prints(arguments, single, tmp_path):
+    """Each in two parts, one after the other, of its share of every batch."""
     folders = [tmp_path / str(index) for index in range(3)]
-    codes, outputs = run_job(3 * [arguments], folders)
+    codes, outputs = run_job(3 * [[*arguments, "--gradient-accumulation", "2"]], folders)
     assert codes == [0, 0, 0], outputs
     check_same_training(folders, single)
     names = {path.name for path in (single / "run").rglob("*") if "tfevents" not in path.name}
     assert {path.name for path in (folders[0] / "run").rglob("*") if "tfevents" not in path.name} == names
     for folder, output in zip(folders[1:], outputs[1:], strict=True):
         assert {path.name for path in folder.iterdir()} == {"output.txt", "weights.npz"}
-        assert output == ""
+        assert output == "Waiting for all 3 workers\n"
     assert "Test negative ELBO, continuous-time prior: " in outputs[0]
 
 
@@ -251,7 +274,7 @@ def test_a_killed_worker_ends_the_others_and_the_job_started_again_ends_as_if_no
 ):
     """The second worker has nothing of its own to go on from: what it needs comes from the chief.
 
-    And they go on with two devices each, which compute their part of a batch image by image.
+    The second time, both have two devices, and these take their share of a batch image by image.
     """
     folders = [tmp_path / "chief", tmp_path / "other"]
     checkpoint = folders[0] / "run" / "checkpoints" / "1.weights.h5"
@@ -280,6 +303,15 @@ def test_workers_that_cannot_train_together_end(arguments, tmp_path):
         environment = os.environ | {"TF_CONFIG": json.dumps(config)}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 2 and f"error: cannot listen at {address}" in ended.stderr
+
+    config["cluster"]["worker"] = [f"localhost:{port}" for port in free_ports(2)]
+    with open(tmp_path / "waiting", "w") as output:
+        waiting = subprocess.Popen(command, env=environment | {"TF_CONFIG": json.dumps(config)}, stdout=output)
+    while "Waiting for all 2 workers" not in (tmp_path / "waiting").read_text() and waiting.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1)  # for TensorFlow to wait, too
+    waiting.send_signal(signal.SIGINT)  # Ctrl-C
+    assert waiting.wait(timeout=900) == -signal.SIGINT
 
     codes, outputs = run_job([arguments, [*arguments, "--seed", "1"]], [tmp_path / "chief", tmp_path / "other"])
     assert codes == [LOST, 2], outputs

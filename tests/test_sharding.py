@@ -160,6 +160,7 @@ def test_results_keep_their_order_and_each_function_its_thread():
 
 
 ON_DEVICES = """
+import contextlib
 import sys
 import tensorflow as tf
 devices, folder = int(sys.argv[1]), sys.argv[2]
@@ -175,18 +176,30 @@ for module in (evaluation, dvpvae):
     module.in_turn = lambda functions, items: used.append(len(functions)) or on_devices.in_turn(functions, items)
 strategy = ["--strategy", "mirrored"] if devices > 1 else []
 common = ["--model", folder, "--seed", "4", *strategy]
-evaluate.main([*common, "--samples", "3", "--batch-size", "3", "--output", f"{devices}.json"])
-sample.main([*common, "--num", "11", "--batch-size", "2", "--output", f"{devices}.npz"])
-model = runs.load_model(folder)
-copies = on_devices.copies_on_other_devices(model)
+
+def as_beside_gpus(create, **options):
+    with tf.device("CPU:0") if "int" in options["dtype"] else contextlib.nullcontext():
+        return create(**options)
+
+with tf.variable_creator_scope(as_beside_gpus):
+    evaluate.main([*common, "--samples", "3", "--batch-size", "3", "--output", f"{devices}.json"])
+    sample.main([*common, "--num", "11", "--batch-size", "2", "--output", f"{devices}.npz"])
+    model = runs.load_model(folder)
+    copies = on_devices.copies_on_other_devices(model)
 print("used", used)
-print("devices", *(each.training_steps.value.device[-5:] for each in (model, *copies)))
+assert {each.training_steps.value.device[-5:] for each in (model, *copies)} == {"CPU:0"}
+for each in (model, *copies):
+    with on_devices.device_of(each):
+        print("device", tf.zeros([]).device[-5:])
 """
 
 
 @pytest.mark.slow
 def test_all_devices_give_what_one_gives(run_folder, tmp_path):
-    """13 images in batches of 3 and 11 samples in batches of 2, on 1, 2 and 4 devices: none of them fits."""
+    """13 images in batches of 3 and 11 samples in batches of 2, on 1, 2 and 4 devices: none of them fits.
+
+    Integer variables are on the first device, as TensorFlow has no place for some on GPUs.
+    """
     for devices in (1, 2, 4):
         command = [sys.executable, "-c", ON_DEVICES, str(devices), str(run_folder)]
         environment = {"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin"}
@@ -194,7 +207,7 @@ def test_all_devices_give_what_one_gives(run_folder, tmp_path):
         assert result.returncode == 0, result.stderr[-3000:]
         used = [devices, devices, BATCHES_AT_ONCE * devices]  # the bound, the statistics of the layers, the samples
         assert f"used {used}" in result.stdout
-        assert result.stdout.splitlines()[-1].split()[1:] == [f"CPU:{index}" for index in range(devices)]
+        assert result.stdout.splitlines()[-devices:] == [f"device CPU:{index}" for index in range(devices)]
     one = read(tmp_path / "1.json")
     for devices in (2, 4):
         assert read(tmp_path / f"{devices}.json") == one
@@ -219,7 +232,8 @@ def test_all_devices_give_what_one_gives(run_folder, tmp_path):
         (merge, {"output": "none.npz"}, "there is no none-0-of-1.npz or the like: run the job with --shard first"),
         (merge, {"output": "old.npz"}, "old-1-of-2.npz is missing: run --shard 1/2 first"),
         (merge, {"output": "two.npz"}, "there are parts of two.npz from 1 and from 2 shards: remove those not meant"),
-        (merge, {"output": "broken.npz"}, "broken-0-of-1.npz is damaged"),
+        (merge, {"output": "broken.npz"}, "broken-0-of-1.npz is damaged, or no part of sampling"),
+        (merge, {"output": "foreign"}, "foreign-0-of-1 is no part of sampling"),
         (merge, {"output": "broken.json"}, "broken-0-of-1.npz is damaged, or no part of an evaluation"),
         (merge, {"output": "x.png"}, "the output is x.png: give it a name that ends in .json or .npz"),
     ],
@@ -227,6 +241,7 @@ def test_all_devices_give_what_one_gives(run_folder, tmp_path):
 def test_mistakes_are_told_in_one_line(run, capsys, module, options, message):
     for name in ("old-0-of-2.npz", "two-0-of-1.npz", "two-0-of-2.npz", "broken-0-of-1.npz"):
         Path(name).touch()
+    Path("foreign-0-of-1").mkdir()
     with pytest.raises(SystemExit) as stop:
         run(module, **options)
     error = capsys.readouterr().err
@@ -234,10 +249,41 @@ def test_mistakes_are_told_in_one_line(run, capsys, module, options, message):
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_parts_of_different_evaluations_are_not_merged(run, capsys):
+def merge_error(run, capsys, output):
+    with pytest.raises(SystemExit) as stop:
+        run(merge, output=output)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and not Path(output).exists()
+    return error
+
+
+def test_parts_of_different_evaluations_are_not_merged(run, capsys, run_folder, monkeypatch):
     for index, seed in enumerate((1, 2)):
         run(evaluate, samples=1, seed=seed, batch_size=7 - index, shard=f"{index}/2", output="results.json")
-    with pytest.raises(SystemExit):
-        run(merge, output="results.json")
-    assert "the parts are not of one evaluation: batch_size, seed differ" in capsys.readouterr().err
+    assert "error: the parts are not of one job: batch_size, seed differ" in merge_error(run, capsys, "results.json")
     assert parts_of(Path("results.npz")) == [Path("results-0-of-2.npz"), Path("results-1-of-2.npz")]
+    assert "results-0-of-2.npz is damaged, or no part of sampling" in merge_error(run, capsys, "results.npz")
+    other_images = np.load(run_folder / "test.npy")[::-1].copy()
+    monkeypatch.setattr(runs, "read_images", lambda **_: (None, None, other_images))
+    run(evaluate, samples=1, seed=1, batch_size=7, shard="1/2", output="results.json")
+    assert "error: the parts are not of one job: images differ" in merge_error(run, capsys, "results.json")
+
+
+@pytest.mark.parametrize("output", ["samples.npz", "samples"])
+def test_parts_of_different_samplings_are_not_merged(run, capsys, output, run_folder, monkeypatch):
+    common = {"num": 4, "batch_size": 2, "output": output}
+    run(sample, **common, shard="0/2")
+    run(sample, **common | {"num": 5}, seed=1, temperature=1, shard="1/2")
+    assert "error: the parts are not of one job: num, seed, temperature differ" in merge_error(run, capsys, output)
+    part = Shard(1, 2).part_of(Path(output))
+    part.rename(f"other{part.suffix}")
+    load_model = sample.model_of
+
+    def trained_on(arguments):
+        model = load_model(arguments)
+        model.set_weights([weight * 1.01 for weight in model.get_weights()])
+        return model
+
+    monkeypatch.setattr(sample, "model_of", trained_on)
+    run(sample, **common, shard="1/2")
+    assert "error: the parts are not of one job: weights differ" in merge_error(run, capsys, output)

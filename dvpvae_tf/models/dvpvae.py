@@ -203,16 +203,17 @@ class DVPVAE(keras.Model):
         if self.top_prior is not None and not self.top_prior.built:
             self.top_prior.build(input_shape)
         self.top_down.build(None, condition_shape=condition_shape)
+        # int64: TensorFlow keeps int32 variables on the CPU, which a step that XLA compiles for a GPU cannot reach.
         self.training_steps = self.add_weight(
             shape=(),
-            dtype="int32",
+            dtype="int64",
             initializer="zeros",
             trainable=False,
             name="training_steps",
             aggregation="only_first_replica",
         )
         # How many images this evaluation has seen: kept from Keras's tracking, as it is no state of the model.
-        seen = keras.Variable(0, dtype="int32", trainable=False, aggregation="only_first_replica", name="images_seen")
+        seen = keras.Variable(0, dtype="int64", trainable=False, aggregation="only_first_replica", name="images_seen")
         object.__setattr__(self, "_images_seen", seen)
 
     def _make_metrics(self):
@@ -719,7 +720,7 @@ class DVPVAE(keras.Model):
             # The last batch may leave a replica without images: each takes one more, of no weight.
             images = tf.pad(images, [[0, 1], [0, 0], [0, 0], [0, 0]])
             weights = tf.pad(weights, [[0, 1]])
-        seen = tf.convert_to_tensor(self._images_seen)
+        seen = tf.cast(self._images_seen, tf.int32)
         seeds = noise.row_seeds(self.seed, EVALUATION_STREAM, seen + first_row, tf.shape(images)[0])
         self._images_seen.assign_add(global_rows)
         sums = self._sums(self(images, seeds=seeds), weights)

@@ -299,6 +299,13 @@ def test_noise_of_training_is_a_function_of_the_step(tiny, images):
     assert loss() == first != second
 
 
+def test_all_variables_have_a_place_on_a_gpu(trained):
+    """TensorFlow keeps int32 variables on the CPU: then no step could be compiled with XLA for a GPU."""
+    model = trained.model
+    variables = [*model.variables, *model.optimizer.variables, model._images_seen]
+    assert {variable.dtype for variable in variables} == {"float32", "int64"}
+
+
 def test_steps_that_are_not_finite_are_skipped_and_counted(trained):
     model, images = trained.model, trained.images[:32]
     kernel = model.bottom_up.conv_in.kernel
