@@ -15,7 +15,7 @@ from dvpvae_tf.data.labels import read_labels
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.devices import copies_on_other_devices
 from dvpvae_tf.errors import UserError, told_in_one_line
-from dvpvae_tf.evaluation_parts import Part, save_part
+from dvpvae_tf.evaluation_parts import Part, output_of_parts, save_part
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.priors import DiffusionPrior
 from dvpvae_tf.runs import data_settings, fingerprint, images_of, model_of
@@ -241,7 +241,7 @@ def main(argv=None):
         if arguments.output:
             check_output(arguments.output, [".json"])
         if arguments.shard:
-            arguments.output = arguments.shard.part_of(arguments.output.with_suffix(".npz"))
+            arguments.output = arguments.shard.part_of(output_of_parts(arguments.output))
         part, distances = evaluate(arguments)
         if arguments.shard:
             write_atomically(arguments.output, lambda path: save_part(path, part))

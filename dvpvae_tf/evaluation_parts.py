@@ -39,6 +39,18 @@ class Part(NamedTuple):
         }
 
 
+def output_of_parts(output):
+    """Names the file that the parts of an evaluation would make up, beside the results; no sample is written there.
+
+    Args:
+        output: path of the results.
+
+    Returns:
+        Path, such as `results-evaluation.npz` of `results.json`, whose parts are those that `sharding.Shard` names.
+    """
+    return output.with_name(f"{output.stem}-evaluation.npz")
+
+
 def save_part(path, part):
     """Writes the evaluation of a shard.
 

@@ -8,7 +8,7 @@ import numpy as np
 from dvpvae_tf.command_line import Parser
 from dvpvae_tf.errors import told_in_one_line
 from dvpvae_tf.evaluate import report
-from dvpvae_tf.evaluation_parts import load_part, merge_parts
+from dvpvae_tf.evaluation_parts import load_part, merge_parts, output_of_parts
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.sample_files import JOB_FILE, job_of_folder, load_arrays
 from dvpvae_tf.sharding import check_of_one_job, parts_of
@@ -84,7 +84,8 @@ def main(argv=None):
         output = parse_arguments(argv).output
         check_output(output, [".json", ".npz", ""])
         if output.suffix == ".json":
-            report(merge_parts([load_part(path) for path in parts_of(output.with_suffix(".npz"))]).results(), output)
+            parts = parts_of(output_of_parts(output))
+            report(merge_parts([*map(load_part, parts)]).results(), output)
         else:
             {".npz": merge_arrays, "": merge_folders}[output.suffix](output)
         print(f"wrote {output}")

@@ -13,7 +13,7 @@ from PIL import Image
 from dvpvae_tf import evaluate, evaluation, merge, runs, sample
 from dvpvae_tf.devices import in_turn
 from dvpvae_tf.models.dvpvae import BATCHES_AT_ONCE
-from dvpvae_tf.sharding import Shard, parts_of
+from dvpvae_tf.sharding import Shard
 
 PROJECT = Path(__file__).resolve().parents[1]
 TIMES = ("seconds", "image_samples_per_second")
@@ -79,7 +79,7 @@ def test_a_merged_evaluation_is_that_of_one_process(run, count, capsys):
     whole_printed = capsys.readouterr().out
     for index in reversed(range(count)):  # in any order, at any time
         run(evaluate, **settings, shard=f"{index}/{count}", output="results.json")
-    assert f"wrote results-0-of-{count}.npz" in capsys.readouterr().out
+    assert f"wrote results-evaluation-0-of-{count}.npz" in capsys.readouterr().out
     run(merge, output="results.json")
     printed = capsys.readouterr().out
     assert read("results.json") == read("whole.json")
@@ -234,13 +234,13 @@ def test_all_devices_give_what_one_gives(run_folder, tmp_path):
         (merge, {"output": "two.npz"}, "there are parts of two.npz from 1 and from 2 shards: remove those not meant"),
         (merge, {"output": "broken.npz"}, "broken-0-of-1.npz is damaged, or no part of sampling"),
         (merge, {"output": "foreign"}, "foreign-0-of-1 is no part of sampling"),
-        (merge, {"output": "broken.json"}, "broken-0-of-1.npz is damaged, or no part of an evaluation"),
+        (merge, {"output": "broken.json"}, "broken-evaluation-0-of-1.npz is damaged, or no part of an evaluation"),
         (merge, {"output": "x.png"}, "the output is x.png: give it a name that ends in .json or .npz"),
     ],
 )
 def test_mistakes_are_told_in_one_line(run, capsys, module, options, message):
-    for name in ("old-0-of-2.npz", "two-0-of-1.npz", "two-0-of-2.npz", "broken-0-of-1.npz"):
-        Path(name).touch()
+    for name in ("old-0-of-2", "two-0-of-1", "two-0-of-2", "broken-0-of-1", "broken-evaluation-0-of-1"):
+        Path(f"{name}.npz").touch()
     Path("foreign-0-of-1").mkdir()
     with pytest.raises(SystemExit) as stop:
         run(module, **options)
@@ -261,12 +261,21 @@ def test_parts_of_different_evaluations_are_not_merged(run, capsys, run_folder, 
     for index, seed in enumerate((1, 2)):
         run(evaluate, samples=1, seed=seed, batch_size=7 - index, shard=f"{index}/2", output="results.json")
     assert "error: the parts are not of one job: batch_size, seed differ" in merge_error(run, capsys, "results.json")
-    assert parts_of(Path("results.npz")) == [Path("results-0-of-2.npz"), Path("results-1-of-2.npz")]
-    assert "results-0-of-2.npz is damaged, or no part of sampling" in merge_error(run, capsys, "results.npz")
     other_images = np.load(run_folder / "test.npy")[::-1].copy()
     monkeypatch.setattr(runs, "read_images", lambda **_: (None, None, other_images))
     run(evaluate, samples=1, seed=1, batch_size=7, shard="1/2", output="results.json")
     assert "error: the parts are not of one job: images differ" in merge_error(run, capsys, "results.json")
+
+
+def test_parts_of_samples_and_of_an_evaluation_of_one_name_do_not_touch(run):
+    for index in range(2):
+        run(sample, num=4, shard=f"{index}/2", output="both.npz")
+        run(evaluate, samples=1, shard=f"{index}/2", output="both.json")
+    for output in ("both.npz", "both.json"):
+        run(merge, output=output)
+    with np.load("both.npz") as samples:
+        assert len(samples["images"]) == 4
+    assert read("both.json")["images"] == 13
 
 
 @pytest.mark.parametrize("output", ["samples.npz", "samples"])
