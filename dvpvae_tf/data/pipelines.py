@@ -173,8 +173,8 @@ def training_batches(images, batch_size, seed=0, horizontal_flip=False, first_ep
     else:
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
         length = tf.data.INFINITE_CARDINALITY
-    batches = epochs.flat_map(order_and_flips).map(batch_of_images, num_parallel_calls=tf.data.AUTOTUNE)
-    return batches.apply(tf.data.experimental.assert_cardinality(length)).prefetch(tf.data.AUTOTUNE)
+    batches = epochs.flat_map(order_and_flips).map(batch_of_images)
+    return _made_ahead(batches.apply(tf.data.experimental.assert_cardinality(length)))
 
 
 def evaluation_batches(images, batch_size):
@@ -187,7 +187,14 @@ def evaluation_batches(images, batch_size):
     Returns:
         `tf.data.Dataset` of uint8 batches [B, H, W, C].
     """
-    return tf.data.Dataset.from_tensor_slices(images).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return _made_ahead(tf.data.Dataset.from_tensor_slices(images).batch(batch_size))
+
+
+def _made_ahead(batches):
+    """Keeps two batches ready, and TensorFlow from tuning that: its tuner can hold up a validation for ten seconds."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(2).with_options(options)
 
 
 def share_of_worker(batches, batch_size, context):
@@ -210,4 +217,4 @@ def share_of_worker(batches, batch_size, context):
     parts = batches.map(lambda batch: batch[first : first + devices * rows]).rebatch(rows)
     if batches.cardinality() == tf.data.INFINITE_CARDINALITY:
         parts = parts.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return parts.prefetch(tf.data.AUTOTUNE)
+    return _made_ahead(parts)

@@ -51,6 +51,11 @@ def test_batches_are_uint8_with_static_shapes(digits):
         assert dataset.element_spec == tf.TensorSpec((None, 28, 28, 1), tf.uint8)
 
 
+def test_tensorflow_starts_no_tuner_that_the_end_of_a_pass_would_wait_for(digits):
+    for dataset in digits:
+        assert dataset.options().autotune.enabled is False  # None is on, too
+
+
 def test_training_drops_the_last_batch_and_evaluation_does_not():
     train, validation, test = load_dataset("mnist5k", 300)
     assert (train.cardinality(), validation.cardinality(), test.cardinality()) == (13, 2, 2)
