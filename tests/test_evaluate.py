@@ -91,6 +91,7 @@ def test_bfloat16_gives_nearly_the_same(run_folder, tmp_path):
     assert means[0] != means[1] and means[1] == pytest.approx(means[0], rel=0.02)
 
 
+@pytest.mark.slow
 def test_distances_of_features_are_those_of_the_library(run_folder, images, monkeypatch, tmp_path, capsys):
     trained, labels = [], tuple(np.arange(num) % 3 for num in (30, 20, 12))
     monkeypatch.setattr(evaluate_command, "read_labels", lambda *_: labels)

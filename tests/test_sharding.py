@@ -89,6 +89,7 @@ def test_a_merged_evaluation_is_that_of_one_process(run, count, capsys):
     assert [line for line in merged if line != "wrote results.json"] == whole
 
 
+@pytest.mark.slow
 def test_shards_of_fewer_batches_than_there_are_shards_agree_to_rounding(run):
     run(evaluate, samples=2, output="whole.json")
     for index in range(3):
