@@ -13,7 +13,7 @@ from PIL import Image
 from dvpvae_tf import evaluate, evaluation, merge, runs, sample
 from dvpvae_tf.devices import in_turn
 from dvpvae_tf.models.dvpvae import BATCHES_AT_ONCE
-from dvpvae_tf.sharding import Shard
+from dvpvae_tf.sharding import Shard, parts_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 TIMES = ("seconds", "image_samples_per_second")
@@ -262,6 +262,9 @@ def test_parts_of_different_evaluations_are_not_merged(run, capsys, run_folder, 
     for index, seed in enumerate((1, 2)):
         run(evaluate, samples=1, seed=seed, batch_size=7 - index, shard=f"{index}/2", output="results.json")
     assert "error: the parts are not of one job: batch_size, seed differ" in merge_error(run, capsys, "results.json")
+    parts = [Path("results-evaluation-0-of-2.npz"), Path("results-evaluation-1-of-2.npz")]
+    assert parts_of(Path("results-evaluation.npz")) == parts
+    assert f"{parts[0]} is damaged, or no part of sampling" in merge_error(run, capsys, "results-evaluation.npz")
     other_images = np.load(run_folder / "test.npy")[::-1].copy()
     monkeypatch.setattr(runs, "read_images", lambda **_: (None, None, other_images))
     run(evaluate, samples=1, seed=1, batch_size=7, shard="1/2", output="results.json")
