@@ -30,7 +30,7 @@ setup(
     # The presets are a folder of their own in the clone, and lie inside the package once it is installed.
     package_dir={"dvpvae_tf.configs": "configs"},
     package_data={
-        "dvpvae_tf": ["experiments.yaml"],
+        "dvpvae_tf.experiments": ["systems.yaml"],
         "dvpvae_tf.data": ["checksums.tsv"],
         "dvpvae_tf.configs": ["*.yaml"],
     },

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from dvpvae_tf import DVPVAE
-from dvpvae_tf.config import load_config
-from dvpvae_tf.costs import training_flops
+from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.experiments.costs import training_flops
 
 TRAINING_IMAGES = {"mnist": 55_000, "omniglot": 23_345, "cifar10": 45_000}
 PAPERS_EPOCH_SECONDS = {"mnist": 45, "cifar10": 370}

@@ -1,6 +1,6 @@
 """Times importance-weighted evaluation on synthetic images: `python benchmarks/evaluate.py --help`.
 
-Each round measures, one after the other, what `dvpvae_tf.evaluation.iwae` does (the encoder once an image, all
+Each round measures, one after the other, what `dvpvae_tf.evaluation.bounds.iwae` does (the encoder once an image, all
 diffusion steps in one pass of the UNet) and the same with the whole network run again for each sample, its diffusion
 steps one by one. For comparison, the authors' code, which does the latter, scores 197 images x samples per second with
 the MNIST model at T = 25 on two idle cores of a similar machine.
@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf import DVPVAE, evaluation
+from dvpvae_tf import DVPVAE
 from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.evaluation import bounds
 
 
 def one_step_at_a_time(predict_along):
@@ -39,8 +40,8 @@ def make_scorers(preset, dtype, images, steps):
     batch, first = tf.constant(images), tf.constant(0)
 
     def scorer(model):
-        encode = evaluation._encoder(model, images, seed=0)
-        score = evaluation._scorer(model, encode.structured_outputs, 1000, steps, 0, evaluation._importance_log_weight)
+        encode = bounds._encoder(model, images, seed=0)
+        score = bounds._scorer(model, encode.structured_outputs, 1000, steps, 0, bounds._importance_log_weight)
         return encode, score
 
     encode, score = scorer(model)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from dvpvae_tf.config import load_config
+from dvpvae_tf.config.settings import load_config
 from dvpvae_tf.data.pipelines import read_images, training_batches
 from dvpvae_tf.errors import told_in_one_line
-from dvpvae_tf.training import make_model
+from dvpvae_tf.training.loop import make_model
 
 
 def measure(config, images, repeats):

@@ -1,6 +1,6 @@
 """Draws how the estimators behave where log p(x) is known: `python benchmarks/known_answer.py`, needs matplotlib.
 
-The model is that of `dvpvae_tf.linear_gaussian`; the picture is that of the README.
+The model is that of `dvpvae_tf.evaluation.linear_gaussian`; the picture is that of the README.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dvpvae_tf import evaluation
-from dvpvae_tf.linear_gaussian import SIDE, distribution_of_images, make_linear_gaussian_model
+from dvpvae_tf.evaluation.linear_gaussian import SIDE, distribution_of_images, make_linear_gaussian_model
 
 STEPS = 10
 SAMPLES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048]

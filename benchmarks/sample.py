@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from dvpvae_tf import DVPVAE
-from dvpvae_tf.costs import peak_memory
 from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.experiments.costs import peak_memory
 
 
 def measure(arguments):

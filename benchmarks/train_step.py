@@ -16,10 +16,10 @@ STARTED = time.perf_counter()
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.config import TrainConfig, load_config
-from dvpvae_tf.costs import peak_memory, time_training_steps
+from dvpvae_tf.config.settings import TrainConfig, load_config
 from dvpvae_tf.errors import told_in_one_line
-from dvpvae_tf.training import make_model
+from dvpvae_tf.experiments.costs import peak_memory, time_training_steps
+from dvpvae_tf.training.loop import make_model
 
 IMPORTED = time.perf_counter()
 

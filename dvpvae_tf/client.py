@@ -5,10 +5,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from dvpvae_tf.command_line import Parser, add_temperature_argument, count, seed
+from dvpvae_tf.command_line import add_temperature_argument, count, seed
+from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import told_in_one_line
 from dvpvae_tf.files import write_atomically
-from dvpvae_tf.sample_files import OUTPUT_HELP, writer_of
+from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
 from dvpvae_tf.serving import calls
 
 

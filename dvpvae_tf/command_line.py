@@ -3,43 +3,9 @@
 import argparse
 import math
 
-from dvpvae_tf.errors import UserError, did_you_mean
-from dvpvae_tf.sharding import Shard
+from dvpvae_tf.distribute.sharding import Shard
 
 SPLITS = ("train", "validation", "test")
-
-
-class Parser(argparse.ArgumentParser):
-    """An `argparse` parser whose mistakes are `UserError`s.
-
-    Args:
-        command: str, the name of the module: `python -m dvpvae_tf.<command>`.
-        description: str, what the command does.
-        **kwargs: passed to `argparse.ArgumentParser`.
-    """
-
-    def __init__(self, command, description, **kwargs):
-        super().__init__(
-            prog=f"python -m dvpvae_tf.{command}",
-            description=description,
-            **kwargs,
-            allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
-        )
-
-    def error(self, message):
-        """Tells a mistake.
-
-        Args:
-            message: str, what `argparse` has found.
-
-        Raises:
-            UserError: always.
-        """
-        if message.startswith("unrecognized arguments: "):
-            unknown = message.removeprefix("unrecognized arguments: ").split()[0].split("=")[0]
-            message = f"unknown option {unknown}{did_you_mean(unknown, self._option_string_actions)}"
-        raise UserError(f"{message} (--help lists all options)")
 
 
 def count(text):
@@ -104,7 +70,7 @@ def shard(text):
         text: str, such as "0/3": the first of three.
 
     Returns:
-        `dvpvae_tf.sharding.Shard`.
+        `dvpvae_tf.distribute.sharding.Shard`.
 
     Raises:
         argparse.ArgumentTypeError: if it is something else.

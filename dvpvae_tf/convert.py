@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from dvpvae_tf.command_line import Parser
-from dvpvae_tf.conversion import load_released_weights, read_state_dict
+from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.conversion import load_released_weights, read_state_dict
 
 
 def parse_arguments(argv=None):
@@ -42,7 +42,7 @@ def convert(weights, config, output, raw_weights=False, overwrite=False):
     """Makes a `.keras` file of a checkpoint; a file that is written is whole.
 
     Args:
-        weights: path of the authors' checkpoint, see `dvpvae_tf.conversion.read_state_dict`.
+        weights: path of the authors' checkpoint, see `dvpvae_tf.models.conversion.read_state_dict`.
         config: name of a preset or path of a YAML file.
         output: path of the file to write, `.keras`.
         raw_weights: bool, whether to take the raw weights where there are EMA ones too.

@@ -9,17 +9,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dvpvae_tf import evaluation, feature_distances
-from dvpvae_tf.command_line import Parser, add_data_arguments, add_model_arguments, add_sharding_arguments, count
+from dvpvae_tf import evaluation
+from dvpvae_tf.command_inputs import data_settings, images_of, model_of
+from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, add_sharding_arguments, count
+from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.data.labels import read_labels
 from dvpvae_tf.data.pipelines import read_images
-from dvpvae_tf.devices import copies_on_other_devices
+from dvpvae_tf.distribute.devices import copies_on_other_devices
+from dvpvae_tf.distribute.sharding import Shard
 from dvpvae_tf.errors import UserError, told_in_one_line
-from dvpvae_tf.evaluation_parts import Part, output_of_parts, save_part
+from dvpvae_tf.evaluation import feature_distances
+from dvpvae_tf.evaluation.layer_statistics import layer_sums
+from dvpvae_tf.evaluation.parts import Part, output_of_parts, save_part
 from dvpvae_tf.files import check_output, write_atomically
+from dvpvae_tf.models.loading import fingerprint
 from dvpvae_tf.priors import DiffusionPrior
-from dvpvae_tf.runs import data_settings, fingerprint, images_of, model_of
-from dvpvae_tf.sharding import Shard
 
 TERMS = {
     "diffusion": "diffusion",
@@ -124,7 +128,7 @@ def evaluate(arguments):
         "images": fingerprint([images]),
         "batch_size": arguments.batch_size,
     }
-    return Part(result, evaluation.layer_sums(model, mine, arguments.seed, **shared), settings), distances
+    return Part(result, layer_sums(model, mine, arguments.seed, **shared), settings), distances
 
 
 def _feature_extractor(arguments, model):

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 from dvpvae_tf import evaluation
-from dvpvae_tf.command_line import Parser, add_data_arguments, add_model_arguments, count, temperature
+from dvpvae_tf.command_inputs import data_settings, images_of, model_of
+from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
+from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.priors import DiffusionPrior
-from dvpvae_tf.runs import data_settings, images_of, model_of, run_config
 from dvpvae_tf.serving import archive
+from dvpvae_tf.training.run_folder import run_config
 
 SAMPLES = 100
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dvpvae_tf.command_line import Parser
+from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.distribute.sharding import check_of_one_job, parts_of
 from dvpvae_tf.errors import told_in_one_line
 from dvpvae_tf.evaluate import report
-from dvpvae_tf.evaluation_parts import load_part, merge_parts, output_of_parts
+from dvpvae_tf.evaluation.parts import load_part, merge_parts, output_of_parts
 from dvpvae_tf.files import check_output, write_atomically
-from dvpvae_tf.sample_files import JOB_FILE, job_of_folder, load_arrays
-from dvpvae_tf.sharding import check_of_one_job, parts_of
+from dvpvae_tf.pictures.sample_files import JOB_FILE, job_of_folder, load_arrays
 
 
 def parse_arguments(argv=None):

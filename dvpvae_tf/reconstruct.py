@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from dvpvae_tf import pictures
-from dvpvae_tf.command_line import Parser, add_data_arguments, add_model_arguments, count, temperature
+from dvpvae_tf.command_inputs import images_of, model_of
+from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
+from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.files import check_output, write_atomically
-from dvpvae_tf.runs import images_of, model_of
 
 MOST_COLUMNS = 100
 

@@ -4,10 +4,13 @@ import argparse
 import re
 from pathlib import Path
 
-from dvpvae_tf import costs, drawings, experiments
-from dvpvae_tf.command_line import Parser, add_data_places, seed
+from dvpvae_tf.command_line import add_data_places, seed
+from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.experiments import costs
+from dvpvae_tf.experiments import figures as drawings
+from dvpvae_tf.experiments import systems as experiments
 
 DEFAULT_SEEDS = {"paper": [0, 1, 2, 3], "cpu": [0, 1], "smoke": [0]}
 

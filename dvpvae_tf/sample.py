@@ -5,20 +5,21 @@ from pathlib import Path
 
 import keras
 
+from dvpvae_tf.command_inputs import model_of
 from dvpvae_tf.command_line import (
-    Parser,
     add_model_arguments,
     add_sharding_arguments,
     add_temperature_argument,
     count,
     temperature,
 )
-from dvpvae_tf.devices import copies_on_other_devices
+from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.distribute.devices import copies_on_other_devices
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.files import write_atomically
+from dvpvae_tf.models.loading import fingerprint
+from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
 from dvpvae_tf.priors import DiffusionPrior
-from dvpvae_tf.runs import fingerprint, model_of
-from dvpvae_tf.sample_files import OUTPUT_HELP, writer_of
 
 
 def parse_arguments(argv=None):

@@ -5,7 +5,8 @@ import re
 import socket
 from pathlib import Path
 
-from dvpvae_tf.command_line import Parser, count
+from dvpvae_tf.command_line import count
+from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, told_in_one_line
 from dvpvae_tf.serving.versions import Versions
 

@@ -1,11 +1,12 @@
 """The command `python -m dvpvae_tf.train`: trains a model on a data set; `--help` lists all settings."""
 
 from dvpvae_tf import training
-from dvpvae_tf.config import ema_momentum_for, parse_train_arguments, settings_as_yaml
+from dvpvae_tf.config.settings import ema_momentum_for, parse_train_arguments, settings_as_yaml
 from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.distribute.strategies import make_strategy
+from dvpvae_tf.distribute.workers import is_chief
 from dvpvae_tf.errors import told_in_one_line
-from dvpvae_tf.pictures import PRIOR_TEMPERATURE, TEMPERATURE
-from dvpvae_tf.workers import is_chief
+from dvpvae_tf.pictures.rows import PRIOR_TEMPERATURE, TEMPERATURE
 
 
 def main(argv=None):
@@ -20,7 +21,7 @@ def main(argv=None):
     with told_in_one_line():
         arguments = parse_train_arguments(argv)
         # Machines must be connected before TensorFlow does anything, such as reading the data.
-        strategy = None if arguments.dry_run else training.make_strategy(arguments)
+        strategy = None if arguments.dry_run else make_strategy(arguments)
         images = read_images(arguments.dataset, arguments.data_dir, arguments.image_size, arguments.omniglot_mat)
         config = arguments.resolve(images[0].shape[1:])
         steps_per_epoch = len(images[0]) // config.batch_size

@@ -1,15 +1,16 @@
 """The command `python -m dvpvae_tf.tune`: searches for better settings with KerasTuner.
 
-The same command goes on with a search that was stopped. How several machines share one: `dvpvae_tf.tuning`.
+The same command goes on with a search that was stopped. How several machines share one: `dvpvae_tf.tuning.search`.
 """
 
 from pathlib import Path
 
-from dvpvae_tf import tuning
-from dvpvae_tf.command_line import Parser, add_data_places, count, seed
-from dvpvae_tf.config import DEFAULT_DATASET, parse_train_arguments
+from dvpvae_tf.command_line import add_data_places, count, seed
+from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.config.settings import DEFAULT_DATASET, parse_train_arguments
 from dvpvae_tf.data.pipelines import evaluation_batches, read_images, training_batches
 from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.tuning import search as tuning
 
 COUNTED = "Failed trials count, and so does each continuation that Hyperband makes of an earlier trial."
 SEVERAL_MACHINES = (

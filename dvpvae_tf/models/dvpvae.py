@@ -8,12 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.devices import device_of, in_turn
+from dvpvae_tf.distribute.devices import device_of, in_turn
+from dvpvae_tf.distribute.sharding import smaller_batch
+from dvpvae_tf.layers.pseudoinputs import to_unit_range
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.optimizers import as_tensors, as_vector
-from dvpvae_tf.pseudoinputs import to_unit_range
-from dvpvae_tf.sharding import smaller_batch
 
 # Streams of noise beside those of the training steps 0, 1, ...
 EVALUATION_STREAM = -1
@@ -103,7 +103,7 @@ class DVPVAE(keras.Model):
         image_shape: `(D, D, C)`.
         scales: sides of the latents, fine to coarse; each divides the one before, the first divides D.
         layers_per_scale: how many stochastic layers each of them has.
-        likelihood: p(x|z), from `dvpvae_tf.distributions`.
+        likelihood: p(x|z), from `dvpvae_tf.models.likelihoods`.
         pseudoinput: r(u|x), a `Pseudoinput`; None for the Ladder VAE.
         prior: r(u), from `dvpvae_tf.priors`; None for the Ladder VAE.
         top_prior: a `VampPrior` over the top latent, in place of its conditional Gaussian, or None (Table 6).
@@ -375,8 +375,8 @@ class DVPVAE(keras.Model):
         Raises:
             UserError: if there is no such preset or it is not valid.
         """
-        from dvpvae_tf.build import build_model
-        from dvpvae_tf.config import load_config
+        from dvpvae_tf.config.settings import load_config
+        from dvpvae_tf.models.build import build_model
 
         return build_model(load_config(name).model, **kwargs)
 
@@ -527,7 +527,7 @@ class DVPVAE(keras.Model):
             batch_size: int, images in a batch; no image depends on it.
             first: int, the index of the first image, where those before it are drawn elsewhere.
             copies: list of `DVPVAE` on other devices, which take batches in turn with this one, see
-                `dvpvae_tf.devices.copies_on_other_devices`.
+                `dvpvae_tf.distribute.devices.copies_on_other_devices`.
 
         Returns:
             An iterator of `Samples` of arrays, the last one with the images left.

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import Convolution
+from dvpvae_tf.layers.pseudoinputs import resize_bilinear
 from dvpvae_tf.layers.top_down_block import TopDownBlock
-from dvpvae_tf.pseudoinputs import resize_bilinear
 
 LIKELIHOOD_INPUTS = ("all_latents", "last_latent", "last_features")
 

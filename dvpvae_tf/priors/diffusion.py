@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dvpvae_tf.layers.unet import UNet
 from dvpvae_tf.noise import to_uniform
-from dvpvae_tf.noise_schedule import LinearNoiseSchedule
+from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
 from dvpvae_tf.priors.terms import DiffusionTerms, TrajectoryScore
 
 LOG_2_PI = math.log(2.0 * math.pi)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.pseudoinputs import ClipWeights, to_unit_range
+from dvpvae_tf.layers.pseudoinputs import ClipWeights, to_unit_range
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.config import settings_as_yaml
+from dvpvae_tf.config.settings import settings_as_yaml
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.serving import signatures
@@ -95,8 +95,8 @@ def write_version(folder, version, model, config=None, bound=None, steps=None, p
         folder: path of the exported model.
         version: int.
         model: `DVPVAE`.
-        config: `dvpvae_tf.config.TrainConfig` of the run, or None.
-        bound: dict, `dvpvae_tf.evaluation.Evaluation.summary()` with the key "data", the name of the images, or None.
+        config: `dvpvae_tf.config.settings.TrainConfig` of the run, or None.
+        bound: dict, `Evaluation.summary()` with the key "data", the name of the images, or None.
         steps: int or None, T; None takes that of the model.
         prior_temperature: float, of the prior over u.
         command: str or None, the command that made it, for the model card.

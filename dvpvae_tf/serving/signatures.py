@@ -9,7 +9,7 @@ import functools
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.evaluation import negative_elbo_terms
+from dvpvae_tf.evaluation.bounds import negative_elbo_terms
 from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, SAMPLING_STREAM
 
 WHITE = 1.0

@@ -11,11 +11,11 @@ import tensorflow as tf
 import dvpvae_tf  # noqa: F401  (registers every class)
 from dvpvae_tf.layers import DCT, InverseDCT, ResBlock, TopDownBlock, UNet
 from dvpvae_tf.layers.group_norm import GroupNorm
+from dvpvae_tf.layers.pseudoinputs import DCTPseudoinput, DownsamplePseudoinput, LearnablePseudoinput
 from dvpvae_tf.layers.unet import SelfAttention, TimeEmbedding, UNetBlock
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.priors import DiffusionPrior, MixturePrior, StandardPrior
-from dvpvae_tf.pseudoinputs import DCTPseudoinput, DownsamplePseudoinput, LearnablePseudoinput
 
 
 class Case(NamedTuple):

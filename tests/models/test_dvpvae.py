@@ -10,10 +10,10 @@ import tensorflow_probability as tfp
 from scipy import special, stats
 
 from dvpvae_tf import DVPVAE, noise
-from dvpvae_tf.distributions import BernoulliLikelihood
+from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput
 from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, SAMPLING_STREAM
+from dvpvae_tf.models.likelihoods import BernoulliLikelihood
 from dvpvae_tf.priors import StandardPrior
-from dvpvae_tf.pseudoinputs import DownsamplePseudoinput
 
 LOG_VAR_MAX = -6.0  # where it starts
 VARIANTS = {

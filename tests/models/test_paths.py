@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dvpvae_tf.layers.pseudoinputs import resize_bilinear
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.top_down import TopDown
-from dvpvae_tf.pseudoinputs import resize_bilinear
 
 
 def normal(*shape, seed=0):

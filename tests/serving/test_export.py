@@ -5,8 +5,10 @@ import json
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf import evaluation, export, runs
-from dvpvae_tf.config import load_config
+from dvpvae_tf import command_inputs, evaluation, export
+from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.serving import archive
 
 
@@ -17,7 +19,7 @@ def run_folder(leave_run):
 
 @pytest.fixture(autouse=True)
 def data(monkeypatch, images):
-    monkeypatch.setattr(runs, "read_images", lambda **_: tuple(images(num, seed=num) for num in (30, 20, 12)))
+    monkeypatch.setattr(command_inputs, "read_images", lambda **_: tuple(images(num, seed=num) for num in (30, 20, 12)))
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_a_version_comes_with_all_that_is_to_be_known_of_it(run_folder, tmp_path
         "model_card.md", "config.yaml", "bound.json", "tf_serving_warmup_requests"
     }  # fmt: skip
 
-    expected = evaluation.iwae(runs.load_model(run_folder), images(12, seed=12)[:5], 100, steps=2, verbose=0)
+    expected = evaluation.iwae(load_model(run_folder), images(12, seed=12)[:5], 100, steps=2, verbose=0)
     bound = json.loads((extra / "bound.json").read_text())
     assert bound["nats"]["mean"] == pytest.approx(expected.estimates.mean(), rel=1e-5)
     card = (extra / "model_card.md").read_text()
@@ -107,7 +109,7 @@ def test_no_version_is_visible_before_it_is_whole(run_folder, tmp_path, monkeypa
 
     monkeypatch.setattr(archive.signatures, "save", save)
     monkeypatch.setattr(archive, "can_warm_up", lambda: seen.extend(path.name for path in output.iterdir()))
-    archive.write_version(output, 3, runs.load_model(run_folder))
+    archive.write_version(output, 3, load_model(run_folder))
     assert seen and not any(name.isdigit() for name in seen)
     assert [path.name for path in output.iterdir()] == ["3"]
 
@@ -117,7 +119,7 @@ def test_no_version_is_visible_before_it_is_whole(run_folder, tmp_path, monkeypa
 
     monkeypatch.setattr(archive.signatures, "save", fail)
     with pytest.raises(RuntimeError):
-        archive.write_version(output, 4, runs.load_model(run_folder))
+        archive.write_version(output, 4, load_model(run_folder))
     assert [path.name for path in output.iterdir()] == ["3"]
 
 
@@ -146,9 +148,9 @@ def test_mistakes_are_told_in_one_line(quick, run_folder, tmp_path, options, mes
 
 def test_images_that_are_not_there_are_told_with_the_way_round(quick, run_folder, tmp_path, monkeypatch, capsys):
     def read_images(**_):
-        raise runs.UserError("blobs are not here")
+        raise UserError("blobs are not here")
 
-    monkeypatch.setattr(runs, "read_images", read_images)
+    monkeypatch.setattr(command_inputs, "read_images", read_images)
     with pytest.raises(SystemExit):
         run(run_folder, tmp_path / "blobs")
     assert "blobs are not here; or give --bound-images 0" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""The model and the images that the options of a command name."""
+
+from dvpvae_tf.command_line import SPLITS
+from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.models.loading import load_model
+from dvpvae_tf.training.run_folder import run_config
+
+
+def model_of(arguments):
+    """Loads the model that the arguments name.
+
+    Args:
+        arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments`.
+
+    Returns:
+        `DVPVAE`.
+
+    Raises:
+        UserError: see `load_model`.
+    """
+    return load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
+
+
+def data_settings(arguments):
+    """Gives the settings of the data: the arguments, and for those left out the run's.
+
+    Args:
+        arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments` and `add_data_arguments`.
+
+    Returns:
+        dict of the arguments of `dvpvae_tf.data.pipelines.read_images`.
+
+    Raises:
+        UserError: if neither names a data set.
+    """
+    given = {key: getattr(arguments, key) for key in ("data_dir", "image_size", "omniglot_mat")}
+    config = run_config(arguments.model)
+    if config is None and arguments.dataset is None:
+        raise UserError(f"{arguments.model} is no run folder, so it names no data: give --dataset")
+    if arguments.dataset in (None, getattr(config, "dataset", None)):
+        of_run = {key: getattr(config, key) for key in given} if config else given
+        given = {key: of_run[key] if value is None else value for key, value in given.items()}
+    return {"name": arguments.dataset or config.dataset, **given}
+
+
+def images_of(arguments, model):
+    """Reads the images that the arguments name.
+
+    Args:
+        arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments` and `add_data_arguments`.
+        model: `DVPVAE`.
+
+    Returns:
+        uint8 array `[N, D, D, C]` of the split.
+
+    Raises:
+        UserError: if they cannot be read or do not fit the model.
+    """
+    settings = data_settings(arguments)
+    images = read_images(**settings)[SPLITS.index(arguments.split)]
+    if images.shape[1:] != model.image_shape:
+        sizes = [" x ".join(map(str, shape)) for shape in (images.shape[1:], model.image_shape)]
+        raise UserError(f"{settings['name']} has images of {sizes[0]} but the model is for {sizes[1]}")
+    return images

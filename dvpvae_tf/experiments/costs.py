@@ -1,0 +1,155 @@
+"""What training and sampling a model cost: time and memory (Table 6), and floating-point operations."""
+
+import concurrent.futures
+import math
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+
+import tensorflow as tf
+
+from dvpvae_tf.training.loop import make_model
+
+BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+WARM_UP_STEPS = 2  # the first traces the graph
+
+
+def measure_in_new_process(config, images, timed_steps, timed_images):
+    """Measures in a process of its own, whose peak memory is that of this model alone.
+
+    Args:
+        config: see `measure`.
+        images: see `measure`.
+        timed_steps: see `measure`.
+        timed_images: see `measure`.
+
+    Returns:
+        See `measure`.
+    """
+    kept = images[: max(config.batch_size, config.model.vamp_components)]
+    fresh = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as process:
+        return process.submit(measure, config, kept, len(images), timed_steps, timed_images).result()
+
+
+def measure(config, images, epoch_images, timed_steps, timed_images):
+    """Measures the training steps and the sampler of a model.
+
+    Args:
+        config: `dvpvae_tf.config.settings.TrainConfig`.
+        images: uint8 array `[N, D, D, C]`, at least a batch, and as many as a VampPrior starts from.
+        epoch_images: int, images in an epoch.
+        timed_steps: int, how many steps are timed, after two to warm up; the median counts.
+        timed_images: int, how many images are sampled, after a batch to warm up.
+
+    Returns:
+        dict: "epoch_seconds"; "memory_gb", the peak of the device's memory, or of the process where there is no GPU,
+        data and library included; "parameters"; "sample_seconds" for 1,000 images.
+    """
+    steps_per_epoch = max(1, epoch_images // config.batch_size)
+    model = make_model(config, steps_per_epoch)
+    model.adapt(images)
+    seconds = time_training_steps(model, images[: config.batch_size], WARM_UP_STEPS + timed_steps)
+    batch_size = min(100, timed_images)
+    model.sample(batch_size)
+    sample_seconds = _seconds(lambda: [*model.sample_in_batches(timed_images, batch_size=batch_size)])
+    return {
+        "epoch_seconds": statistics.median(seconds[WARM_UP_STEPS:]) * steps_per_epoch,
+        "memory_gb": peak_memory() / 1e9,
+        "parameters": model.num_parameters,
+        "sample_seconds": sample_seconds * 1000 / timed_images,
+    }
+
+
+def time_training_steps(model, images, steps):
+    """Times training steps on one batch.
+
+    Args:
+        model: `DVPVAE`, compiled and adapted.
+        images: array `[N, D, D, C]`, the batch.
+        steps: int, how many.
+
+    Returns:
+        list of float, seconds; the first step traces the graph, the next may still warm up.
+    """
+    model.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors(images).repeat())
+    return [_seconds(lambda: float(model.train_function(batches)["negative_elbo"])) for _ in range(steps)]
+
+
+def _seconds(work):
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def training_flops(model, batch_size):
+    """Counts the floating-point operations of a training step, forward and backward, in the graph of one.
+
+    Those of convolutions and matrix products count, two for each multiplication and addition; what is left out
+    (activations, noise, the optimizer) is a small part of the operations, though not of the time.
+
+    Args:
+        model: `DVPVAE`.
+        batch_size: int, images in a step; a VampPrior's components are shared out to them.
+
+    Returns:
+        float, operations an image.
+    """
+
+    @tf.function
+    def gradients(images):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(images, training=True).negative_elbo)
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = gradients.get_concrete_function(tf.TensorSpec([batch_size, *model.image_shape], tf.uint8)).graph
+    return graph_flops(graph) / batch_size
+
+
+def graph_flops(graph):
+    """Counts the floating-point operations of the convolutions and matrix products of a graph.
+
+    Args:
+        graph: `tf.Graph` with static shapes; what it calls in functions of its own is not counted.
+
+    Returns:
+        int.
+    """
+    counters = {
+        "Conv2D": lambda op: _convolution(op.outputs[0], op.inputs[1]),
+        "Conv2DBackpropInput": lambda op: _convolution(op.inputs[2], op.inputs[1]),
+        "Conv2DBackpropFilter": lambda op: _convolution(op.inputs[2], op.outputs[0]),
+        "MatMul": lambda op: _product(op, "transpose_a"),
+        "BatchMatMulV2": lambda op: _product(op, "adj_x"),
+        "Einsum": _einsum,
+    }
+    return 2 * sum(counters[op.type](op) for op in graph.get_operations() if op.type in counters)
+
+
+def _convolution(outputs, kernel):
+    """Multiplications of a convolution `[N, h, w, out]`, its kernel `[height, width, in, out]`, or of a gradient."""
+    return math.prod(outputs.shape) * math.prod(kernel.shape[:3])
+
+
+def _product(op, transposed):
+    return math.prod(op.outputs[0].shape) * op.inputs[0].shape[-2 if op.get_attr(transposed) else -1]
+
+
+def _einsum(op):
+    indices = op.get_attr("equation").decode().split("->")[0].split(",")
+    pairs = zip(indices, op.inputs, strict=True)
+    return math.prod({i: size for letters, x in pairs for i, size in zip(letters, x.shape, strict=True)}.values())
+
+
+def peak_memory():
+    """Reads the peak of the GPU's memory, or, where there is none, of that of the process.
+
+    Returns:
+        int, bytes.
+    """
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_UNIT

@@ -1,0 +1,141 @@
+"""What the figures of the paper show: images of trained models, and plots of what their runs have logged.
+
+`systems.yaml` names these functions.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dvpvae_tf import pictures
+from dvpvae_tf.files import write_atomically
+from dvpvae_tf.models.loading import load_model
+
+# Rows of images for `pictures.grid`, from the models of all seeds and the test images.
+
+
+def samples_with_pseudoinputs(models, images):
+    """Pseudoinputs, and below them the samples made from them (Figure 3)."""
+    drawn = models[0].sample_with_pseudoinputs(32)
+    return pictures.rows_of_samples(drawn.images, drawn.pseudoinputs, columns=16)
+
+
+def samples(models, images):
+    """Samples (Figure 9)."""
+    return pictures.rows_of_samples(models[0].sample(128), columns=16)
+
+
+def pseudoinputs(models, images):
+    """Pseudoinputs drawn from the prior (Figure 10)."""
+    return pictures.rows_of_samples(models[0].sample_with_pseudoinputs(128).pseudoinputs, columns=16)
+
+
+def partial_reconstructions(models, images):
+    """Reconstructions from u alone, then from ever more latents (Figure 4)."""
+    return list(pictures.partial_reconstructions(models[0], images[:16]).values())
+
+
+def samples_of_one_pseudoinput(models, images):
+    """A column for each seed: a pseudoinput, and below it samples that share it (Figure 6)."""
+    columns = [pictures.samples_of_one_pseudoinput(model) for model in models]
+    return list(np.stack(columns, axis=1))
+
+
+OF_IMAGES = {
+    function.__name__: function
+    for function in (
+        samples_with_pseudoinputs,
+        samples,
+        pseudoinputs,
+        partial_reconstructions,
+        samples_of_one_pseudoinput,
+    )
+}
+
+
+def save_images(path, draw, runs, images):
+    """Draws one row's part of a figure that shows images.
+
+    Args:
+        path: path of the PNG file to write.
+        draw: str, a key of `OF_IMAGES`.
+        runs: list of paths of run folders, one a seed.
+        images: uint8 array `[N, D, D, C]`, the test images.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    rows = OF_IMAGES[draw]([load_model(run) for run in runs], images)
+    write_atomically(path, lambda temporary: pictures.save(temporary, rows))
+
+
+# Plots, from a list of (row, run folders of all seeds, results of all seeds).
+
+
+def bound_by_size(figure, done):
+    """The bound against the size of the pseudoinput, a line for each type and prior (Figure 5)."""
+    names = sorted({row.data for row, _, _ in done})
+    for name, axes in zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True):
+        lines = {}
+        for row, _, results in done:
+            if row.data == name:
+                pseudoinput, prior, size = row.system.split(", ")
+                nats = [result["nats"] for result in results]
+                lines.setdefault(f"{pseudoinput}, {prior}", []).append((int(size), np.mean(nats), _deviation(nats)))
+        for label, points in lines.items():
+            sizes, means, deviations = zip(*sorted(points), strict=True)
+            axes.errorbar(sizes, means, deviations, label=label, marker="o", capsize=3)
+        axes.set(title=name, xlabel="size of u", ylabel="-log p(x), nats (iwae)", xticks=sizes)
+        axes.legend()
+
+
+def gradient_norms(figure, done):
+    """The norm of the gradient at each step, first seed (Figure 7)."""
+    axes = figure.subplots()
+    for row, runs, _ in done:
+        norms = [float(line["gradient_norm"]) for line in _read_csv(runs[0] / "gradient_norms.csv")]
+        axes.plot(range(1, len(norms) + 1), norms, label=row.system, linewidth=1)
+    axes.set(xlabel="step", ylabel="norm of the gradient, before clipping", yscale="log")
+    axes.legend()
+
+
+def losses(figure, done):
+    """The negative ELBO in training and validation after each epoch, first seed (Figure 8)."""
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, key, title in zip(panels, ("bits_per_dim", "val_bits_per_dim"), ("training", "validation"), strict=True):
+        for row, runs, _ in done:
+            values = [float(line[key]) for line in _read_csv(runs[0] / "metrics.csv")]
+            axes.plot(range(1, len(values) + 1), values, label=row.system, marker=".")
+        axes.set(title=title, xlabel="epoch", yscale="log")
+    panels[0].set_ylabel("negative ELBO, bits per dimension")
+    panels[0].legend()
+
+
+PLOTS = {function.__name__: function for function in (bound_by_size, gradient_norms, losses)}
+
+
+def save_plot(path, draw, done):
+    """Draws a figure that plots numbers.
+
+    Args:
+        path: path of the PNG file to write.
+        draw: str, a key of `PLOTS`.
+        done: list of (`Row`, paths of the run folders of all seeds, dicts of their results).
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    PLOTS[draw](figure, done)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
+
+
+def _read_csv(path: Path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _deviation(values):
+    return np.std(values, ddof=1) if len(values) > 1 else 0.0

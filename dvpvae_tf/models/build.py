@@ -1,0 +1,77 @@
+"""From the config to the model: the only place where both are known."""
+
+from dvpvae_tf.layers.pseudoinputs import DCTPseudoinput, DownsamplePseudoinput, LearnablePseudoinput
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.likelihoods import BernoulliLikelihood, DiscretizedLogisticMixtureLikelihood
+from dvpvae_tf.priors import DiffusionPrior, MixturePrior, StandardPrior, VampPrior
+
+PSEUDOINPUTS = {"dct": DCTPseudoinput, "downsample": DownsamplePseudoinput, "learnable": LearnablePseudoinput}
+
+
+def build_model(config, **kwargs):
+    """Makes the model that a config describes.
+
+    Args:
+        config: `dvpvae_tf.config.settings.ModelConfig`.
+        **kwargs: passed to `DVPVAE`, e.g. `seed` or `dtype`.
+
+    Returns:
+        A built `DVPVAE` with starting weights.
+    """
+    pseudoinput = _pseudoinput(config)
+    return DVPVAE(
+        image_shape=(config.image_size, config.image_size, config.image_channels),
+        scales=config.scales,
+        layers_per_scale=config.layers_per_scale,
+        likelihood=_likelihood(config),
+        pseudoinput=pseudoinput,
+        prior=None if pseudoinput is None else _prior(config, pseudoinput, kwargs.get("dtype")),
+        top_prior=VampPrior(config.vamp_components, config.vamp_from_data, name="top_prior")
+        if config.vamp_components
+        else None,
+        channels=config.channels,
+        hidden_channels=config.hidden_channels,
+        latent_channels=config.latent_channels,
+        encoder_blocks=config.encoder_blocks,
+        likelihood_input=config.likelihood_input,
+        binary_encoder_input=config.encoder_input == "binary",
+        input_mean=config.input_mean,
+        input_std=config.input_std,
+        **kwargs,
+    )
+
+
+def _likelihood(config):
+    if config.likelihood == "bernoulli":
+        return BernoulliLikelihood()
+    return DiscretizedLogisticMixtureLikelihood(config.mixtures)
+
+
+def _pseudoinput(config):
+    if config.pseudoinput == "none":
+        return None
+    return PSEUDOINPUTS[config.pseudoinput](
+        config.pseudoinput_size,
+        sigma_per_element=config.pseudoinput_sigma == "per_element",
+        initial_log_var=config.gamma_min if config.prior == "diffusion" else -6.0,
+        log_var_range=(config.pseudoinput_log_var_min, config.pseudoinput_log_var_max),
+        name="pseudoinput",
+    )
+
+
+def _prior(config, pseudoinput, dtype):
+    if config.prior == "mixture":
+        return MixturePrior(config.prior_components, name="prior")
+    if config.prior == "standard":
+        return StandardPrior(name="prior")
+    return DiffusionPrior(
+        config.prior_channels,
+        config.prior_blocks,
+        config.prior_dropout,
+        config.gamma_min,
+        config.gamma_max,
+        config.diffusion_steps,
+        clip=pseudoinput.bounded,
+        name="prior",
+        dtype=dtype,
+    )

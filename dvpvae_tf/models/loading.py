@@ -1,0 +1,63 @@
+"""Trained models from files."""
+
+import functools
+import zlib
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.models.dvpvae import DVPVAE
+
+
+def load_model(path, dtype=None):
+    """Loads a trained model.
+
+    Args:
+        path: folder of a training run, whose best model is taken, or a `.keras` file.
+        dtype: str or None, the dtype policy to compute in, such as "mixed_bfloat16"; None keeps the model's.
+
+    Returns:
+        `DVPVAE`.
+
+    Raises:
+        UserError: if there is no such model, or the file is damaged or holds something else.
+    """
+    file = Path(path) / "best.keras" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(f"there is no model {file}: give the folder of a training run, or a .keras file")
+    try:
+        model = keras.saving.load_model(file, compile=False)
+    except Exception as error:  # zipfile, h5py and Keras raise many types for a damaged or foreign file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} is damaged or holds no model of this library ({reason})") from error
+    if not isinstance(model, DVPVAE):
+        raise UserError(f"{file} holds a {type(model).__name__}, not a DVPVAE")
+    if not model.adapted:
+        raise UserError(f"{file} holds a model that was never trained: its pseudoinputs are not adapted")
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise UserError(f"{file} holds weights that are not finite: take the model of an earlier or another run")
+    return model if dtype is None else _with_dtype(model, dtype)
+
+
+def fingerprint(arrays):
+    """Gives a number that tells the weights of two models, or the images of two data sets, apart.
+
+    Args:
+        arrays: list of arrays.
+
+    Returns:
+        int.
+    """
+    return functools.reduce(lambda number, array: zlib.crc32(array, number), arrays, 0)
+
+
+def _with_dtype(model, dtype):
+    """The same model, computing in another dtype."""
+    config = model.get_config() | {"dtype": dtype}
+    if config["prior"] is not None:
+        config["prior"]["config"]["dtype"] = dtype
+    other = DVPVAE.from_config(config)
+    other.set_weights(model.get_weights())
+    return other

@@ -1,0 +1,185 @@
+"""One training run, from its config to the files it leaves in its folder."""
+
+import contextlib
+import itertools
+import math
+import zlib
+
+import keras
+import tensorflow as tf
+
+from dvpvae_tf import evaluation, pictures
+from dvpvae_tf.config.settings import TrainConfig, ema_momentum_for
+from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
+from dvpvae_tf.distribute import workers
+from dvpvae_tf.distribute.strategies import make_strategy
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.build import build_model
+from dvpvae_tf.models.loading import load_model
+from dvpvae_tf.optimizers import Adamax
+from dvpvae_tf.training.callbacks import (
+    LogGradientNorms,
+    SaveCheckpoint,
+    SaveModels,
+    StopWhenNotFinite,
+    TakeAverage,
+    TensorBoardPictures,
+    learning_rate_schedule,
+)
+from dvpvae_tf.training.run_folder import FREE_TO_CHANGE, MONITORED, RunFolder
+
+
+def make_model(config, steps_per_epoch):
+    """Builds and compiles the model of a run.
+
+    Args:
+        config: `TrainConfig`.
+        steps_per_epoch: int.
+
+    Returns:
+        `DVPVAE`, compiled, its optimizer built.
+    """
+    keras.utils.set_random_seed(config.seed)
+    dtype = "mixed_bfloat16" if config.mixed_precision else "float32"
+    with _rematerialization(config):
+        model = build_model(config.model, seed=config.seed, dtype=dtype)
+    optimizer = Adamax(
+        config.learning_rate,
+        epsilon=1e-8,
+        weight_decay=config.weight_decay,
+        global_clipnorm=config.gradient_clip_norm,
+        use_ema=True,
+        ema_momentum=ema_momentum_for(steps_per_epoch * config.epochs, config.ema_momentum),
+    )
+    model.compile(optimizer, jit_compile=config.jit_compile)
+    model.gradient_accumulation = config.gradient_accumulation
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+def _rematerialization(config):
+    """A scope: the residual blocks of both paths that are made in it keep their inputs alone for the backward pass."""
+    if not config.remat:
+        return contextlib.nullcontext()
+    blocks = itertools.product(config.model.scales, range(config.model.encoder_blocks))
+    names = [f"scale_{side}_block_{index}" for side, index in blocks]
+    return keras.RematScope("list_of_layers", layer_names=[*names, "prior", "posterior", "residual"])
+
+
+def train(config: TrainConfig, images, resume=False, verbose="auto", strategy=None):
+    """Trains a model, from where an earlier run of the same config stopped, and leaves all it gives in the run folder.
+
+    Of several machines the chief alone reads and writes that folder, and prints.
+
+    Args:
+        config: `TrainConfig` with a name.
+        images: uint8 arrays `[N, D, D, C]` of the training, validation and test split.
+        resume: bool, whether there must be a checkpoint to go on from.
+        verbose: "auto", 0, 1 or 2, as in `keras.Model.fit`.
+        strategy: what `make_strategy(config)` has given, or None to call it here.
+
+    Returns:
+        `dvpvae_tf.evaluation.bounds.Bound` of the best model on the test set; None on a machine that is not the chief.
+
+    Raises:
+        UserError: for every mistake that the user can put right.
+        WorkerLost: if another machine fails.
+    """
+    strategy = strategy or make_strategy(config)
+    folder = RunFolder(config)
+    devices, parts = strategy.num_replicas_in_sync, config.gradient_accumulation
+    if config.batch_size % (devices * parts):
+        raise UserError(
+            f"--batch-size {config.batch_size} has no {parts} equal parts on each of {devices} devices: change it, or "
+            "--gradient-accumulation."
+        )
+    chief = workers.is_chief(strategy)
+    if chief:
+        folder.prepare(resume)
+    with workers.loss_of_worker_told():
+        _fit(folder, images, strategy, chief, verbose if chief else 0)
+    return _report(folder, images[2]) if chief else None
+
+
+def _fit(folder, images, strategy, chief, verbose):
+    """Trains the epochs that are not done yet."""
+    config, (training, validation, _) = folder.config, images
+    steps_per_epoch = len(training) // config.batch_size
+
+    def shared_out(batches):
+        return strategy.distribute_datasets_from_function(
+            lambda context: share_of_worker(batches, config.batch_size, context)
+        )
+
+    with strategy.scope():
+        model = make_model(config, steps_per_epoch)
+    # Outside the scope: there Keras, as it reads weights, makes variables that all workers would have to make.
+    done = folder.restore(model) if chief else 0
+    if chief and done == 0:
+        model.adapt(training)
+    if config.strategy == "multiworker":
+        done = _begin_as_chief(strategy, model, done, _fingerprint(config, images))
+    if done == config.epochs:
+        return
+    model.fit(
+        shared_out(
+            training_batches(training, config.batch_size, config.seed, config.horizontal_flip, first_epoch=done)
+        ),
+        validation_data=shared_out(evaluation_batches(validation, config.batch_size)),
+        initial_epoch=done,
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        validation_steps=math.ceil(len(validation) / config.batch_size),
+        callbacks=_callbacks(folder, model, validation[:200], done, chief),
+        verbose=verbose,
+    )
+
+
+def _begin_as_chief(strategy, model, done, fingerprint):
+    """Gives all workers the chief's state of the model and its number of epochs, if they have the same to do."""
+    variables = [*model.weights, *model.optimizer.variables]
+    numbers, *values = workers.of_chief(strategy, [tf.constant([done, fingerprint], tf.int64), *variables])
+    done, expected = numbers.numpy()
+    if fingerprint != expected:
+        raise UserError("The settings or the images of this worker are not the chief's: give all workers the same.")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return int(done)
+
+
+def _fingerprint(config, images):
+    """A number that two workers have in common if they are to do the same."""
+    number = zlib.crc32(repr(config.model_dump(exclude=FREE_TO_CHANGE)).encode())
+    for split in images:
+        number = zlib.crc32(split, number)
+    return number
+
+
+def _callbacks(folder, model, images, done, chief):
+    """The callbacks of a run, in the order in which they must see the end of an epoch; the chief's write."""
+    config = folder.config
+    averaged = DVPVAE.from_config(model.get_config())
+    callbacks = [learning_rate_schedule(config), StopWhenNotFinite(folder), TakeAverage(averaged)]
+    if chief:
+        callbacks += [
+            SaveModels(folder, averaged, folder.best_so_far(done)),
+            TensorBoardPictures(folder, averaged, images, config.picture_every_epochs),
+            keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
+            keras.callbacks.CSVLogger(folder.metrics, append=True),
+            LogGradientNorms(folder),
+            SaveCheckpoint(folder),
+        ]
+    if not config.validate_raw_weights:
+        callbacks.insert(0, keras.callbacks.SwapEMAWeights())
+    if config.early_stopping_epochs:
+        callbacks.append(keras.callbacks.EarlyStopping(MONITORED, patience=config.early_stopping_epochs))
+    return callbacks
+
+
+def _report(folder, test):
+    """Evaluates the best model on the test set and draws its pictures."""
+    model = load_model(folder.best)
+    pictures.save(folder.path / "samples.png", pictures.samples(model))
+    pictures.save(folder.path / "reconstructions.png", pictures.reconstructions(model, test[:10]))
+    return evaluation.negative_elbo(model, evaluation_batches(test, folder.config.batch_size))

@@ -1,0 +1,180 @@
+"""The command that evaluates a model, as its user meets it."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from dvpvae_tf import command_inputs, evaluation
+from dvpvae_tf import evaluate as evaluate_command
+from dvpvae_tf.evaluate import main
+from dvpvae_tf.evaluation import feature_distances
+from dvpvae_tf.models.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def run_folder(leave_run):
+    return leave_run()
+
+
+@pytest.fixture(autouse=True)
+def data(monkeypatch, images):
+    """What the data sets hold: 8x8 blobs, of the splits different ones."""
+    asked = []
+
+    def read_images(**settings):
+        asked.append(settings)
+        side = 8 if settings["name"] != "tfds:larger" else 10
+        return tuple(images(num, side=side, seed=num) for num in (30, 20, 12))
+
+    monkeypatch.setattr(command_inputs, "read_images", read_images)
+    return asked
+
+
+def evaluate(folder, *options):
+    main(["--model", str(folder), *map(str, options)])
+
+
+def test_a_run_is_evaluated_on_its_own_test_data(run_folder, images, data, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    evaluate(run_folder, "--samples", 3, "--steps", 2, "--seed", 4, "--output", output)
+    assert data[0]["name"] == "folder:blobs"
+    results = json.loads(output.read_text())
+    model = load_model(run_folder)
+    test = images(12, seed=12)
+    expected = evaluation.iwae(model, test, 3, steps=2, seed=4, verbose=0)
+    assert results["nats"]["mean"] == pytest.approx(expected.estimates.mean(), rel=1e-4)
+    settings = {"estimator": "iwae, K = 3, T = 2", "is_bound": True, "images": 12, "seed": 4, "samples": 3, "steps": 2}
+    settings |= {"dataset": "folder:blobs", "split": "test", "model": str(run_folder), "mixed_precision": False}
+    assert settings.items() <= results.items()
+    statistics = evaluation.layer_statistics(model, test, seed=4)
+    assert results["active_units"] == statistics.all_active_units
+    assert list(results["active_units_per_layer"].values()) == list(statistics.active_units)
+
+    printed = capsys.readouterr().out
+    for text in (
+        "iwae, K = 3, T = 2",
+        "negative ELBO, T = 2",
+        "negative ELBO, continuous time",
+        "diffusion",
+        "z_2",
+        "z_1",
+    ):
+        assert text in printed
+    assert f"{results['nats']['mean']:.2f} +- {results['nats']['standard_error']:.2f}" in printed
+    assert f"{results['bits_per_dim']['mean']:.4f}" in printed
+    assert "not a bound" not in printed
+
+
+def test_the_published_estimate_is_labelled_wherever_it_shows(run_folder, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    evaluate(run_folder, "--samples", 2, "--estimator", "published", "--output", output, "--limit", 5)
+    results, printed = json.loads(output.read_text()), capsys.readouterr().out
+    assert results["is_bound"] is False and results["images"] == 5
+    assert results["estimator"] == "published, K = 2, T = 3 (not a bound)"
+    assert "published, K = 2, T = 3 (not a bound)" in printed and "is not a bound" in printed
+
+
+def test_options_choose_the_data(run_folder, data, tmp_path):
+    output = tmp_path / "results.json"
+    options = ["--estimator", "elbo", "--split", "validation", "--data-dir", "here", "--batch-size", 7]
+    evaluate(run_folder / "best.keras", *options, "--dataset", "tfds:blobs", "--output", output)
+    assert data[0] == {"name": "tfds:blobs", "data_dir": "here", "image_size": None, "omniglot_mat": None}
+    results = json.loads(output.read_text())
+    assert (results["images"], results["samples"], results["estimator"]) == (20, 1, "elbo, K = 1, T = 3")
+
+
+def test_bfloat16_gives_nearly_the_same(run_folder, tmp_path):
+    means = []
+    for name, options in (("exact", []), ("rounded", ["--mixed-precision"])):
+        evaluate(run_folder, "--samples", 2, "--output", tmp_path / f"{name}.json", *options)
+        means.append(json.loads((tmp_path / f"{name}.json").read_text())["nats"]["mean"])
+    assert means[0] != means[1] and means[1] == pytest.approx(means[0], rel=0.02)
+
+
+@pytest.mark.slow
+def test_distances_of_features_are_those_of_the_library(run_folder, images, monkeypatch, tmp_path, capsys):
+    trained, labels = [], tuple(np.arange(num) % 3 for num in (30, 20, 12))
+    monkeypatch.setattr(evaluate_command, "read_labels", lambda *_: labels)
+    monkeypatch.setattr(evaluate_command, "read_images", command_inputs.read_images)
+    train = functools.partial(feature_distances.train_classifier, steps=20, verbose=0)
+    monkeypatch.setattr(feature_distances, "train_classifier", lambda *inputs: trained.append(0) or train(*inputs))
+    output, file = tmp_path / "results.json", tmp_path / "classifier.keras"
+    options = ["--fid", "classifier", "--classifier", file, "--fid-images", 10, "--samples", 1, "--output", output]
+    results = []
+    for _ in range(2):  # the second time with the classifier of the first
+        evaluate(run_folder, *options)
+        results.append(json.loads(output.read_text())["feature_distances"])
+    assert results[0] == results[1] and len(trained) == 1
+    printed = capsys.readouterr().out
+    assert "Frechet distance" in printed and "comparable for the same classifier only" in printed
+    assert "of the test images rightly" in printed
+
+    classifier = feature_distances.load_classifier(file, (8, 8, 1))
+    generated = load_model(run_folder).sample(10, seed=0)
+    features = [
+        feature_distances.classifier_features(classifier, each) for each in (images(12, seed=12)[:10], generated)
+    ]
+    expected = feature_distances.feature_distances(*features)
+    assert results[0]["frechet"] == pytest.approx(expected.frechet, rel=1e-3)
+    assert (results[0]["num_real"], results[0]["num_generated"]) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--samples", "0"], "argument --samples: 0 is not a whole number from 1 on"),
+        (["--estimater", "elbo"], "unknown option --estimater (did you mean --estimator?)"),
+        (["--estimator", "best"], "argument --estimator: invalid choice: 'best'"),
+        (["--seed", "-1"], "argument --seed: -1 is not a whole number from 0 to 2147483647"),
+        (["--output", "results.txt"], "the output is results.txt: give it a name that ends in .json"),
+        (["--output", "nowhere/results.json"], "there is no folder nowhere for the output: make it first"),
+        (["--fid", "--inception-weights", "none.h5"], "there is no file none.h5: give --inception-weights the file"),
+        (["--fid", "--fid-images", "3"], "--fid-images is 3: give 4 or more"),
+        (["--inception-weights", "none.h5"], "--inception-weights is for --fid inception"),
+        (["--fid", "--classifier", "c.keras"], "--classifier is for --fid classifier"),
+        (["--fid", "classifier"], "folder:blobs has no labels: pictures in a folder have none"),
+        (
+            ["--fid", "classifier", "--classifier", "none.h5"],
+            "the output is none.h5: give it a name that ends in .keras",
+        ),
+        (["--model", "none"], "there is no model none: give the folder of a training run, or a .keras file"),
+        (["--model", "{tmp}/cut.keras"], "cut.keras is damaged or holds no model of this library"),
+        (["--model", "{tmp}/dense.keras"], "dense.keras holds a Sequential, not a DVPVAE"),
+        (["--model", "{tmp}/new.keras"], "new.keras holds a model that was never trained"),
+        (["--model", "{tmp}/alone.keras"], "alone.keras is no run folder, so it names no data: give --dataset"),
+        (["--dataset", "tfds:larger"], "tfds:larger has images of 10 x 10 x 1 but the model is for 8 x 8 x 1"),
+        (["--model", "{tmp}/ladder.keras", "--steps", "5"], "this model has no diffusion prior: leave out --steps"),
+        (["--model", "{tmp}/broken.keras", "--dataset", "mnist"], "broken.keras holds weights that are not finite"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_told_in_one_line(run_folder, models, options, message, capsys, monkeypatch):
+    monkeypatch.chdir(models)
+    with pytest.raises(SystemExit) as stop:
+        evaluate(run_folder, *(option.format(tmp=models) for option in options))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert not list(models.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, run_folder, tiny, images):
+    """A folder of files that are no good, or good alone."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("models")
+    whole = (run_folder / "best.keras").read_bytes()
+    (folder / "cut.keras").write_bytes(whole[:1000])
+    (folder / "alone.keras").write_bytes(whole)
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(folder / "dense.keras")
+    tiny().save(folder / "new.keras")
+    tiny(pseudoinput="none").save(folder / "ladder.keras")
+    broken = tiny()
+    broken.adapt(images())
+    kernel = broken.bottom_up.conv_in.kernel
+    kernel.assign(np.full(kernel.shape, np.nan))
+    broken.save(folder / "broken.keras")
+    return folder

@@ -1,0 +1,359 @@
+"""Distances between features against SciPy, closed forms and double loops; features of both networks."""
+
+import functools
+import http.server
+import threading
+
+import keras
+import numpy as np
+import pytest
+import requests
+import scipy.linalg
+import scipy.special
+from PIL import Image
+
+from dvpvae_tf.data.labels import read_labels
+from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.evaluation import feature_distances
+from dvpvae_tf.evaluation.feature_distances import (
+    classifier_accuracy,
+    classifier_features,
+    frechet_distance,
+    inception_features,
+    kernel_distance,
+    load_classifier,
+    load_inception,
+    train_classifier,
+)
+
+
+def correlated(count, width, seed=0, shift=0.0):
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, width)) @ random.normal(size=(width, width)) + shift
+
+
+def standardised(count, width, seed=0):
+    """Features whose mean is 0 and whose covariance is the identity, to rounding."""
+    features = np.random.default_rng(seed).normal(size=(count, width))
+    features -= features.mean(axis=0)
+    return features @ np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(features, rowvar=False)))).T
+
+
+class TestFrechetDistance:
+    def test_is_the_formula_with_the_matrix_square_root_of_scipy(self):
+        features, others = correlated(200, 12), correlated(90, 12, seed=1, shift=0.5)
+        covariance, other = np.cov(features, rowvar=False), np.cov(others, rowvar=False)
+        expected = np.sum((features.mean(axis=0) - others.mean(axis=0)) ** 2) + np.trace(
+            covariance + other - 2 * scipy.linalg.sqrtm(covariance @ other).real
+        )
+        np.testing.assert_allclose(frechet_distance(features, others), expected, rtol=1e-9)
+
+    def test_of_independent_features_is_that_of_their_means_and_deviations(self):
+        mean, deviation = np.linspace(-1, 2, 6), np.linspace(0.5, 3, 6)
+        distance = frechet_distance(standardised(50, 6), standardised(70, 6, seed=1) * deviation + mean)
+        np.testing.assert_allclose(distance, np.sum(mean**2 + (deviation - 1) ** 2), rtol=1e-9)
+
+    def test_of_one_feature(self):
+        distance = frechet_distance(2 + standardised(9, 1), 5 * standardised(7, 1, seed=1))
+        np.testing.assert_allclose(distance, 2**2 + (5 - 1) ** 2, rtol=1e-9)
+
+    def test_of_a_shift_is_its_square_and_of_the_same_set_zero(self):
+        features = correlated(200, 12)
+        np.testing.assert_allclose(frechet_distance(features, features + 0.1), 12 * 0.1**2, rtol=1e-6)
+        assert 0 <= frechet_distance(features, features[::-1]) < 1e-6
+
+    def test_of_fewer_images_than_features_is_that_of_the_singular_values(self):
+        # With deviations X and Y, the trace of (C_1 C_2)^(1/2) is the sum of the singular values of X Y'.
+        features, others = correlated(8, 40), correlated(11, 40, seed=1)
+        deviations, others_deviations = (
+            (each - each.mean(axis=0)) / np.sqrt(len(each) - 1) for each in (features, others)
+        )
+        expected = np.sum((features.mean(axis=0) - others.mean(axis=0)) ** 2)
+        expected += np.sum(deviations**2) + np.sum(others_deviations**2)
+        expected -= 2 * np.linalg.svd(deviations @ others_deviations.T, compute_uv=False).sum()
+        np.testing.assert_allclose(frechet_distance(features, others), expected, rtol=1e-6)
+        assert 0 <= frechet_distance(features, features) < 1e-4
+
+    def test_of_features_that_never_vary_together(self):
+        one, other = np.zeros((3, 5)), np.zeros((4, 5))
+        one[:, 0], other[:, 1] = [-1, 0, 1], [-2, 2, -2, 2]  # variances 1 and 16/3
+        np.testing.assert_allclose(frechet_distance(one, other), 1 + 16 / 3, rtol=1e-6)
+        assert frechet_distance(0 * one, 0 * other) == 0
+
+    def test_is_symmetric(self):
+        features, others = correlated(30, 12), correlated(9, 12, seed=1, shift=1)
+        np.testing.assert_allclose(frechet_distance(features, others), frechet_distance(others, features), rtol=1e-6)
+
+
+class TestKernelDistance:
+    def test_is_on_average_the_unbiased_estimate_by_double_loops(self):
+        features, others = correlated(8, 3), correlated(9, 3, seed=1, shift=0.3)
+
+        def kernel(x, y):
+            return (sum(a * b for a, b in zip(x, y, strict=True)) / 3 + 1) ** 3
+
+        within = [
+            np.mean([kernel(x, y) for i, x in enumerate(each) for j, y in enumerate(each) if i != j])
+            for each in (features, others)
+        ]
+        expected = sum(within) - 2 * np.mean([kernel(x, y) for x in features for y in others])
+        # At half of 8 images the standard error is the standard deviation over the subsets.
+        mean, standard_deviation = kernel_distance(features, others, num_subsets=20_000)
+        assert abs(mean - expected) < 4 * standard_deviation / np.sqrt(20_000)
+        assert abs(expected) > 8 * standard_deviation / np.sqrt(20_000)  # so that the test can fail
+
+    def test_of_two_points_is_exact(self):
+        mean, standard_error = kernel_distance(np.tile([1.0, 2.0], (10, 1)), np.tile([3.0, -1.0], (12, 1)))
+        np.testing.assert_allclose(mean, (5 / 2 + 1) ** 3 + (10 / 2 + 1) ** 3 - 2 * (1 / 2 + 1) ** 3)
+        assert standard_error < 1e-9
+
+    def test_of_equal_distributions_is_zero_within_its_error_and_of_a_shift_is_not(self):
+        random = np.random.default_rng(0)
+        equal = [kernel_distance(*random.normal(size=(2, 60, 5)), num_subsets=20).mean for _ in range(200)]
+        assert abs(np.mean(equal)) < 4 * np.std(equal) / np.sqrt(200)
+        mean, standard_error = kernel_distance(random.normal(size=(600, 5)), random.normal(size=(600, 5)) + 1)
+        assert mean > 10 * standard_error > 0
+
+    @pytest.mark.parametrize(("subset_size", "num_subsets"), [(1000, 100), (30, 50)])
+    def test_the_standard_error_is_that_over_new_images(self, subset_size, num_subsets):
+        random = np.random.default_rng(1)
+        distances = [
+            kernel_distance(random.normal(size=(120, 4)), random.normal(size=(120, 4)) + 1, subset_size, num_subsets)
+            for _ in range(200)
+        ]
+        means, errors = np.transpose(distances)
+        assert 0.8 < np.sqrt(np.mean(errors**2)) / np.std(means) < 1.25
+
+    def test_the_seed_fixes_the_subsets(self):
+        features, others = correlated(50, 4), correlated(60, 4, seed=1)
+        assert kernel_distance(features, others, seed=3) == kernel_distance(features, others, seed=3)
+        assert kernel_distance(features, others, seed=3) != kernel_distance(features, others, seed=4)
+
+
+def test_both_distances_with_the_numbers_they_are_of():
+    features, others = correlated(50, 4), correlated(60, 4, seed=1)
+    both = feature_distances.feature_distances(features, others, seed=2)
+    assert both.frechet == frechet_distance(features, others)
+    assert (both.kernel, both.kernel_standard_error) == kernel_distance(features, others, seed=2)
+    assert (both.num_real, both.num_generated, both.num_features) == (50, 60, 4)
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+def test_too_few_images_and_features_that_are_not_finite_are_told(distance):
+    features = correlated(10, 3)
+    for others, message in [
+        (features[:1], "needs [24] images of each kind or more: there are 1"),
+        (np.where(features > 0, features, np.nan), "not finite: has the model diverged"),
+        (np.where(features > 0, features, np.inf), "not finite: has the model diverged"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            distance(features, others)
+    for others in (features[:, :2], features[0]):
+        with pytest.raises(ValueError, match=r"must be \[N, F\] and \[M, F\]"):
+            distance(features, others)
+
+
+@pytest.fixture(scope="module")
+def inception():
+    """InceptionV3 with weights at random."""
+    keras.utils.set_random_seed(0)
+    return keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")
+
+
+@pytest.fixture(scope="module")
+def weights(inception, tmp_path_factory):
+    path = tmp_path_factory.mktemp("inception") / "inception.weights.h5"
+    inception.save_weights(path)
+    return path
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*arguments, **options):
+        raise requests.ConnectionError("no network")
+
+    monkeypatch.setattr(requests, "head", refuse)
+
+
+def assert_same_weights(one, other):
+    for mine, others in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, others)
+
+
+class TestInception:
+    def test_features_are_those_of_its_own_preprocessing_and_a_bilinear_resize(self, inception, images):
+        colours = images(num=5, channels=3)
+        channels = [
+            [Image.fromarray(image[..., k].astype("float32")).resize((299, 299), Image.BILINEAR) for k in range(3)]
+            for image in colours
+        ]
+        resized = np.stack([np.stack([np.asarray(channel) for channel in image], axis=-1) for image in channels])
+        expected = inception.predict(resized / 127.5 - 1, verbose=0)
+        features = inception_features(inception, colours, batch_size=2, verbose=0)
+        assert features.shape == (5, 2048) and features.dtype == np.float32
+        np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
+        assert np.abs(expected[0] - expected[1]).max() > 0.01 * np.abs(expected).max()
+        floats = inception_features(inception, (colours / 255).astype("float32"), verbose=0)
+        np.testing.assert_allclose(floats, features, atol=1e-4 * np.abs(features).max())
+
+    def test_a_grey_image_is_one_of_three_equal_channels(self, inception, images):
+        grey = images(num=2)
+        features = inception_features(inception, grey, verbose=0)
+        coloured = inception_features(inception, np.repeat(grey, 3, axis=-1), verbose=0)
+        np.testing.assert_allclose(features, coloured, atol=1e-5 * np.abs(features).max())
+
+    @pytest.mark.parametrize("name", ["other.weights.h5", "other.h5"])
+    def test_weights_are_read_from_a_file(self, inception, tmp_path, name):
+        (inception.save_weights if "weights" in name else inception.save)(tmp_path / name)
+        assert_same_weights(load_inception(tmp_path / name), inception)
+
+    def test_a_file_in_the_cache_needs_no_network(self, inception, tmp_path, monkeypatch, no_network):
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+        (tmp_path / "models").mkdir()
+        inception.save(tmp_path / "models" / feature_distances.INCEPTION_FILE)
+        assert_same_weights(load_inception(), inception)
+
+    def test_weights_are_downloaded_into_the_cache(self, inception, tmp_path, monkeypatch):
+        for folder in ("web", "cache"):
+            (tmp_path / folder).mkdir()
+        inception.save(tmp_path / "web" / "inception.h5")
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "cache"))
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "web")
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}"
+            monkeypatch.setattr(feature_distances, "INCEPTION_URL", f"{address}/missing.h5")
+            with pytest.raises(UserError, match="cannot fetch InceptionV3 .*404.*give it with --inception-weights"):
+                load_inception()
+            monkeypatch.setattr(feature_distances, "INCEPTION_URL", f"{address}/inception.h5")
+            assert_same_weights(load_inception(), inception)
+            server.shutdown()
+        assert (tmp_path / "cache" / "models" / feature_distances.INCEPTION_FILE).is_file()
+
+    def test_no_file_and_no_network_is_one_line(self, tmp_path, monkeypatch, no_network, capfd):
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+        with pytest.raises(UserError, match="no network to fetch it: .*_notop.h5 .* --inception-weights FILE") as error:
+            load_inception()
+        assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+        assert "".join(capfd.readouterr()) == ""
+
+    @pytest.mark.parametrize("spoil", ["text", "cut", "suffix", "another network"])
+    def test_a_wrong_file_is_told_in_one_line(self, weights, tmp_path, recwarn, spoil):
+        path = tmp_path / "wrong.weights.h5"
+        if spoil == "text":
+            path.write_text("<html>not found</html>")
+        elif spoil == "cut":
+            path.write_bytes(weights.read_bytes()[:1_000_000])
+        elif spoil == "suffix":
+            path = tmp_path / "weights.pth"
+            path.write_bytes(weights.read_bytes())
+        else:
+            keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save_weights(path)
+        with pytest.raises(UserError, match=f"{path.name} is damaged or not .*_notop.h5: fetch that") as error:
+            load_inception(path)
+        assert "\n" not in str(error.value)
+        assert not [warning for warning in recwarn if "Skipping" in str(warning.message)]
+
+    def test_a_missing_file_is_told(self, tmp_path):
+        with pytest.raises(
+            UserError, match="there is no file .*missing.h5: give --inception-weights the file https://"
+        ):
+            load_inception(tmp_path / "missing.h5")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return [images[:1000] for images in read_images("mnist5k")], [labels[:1000] for labels in read_labels("mnist5k")]
+
+
+@pytest.fixture(scope="module")
+def classifier(digits):
+    return train_classifier(digits[0][0], digits[1][0], steps=100, verbose=0)
+
+
+class TestClassifier:
+    def test_learns_the_labels_and_its_accuracy_is_told(self, classifier, digits):
+        images, labels = digits[0][2], digits[1][2]
+        accuracy = classifier_accuracy(classifier, images, labels, batch_size=300)
+        assert accuracy > 0.85
+        predicted = classifier.predict(images / np.float32(255), verbose=0).argmax(axis=1)
+        assert accuracy == np.mean(predicted == labels)
+
+    def test_features_are_what_its_last_layer_sees(self, classifier, digits):
+        images = digits[0][2]
+        features = classifier_features(classifier, images, batch_size=300, verbose=0)
+        assert features.shape == (500, 64) and features.dtype == np.float32
+        logits = np.maximum(features, 0) @ classifier.layers[-1].kernel + classifier.layers[-1].bias
+        expected = classifier.predict(images / np.float32(255), verbose=0)
+        np.testing.assert_allclose(scipy.special.softmax(logits, axis=1), expected, atol=1e-4)
+        floats = classifier_features(classifier, (images / 255).astype("float32"), verbose=0)
+        np.testing.assert_allclose(floats, features, atol=1e-4)
+
+    def test_features_have_a_scale(self, classifier, digits):
+        features = classifier_features(classifier, digits[0][0], verbose=0)
+        assert np.abs(features.mean(axis=0)).mean() < 0.3
+        assert 0.5 < features.std(axis=0).mean() < 1.5
+
+    def test_the_seed_fixes_it_whatever_was_drawn_before(self, digits):
+        def features(seed):
+            classifier = train_classifier(digits[0][0], digits[1][0], seed=seed, steps=10, verbose=0)
+            return classifier_features(classifier, digits[0][1], verbose=0)
+
+        keras.utils.set_random_seed(0)
+        first = features(5)
+        keras.utils.set_random_seed(1)
+        np.testing.assert_allclose(features(5), first, atol=1e-3)
+        assert np.abs(features(6) - first).max() > 0.1
+
+    def test_both_distances_order_real_noisy_and_blank_images(self, classifier, digits):
+        _, validation, test = digits[0]
+        noise = np.random.default_rng(0).normal(scale=0.3, size=test.shape)
+        sets = [validation, np.clip(test / 255 + noise, 0, 1), np.zeros_like(test)]
+        real = classifier_features(classifier, test, verbose=0)
+        distances = [
+            feature_distances.feature_distances(real, classifier_features(classifier, each, verbose=0)) for each in sets
+        ]
+        for mine, worse in zip(distances, distances[1:], strict=False):
+            assert 2 * mine.frechet < worse.frechet
+            assert mine.kernel + 4 * mine.kernel_standard_error < worse.kernel
+
+    def test_a_saved_one_gives_the_same_features(self, classifier, digits, tmp_path):
+        classifier.save(tmp_path / "classifier.keras")
+        loaded = load_classifier(tmp_path / "classifier.keras", (28, 28, 1))
+        one, other = (classifier_features(each, digits[0][1], verbose=0) for each in (classifier, loaded))
+        np.testing.assert_array_equal(one, other)
+
+    def test_a_file_that_does_not_fit_is_told_in_one_line(self, classifier, tmp_path):
+        classifier.save(tmp_path / "good.keras")
+        (tmp_path / "cut.keras").write_bytes((tmp_path / "good.keras").read_bytes()[:5000])
+        (tmp_path / "text.keras").write_text("not a model")
+        keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten()]).save(tmp_path / "other.keras")
+        for name, shape, message in [
+            ("missing", (28, 28, 1), "there is no file .*missing.keras"),
+            ("cut", (28, 28, 1), "cut.keras is damaged or no classifier"),
+            ("text", (28, 28, 1), "text.keras is damaged or no classifier"),
+            ("other", (28, 28, 1), "other.keras is damaged or no classifier"),
+            ("good", (32, 32, 3), r"is for images \[28, 28, 1\], not \[32, 32, 3\]"),
+        ]:
+            with pytest.raises(UserError, match=message) as error:
+                load_classifier(tmp_path / f"{name}.keras", shape)
+            assert "\n" not in str(error.value)
+
+
+def test_images_and_labels_must_be_what_they_are_said_to_be(classifier, inception, digits):
+    images, labels = digits[0][1], digits[1][1]
+    for wrong, message in [
+        (images[..., 0], r"must be \[N, H, W, 1 or 3\]"),
+        (np.repeat(images, 2, axis=-1), r"must be \[N, H, W, 1 or 3\]"),
+        (images.astype("float32"), r"must be uint8 or in \[0, 1\]"),
+        (np.full((2, 28, 28, 1), np.nan), "images are not finite: has the model diverged"),
+    ]:
+        for use in (classifier_features, inception_features):
+            with pytest.raises(ValueError, match=message):
+                use(classifier if use is classifier_features else inception, wrong)
+        with pytest.raises(ValueError, match=message):
+            train_classifier(wrong, labels[: len(wrong)])
+    for wrong in (labels[:-1], labels - 1, labels[:, None]):
+        with pytest.raises(ValueError, match=r"must be \[500\] and at least 0"):
+            train_classifier(images, wrong)

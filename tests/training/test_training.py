@@ -1,0 +1,323 @@
+"""Training runs, as the command makes them: what they leave behind, how they resume, how they fail."""
+
+import csv
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dvpvae_tf import evaluation, training
+from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.data.pipelines import evaluation_batches
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.layers import ResBlock
+from dvpvae_tf.train import main
+from dvpvae_tf.training import callbacks, loop
+
+
+@pytest.fixture
+def make_config(tmp_path, tiny_settings):
+    def make(**changes):
+        settings = {
+            "epochs": 3,
+            "batch_size": 8,
+            "warmup_epochs": 1,
+            "output": str(tmp_path),
+            "name": "run",
+            "model": tiny_settings,
+        }
+        return load_config("mnist5k", settings | changes)
+
+    return make
+
+
+@pytest.fixture
+def splits(images):
+    blobs = images(60)
+    return blobs[:33], blobs[33:47], blobs[47:]
+
+
+def read_metrics(folder):
+    return read_csv(Path(folder) / "metrics.csv")
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_after_epoch(epoch, monkeypatch):
+    """Lets a run die at the first step after so many epochs, as a kill would; undone by monkeypatch.undo()."""
+    finished = []
+    monkeypatch.setattr(callbacks.StopWhenNotFinite, "on_epoch_end", lambda self, *_: finished.append(0), raising=False)
+
+    def die(self, batch, logs=None):
+        if len(finished) == epoch:
+            raise Killed
+
+    monkeypatch.setattr(callbacks.StopWhenNotFinite, "on_train_batch_end", die)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, tmp_path, monkeypatch, capsys):
+    whole = make_config(name="whole")
+    bound = training.train(whole, splits, verbose=0)
+    folder = tmp_path / "whole"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.yaml", "metrics.csv", "gradient_norms.csv", "tensorboard", "checkpoints", "best.keras", "last.keras",
+        "samples.png", "reconstructions.png",
+    }  # fmt: skip
+    assert load_config(folder / "config.yaml") == whole
+    rows = read_metrics(folder)
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+    assert float(rows[0]["learning_rate"]) == pytest.approx(0.01)
+    norms = read_csv(folder / "gradient_norms.csv")
+    assert [(int(row["epoch"]), int(row["step"])) for row in norms] == [(e, s) for e in range(3) for s in range(4)]
+    for epoch, row in enumerate(rows):
+        of_epoch = [float(norm["gradient_norm"]) for norm in norms[4 * epoch : 4 * epoch + 4]]
+        assert np.mean(of_epoch) == pytest.approx(float(row["gradient_norm"]), rel=1e-5) and np.std(of_epoch) > 0
+
+    # The saved model holds the averaged weights: those whose validation the metrics report.
+    model = keras.saving.load_model(folder / "last.keras")
+    result = evaluation.negative_elbo(model, evaluation_batches(splits[1], 8), verbose=0)
+    assert result.negative_elbo == pytest.approx(float(rows[-1]["val_negative_elbo"]), rel=1e-5)
+    best = keras.saving.load_model(folder / "best.keras")
+    again = evaluation.negative_elbo(best, evaluation_batches(splits[1], 5), verbose=0)
+    assert again.negative_elbo == pytest.approx(min(float(row["val_negative_elbo"]) for row in rows), rel=1e-5)
+    assert bound.num_images == len(splits[2])
+    assert bound.negative_elbo == pytest.approx(bound.reconstruction + bound.kl_z + bound.kl_u, rel=1e-5)
+
+    # TensorBoard.
+    tags = EventAccumulator(str(folder / "tensorboard" / "pictures")).Reload().Tags()
+    assert {"kl_z/z_2", "kl_z/z_1", "active_units/z_1", "active_units/all"} <= set(tags["tensors"])
+    assert {"samples", "reconstructions"} <= set(tags["tensors"])
+
+    # The same run, killed in its second epoch and started again.
+    killed = make_config(name="killed")
+    kill_after_epoch(1, monkeypatch)
+    with pytest.raises(Killed):
+        training.train(killed, splits, verbose=0)
+    monkeypatch.undo()
+    assert len(read_metrics(tmp_path / "killed")) == 1
+    # A row whose checkpoint was never written must not stay.
+    with open(tmp_path / "killed" / "metrics.csv", "a") as file:
+        file.write("1" + ",0.5" * (len(rows[0]) - 1) + "\n")
+    with open(tmp_path / "killed" / "gradient_norms.csv", "a") as file:
+        file.write("1,0,0.5\n")
+    # Nor must a checkpoint that was being written count.
+    (tmp_path / "killed" / "checkpoints" / ".writing-2.weights.h5").write_bytes(b"half")
+    resumed = training.train(killed, splits, resume=True, verbose=0)
+    assert read_metrics(tmp_path / "killed") == rows
+    assert read_csv(tmp_path / "killed" / "gradient_norms.csv") == norms
+    assert resumed == bound
+    for name in ("last.keras", "best.keras"):
+        pairs = (keras.saving.load_model(tmp_path / run / name).get_weights() for run in ("whole", "killed"))
+        for one, two in zip(*pairs, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+    # Run once more, a finished run reports again and trains no further.
+    before = (folder / "checkpoints" / "3.weights.h5").stat().st_mtime_ns
+    assert training.train(whole, splits, verbose=0) == bound
+    assert (folder / "checkpoints" / "3.weights.h5").stat().st_mtime_ns == before
+
+    # A damaged checkpoint is told and left out; when all are damaged, that is told.
+    (folder / "checkpoints" / "3.weights.h5").write_bytes(b"not a checkpoint")
+    assert training.RunFolder(whole).restore(training.make_model(whole, 4)) == 2
+    assert "3.weights.h5 is damaged" in capsys.readouterr().out
+    (folder / "checkpoints" / "2.weights.h5").write_bytes(b"")
+    with pytest.raises(UserError, match="No checkpoint in .* can be read"):
+        training.RunFolder(whole).restore(training.make_model(whole, 4))
+
+    # Other settings do not mix with the run that is there.
+    with pytest.raises(UserError, match=r"other settings \(batch_size differ\)"):
+        training.train(make_config(name="whole", batch_size=4), splits, verbose=0)
+
+
+def test_twenty_steps_in_a_row_that_are_not_finite_end_the_run(make_config, splits, tmp_path):
+    config = make_config(epochs=40, learning_rate=1e25, end_learning_rate=0, picture_every_epochs=100)
+    with pytest.raises(UserError, match="not finite in 20 steps in a row"):
+        training.train(config, splits, verbose=0)
+    assert not (tmp_path / "run" / "samples.png").exists()
+
+
+def test_nothing_to_resume_and_folders_that_cannot_be_written(make_config, splits, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint in .* to resume"):
+        training.train(make_config(), splits, resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write to .*another --output"):
+        training.train(make_config(output=str(tmp_path / "file")), splits)
+
+
+def test_dry_run_prints_settings_parameters_and_steps_and_writes_nothing(capsys, tmp_path):
+    options = ["--config", "mnist", "--dataset", "mnist5k", "--epochs", "3", "--batch-size", "100"]
+    main(["--dry-run", "--output", str(tmp_path / "runs"), *options])
+    printed = capsys.readouterr().out
+    assert "dataset: mnist5k" in printed and "encoder_blocks: 3" in printed
+    assert "Trainable parameters: 646,371" in printed
+    assert "3 epochs of 40 steps of 100 images, 120 in all" in printed
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mistakes_are_told_in_one_line_with_exit_code_2(capsys):
+    for arguments in (["--epochs", "many"], ["--dataset", "mnits"], ["--nonsense"], ["--config", "none.yaml"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_a_folder_of_pictures_in_bfloat16(images, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    for index, image in enumerate(images(60, channels=3)):
+        keras.utils.save_img(tmp_path / "pictures" / f"{index}.png", image, scale=False)
+    small = "--model.scales 4,2 --model.layers-per-scale 1,1 --model.channels 8 --model.hidden-channels 8"
+    small += " --model.pseudoinput-size 3"
+    main(
+        ["--dataset", f"folder:{tmp_path / 'pictures'}", "--image-size", "8", "--mixed-precision", "--name", "own"]
+        + ["--epochs", "1", "--batch-size", "8", "--output", str(tmp_path), *small.split()]
+    )
+    assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
+    model = keras.saving.load_model(tmp_path / "own" / "best.keras")
+    assert model.dtype_policy.name == "mixed_bfloat16" and model.image_shape == (8, 8, 3)
+    assert (tmp_path / "own" / "samples.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["omniglot", "cifar10", "tfds:cifar10"])
+def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
+    """A narrow model, one pass: the bound must come out far below that of the starting weights."""
+    narrow = "--model.channels 8 --model.hidden-channels 8 --model.encoder-blocks 1 --model.layers-per-scale"
+    narrow += " 1,1" if dataset == "omniglot" else " 1,1,1,1"
+    place = f"--data-dir {shared}/data/tfds --omniglot-mat {shared}/data/omniglot_subset/chardata.mat"
+    main(f"--dataset {dataset} --epochs 1 --batch-size 50 --name run --output {tmp_path} {place} {narrow}".split())
+    assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
+    bits_per_dim = float(read_metrics(tmp_path / "run")[0]["val_bits_per_dim"])
+    assert 0.1 < bits_per_dim < (1.0 if dataset == "omniglot" else 8.0)
+
+
+@pytest.fixture
+def steps_alone(monkeypatch):
+    """Runs train and validate, and neither draw nor test."""
+    monkeypatch.setattr(callbacks.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "_report", lambda *_: None)
+
+
+@pytest.mark.slow
+def test_xla_trains_as_the_graph_does(make_config, splits, tmp_path, steps_alone):
+    for compiled in (False, True):
+        training.train(make_config(name=str(compiled), jit_compile=compiled, epochs=1), splits, verbose=0)
+    graph, xla = (read_metrics(tmp_path / name)[0] for name in ("False", "True"))
+    assert float(xla["negative_elbo"]) == pytest.approx(float(graph["negative_elbo"]), rel=0.1)
+    assert float(xla["skipped_steps"]) == 0
+
+
+@pytest.mark.slow
+def test_what_saves_memory_changes_no_step(make_config, splits, tmp_path, steps_alone):
+    """A clip that acts at every step, where the gradient of a part is not that of the batch."""
+    options = [{}, {"gradient_accumulation": 4}, {"remat": True}]
+    for number, each in enumerate(options):
+        training.train(make_config(name=str(number), epochs=2, gradient_clip_norm=0.3, **each), splits, verbose=0)
+    plain, *others = (read_metrics(tmp_path / str(number)) for number in range(len(options)))
+    assert all(float(row["gradient_norm"]) > 0.3 for row in plain)
+    for metrics in others:
+        for expected, row in zip(plain, metrics, strict=True):
+            assert {name: float(value) for name, value in row.items()} == pytest.approx(
+                {name: float(value) for name, value in expected.items()}, rel=1e-3, abs=1e-6
+            )
+
+
+def test_a_batch_that_has_no_equal_parts_for_all_devices_is_told(make_config, splits, tmp_path):
+    config = make_config(name="run", batch_size=12, gradient_accumulation=3)
+    with pytest.raises(UserError, match="batch-size 12 has no 3 equal parts on each of 8 devices"):
+        training.train(config, splits, strategy=types.SimpleNamespace(num_replicas_in_sync=8))
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_residual_block_is_computed_again_with_remat(make_config, images):
+    convolutions = {}
+    for remat in (False, True):
+        model = training.make_model(make_config(remat=remat), steps_per_epoch=1)
+        model.adapt(images(8))
+        graph = tf.function(model.train_step).get_concrete_function(tf.TensorSpec([8, 8, 8, 1], tf.uint8)).graph
+        convolutions[remat] = sum(operation.type == "Conv2D" for operation in graph.get_operations())
+    blocks = sum(isinstance(layer, ResBlock) for layer in model._flatten_layers())
+    assert convolutions[True] >= convolutions[False] + 4 * blocks
+
+
+MIRRORED = """
+import json, os, sys
+import numpy as np
+import tensorflow as tf
+devices, settings, stop_after = json.loads(sys.argv[1])
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+from dvpvae_tf import DVPVAE
+from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.training import callbacks, loop
+
+call, make_model, save, models = DVPVAE.call, loop.make_model, callbacks.SaveCheckpoint.on_epoch_end, []
+
+def not_finite_for_white_images(self, images, seeds=None, training=False):
+    elbo = call(self, images, seeds=seeds, training=training)
+    white = tf.reduce_all(images == 255, axis=[1, 2, 3])
+    return elbo._replace(reconstruction=tf.where(white, np.nan, elbo.reconstruction))
+
+def save_and_die(self, epoch, logs=None):
+    save(self, epoch, logs)
+    if epoch + 1 == stop_after:
+        os._exit(0)
+
+DVPVAE.call, callbacks.SaveCheckpoint.on_epoch_end = not_finite_for_white_images, save_and_die
+loop.make_model = lambda *arguments: models.append(make_model(*arguments)) or models[-1]
+images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype("uint8")
+images[7] = 255
+loop.train(load_config("mnist5k", settings), (images[:40], images[40:51], images[51:]), verbose=0)
+model = models[-1]
+for variable in [*model.weights, *model.optimizer.variables]:
+    values = model.distribute_strategy.experimental_local_results(variable.value)
+    assert len(values) == devices and all(np.array_equal(values[0], value) for value in values), variable.path
+"""
+
+
+@pytest.mark.slow
+def test_two_and_four_devices_train_as_one_does(tmp_path, tiny_settings):
+    """Same global batch, a clip that acts at every step, an uneven validation set: the same curve and averaged weights.
+
+    In each epoch the loss of one image is not finite: all devices skip that step. The run on two devices is killed
+    after the first epoch and goes on from its checkpoint.
+    """
+    curves, weights = [], []
+    for devices, strategy, stops in ((1, "single", [0]), (2, "mirrored", [1, 0]), (4, "mirrored", [0])):
+        settings = {
+            "epochs": 2, "batch_size": 8, "gradient_clip_norm": 0.3, "strategy": strategy, "name": str(devices),
+            "output": str(tmp_path), "picture_every_epochs": 100, "model": tiny_settings,
+        }  # fmt: skip
+        for stop_after in stops:
+            command = [sys.executable, "-c", MIRRORED, json.dumps([devices, settings, stop_after])]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+            assert result.returncode == 0, result.stderr
+        curves.append(read_metrics(tmp_path / str(devices)))
+        arrays = keras.saving.load_model(tmp_path / str(devices) / "last.keras").get_weights()
+        weights.append(np.concatenate([np.ravel(array) for array in arrays]))
+    for curve, averaged in zip(curves[1:], weights[1:], strict=True):
+        assert len(curve) == 2
+        for one, several in zip(curves[0], curve, strict=True):
+            assert float(one["gradient_norm"]) > 0.3 and float(one["skipped_steps"]) == 1
+            for name, value in one.items():
+                assert float(several[name]) == pytest.approx(float(value), rel=2e-3, abs=1e-6), name
+        assert np.linalg.norm(averaged - weights[0]) < 2e-3 * np.linalg.norm(weights[0])
