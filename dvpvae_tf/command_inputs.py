@@ -22,6 +22,21 @@ def model_of(arguments):
     return load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
 
 
+def check_steps(arguments, model, option="--steps"):
+    """Checks that diffusion steps are asked of a model that takes them alone.
+
+    Args:
+        arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments`.
+        model: the `DVPVAE` that they name.
+        option: str, the option that the user gave.
+
+    Raises:
+        UserError: if the prior of the model has no steps, or it has no prior.
+    """
+    if getattr(model.prior, "steps", None) is None:
+        raise UserError(f"{option} is for models with a diffusion prior, and {arguments.model} has none: leave it out")
+
+
 def data_settings(arguments):
     """Gives the settings of the data: the arguments, and for those left out the run's.
 

@@ -10,20 +10,19 @@ from rich.console import Console
 from rich.table import Table
 
 from dvpvae_tf import evaluation
-from dvpvae_tf.command_inputs import data_settings, images_of, model_of
+from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, model_of
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, add_sharding_arguments, count
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.data.labels import read_labels
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.distribute.devices import copies_on_other_devices
 from dvpvae_tf.distribute.sharding import Shard
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import told_in_one_line
 from dvpvae_tf.evaluation import feature_distances
 from dvpvae_tf.evaluation.layer_statistics import layer_sums
 from dvpvae_tf.evaluation.parts import Part, output_of_parts, save_part
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.models.loading import fingerprint
-from dvpvae_tf.priors import DiffusionPrior
 
 TERMS = {
     "diffusion": "diffusion",
@@ -107,8 +106,8 @@ def evaluate(arguments):
         UserError: for a mistake that the user can put right.
     """
     model = model_of(arguments)
-    if arguments.steps and not isinstance(model.prior, DiffusionPrior):
-        raise UserError("this model has no diffusion prior: leave out --steps")
+    if arguments.steps:
+        check_steps(arguments, model)
     split = images_of(arguments, model)
     images = split[: arguments.limit]
     rows = (arguments.shard or Shard(0, 1)).rows(len(images), arguments.batch_size)

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 from dvpvae_tf import evaluation
-from dvpvae_tf.command_inputs import data_settings, images_of, model_of
+from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, model_of
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, told_in_one_line
-from dvpvae_tf.priors import DiffusionPrior
 from dvpvae_tf.serving import archive
 from dvpvae_tf.training.run_folder import run_config
 
@@ -77,8 +76,8 @@ def export(arguments, command=None):
     version = arguments.version or archive.next_version(arguments.output)
     archive.check_version(arguments.output, version)
     model = model_of(arguments)
-    if arguments.steps and not isinstance(model.prior, DiffusionPrior):
-        raise UserError(f"--steps is for models with a diffusion prior, and {arguments.model} has none: leave it out")
+    if arguments.steps:
+        check_steps(arguments, model)
     return archive.write_version(
         arguments.output,
         version,

@@ -14,7 +14,7 @@ from dvpvae_tf import noise
 from dvpvae_tf.distribute.devices import device_of, in_turn
 from dvpvae_tf.distribute.sharding import smaller_batch
 from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, Encoding, Inference
-from dvpvae_tf.priors import DiffusionPrior
+from dvpvae_tf.priors.exact import NO_STEPS
 from dvpvae_tf.priors.terms import TrajectoryScore
 
 # The streams of noise of the samples 0, 1, ... of an image are this one and those below it.
@@ -331,11 +331,11 @@ def _evaluate(name, log_weight, model, images, samples, steps, seed, batch_size,
 
 
 def _steps(model, steps):
-    """T, or None without a diffusion prior."""
-    if isinstance(model.prior, DiffusionPrior):
-        return int(steps or model.prior.steps)
+    """T, or None where the prior has no steps or there is no prior (the Ladder VAE)."""
+    if model.prior is not None:
+        return model.prior.check_steps(steps)
     if steps is not None:
-        raise ValueError("This model has no diffusion prior: leave out steps.")
+        raise ValueError(NO_STEPS)
     return None
 
 
@@ -420,14 +420,14 @@ def _draw(model, rows, seeds, steps):
     """A draw of u, its trajectory and z for each row, and the noise for one time of the continuous process."""
     trajectory_size, time_size = 0, 0
     if model.prior is not None:
-        trajectory_size, time_size = model.prior.trajectory_noise_size(steps), model.prior.bound_noise_size
+        trajectory_size, time_size = model.prior.score_noise_size(steps), model.prior.bound_noise_size
     shapes = [(time_size,), (trajectory_size,), *model.walk_noise_shapes]
     time_noise, trajectory_noise, *walk_noise = noise.normals(noise.fork(seeds, 1), shapes)
     inference = model.walk(rows.encoding, walk_noise)
     log_likelihood = model.likelihood.distribution(inference.likelihood_params).log_prob(rows.target)
     score, log_prob_u = None, None
     if model.prior is not None:
-        score = model.prior.score_trajectory(inference.pseudoinput, trajectory_noise, steps)
+        score = model.prior.score(inference.pseudoinput, trajectory_noise, steps)
         log_prob_u = model.pseudoinput.log_prob(inference.pseudoinput, rows.encoding.pseudoinput_mean)
     return _Draw(seeds, inference, log_likelihood, score, log_prob_u), time_noise
 

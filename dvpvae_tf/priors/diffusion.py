@@ -51,6 +51,22 @@ class DiffusionPrior(keras.layers.Layer):
         """int, how many normal numbers a row `negative_bound` takes."""
         return 1 + math.prod(self.shape)
 
+    def check_steps(self, steps: int | None) -> int:
+        """Gives the number of steps to take.
+
+        Args:
+            steps: T; None takes the layer's own.
+
+        Returns:
+            T.
+
+        Raises:
+            ValueError: if it is below 1.
+        """
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}.")
+        return int(self.steps if steps is None else steps)
+
     def sample_noise_size(self, steps=None):
         """How many normal numbers a row `sample` takes.
 
@@ -60,7 +76,7 @@ class DiffusionPrior(keras.layers.Layer):
         Returns:
             int.
         """
-        return (2 + (steps or self.steps)) * math.prod(self.shape)
+        return (2 + self.check_steps(steps)) * math.prod(self.shape)
 
     @property
     def deterministic_noise_size(self):
@@ -86,8 +102,8 @@ class DiffusionPrior(keras.layers.Layer):
         loss = self.diffusion_loss(u, time, noise, training)
         return DiffusionTerms(loss, tf.zeros_like(loss) + self._reconstruction(), self.prior_kl(u))
 
-    def trajectory_noise_size(self, steps=None):
-        """How many normal numbers a row `score_trajectory` takes.
+    def score_noise_size(self, steps=None):
+        """How many normal numbers a row `score` takes.
 
         Args:
             steps: int or None, T.
@@ -95,9 +111,9 @@ class DiffusionPrior(keras.layers.Layer):
         Returns:
             int.
         """
-        return (1 + (steps or self.steps)) * math.prod(self.shape)
+        return (1 + self.check_steps(steps)) * math.prod(self.shape)
 
-    def score_trajectory(self, u, noise, steps=None):
+    def score(self, u, noise, steps=None):
         """Scores pseudoinputs under the process that `sample` runs, clip included, with one trajectory a row (Eq. 31).
 
         The posterior and the model's step have one variance c sigma_s^2 and means c alpha_s u and c alpha_s u_hat
@@ -106,13 +122,13 @@ class DiffusionPrior(keras.layers.Layer):
 
         Args:
             u: float32 tensor `[N, d, d, C]`.
-            noise: float32 tensor `[N, trajectory_noise_size(steps)]`, standard normal.
+            noise: float32 tensor `[N, score_noise_size(steps)]`, standard normal.
             steps: int or None, T; None takes the layer's own.
 
         Returns:
             `TrajectoryScore`, nats; the mean of minus the log-weight is that of the sum of the terms.
         """
-        steps = steps or self.steps
+        steps = self.check_steps(steps)
         fresh = tf.reshape(noise, [-1, 1 + steps, *self.shape])
         states = self.schedule.trajectory(fresh)
         times = tf.constant(1.0 - np.arange(steps) / steps, tf.float32)
@@ -161,7 +177,7 @@ class DiffusionPrior(keras.layers.Layer):
         Returns:
             `DiffusionTerms`, nats.
         """
-        steps = steps or self.steps
+        steps = self.check_steps(steps)
         rows = tf.shape(u)[0]
         times = tf.tile(tf.constant(np.arange(1, steps + 1) / steps, tf.float32), [rows])
         losses = self.diffusion_loss(tf.repeat(u, steps, axis=0), times, tf.reshape(noise, [-1, *self.shape]))
@@ -256,7 +272,7 @@ class DiffusionPrior(keras.layers.Layer):
         Returns:
             float32 tensor `[N, d, d, C]`.
         """
-        steps = steps or self.steps
+        steps = self.check_steps(steps)
         noise = tf.reshape(noise, [-1, steps + 2, *self.shape])
 
         def step(i, y):
@@ -283,7 +299,7 @@ class DiffusionPrior(keras.layers.Layer):
 
         Source: Song, Meng and Ermon, "Denoising diffusion implicit models", ICLR 2021, Eq. 12 at sigma = 0.
         """
-        steps = steps or self.steps
+        steps = self.check_steps(steps)
         noise = tf.reshape(noise, [-1, 2, *self.shape])
 
         def step(i, y):

@@ -4,6 +4,8 @@ import keras
 
 from dvpvae_tf.priors.terms import ExactTerms, TrajectoryScore
 
+NO_STEPS = "This model has no diffusion prior: leave out steps."
+
 
 class ExactPrior(keras.layers.Layer):
     """A prior over pseudoinputs whose density is known: the base of those that have a `log_prob`.
@@ -15,6 +17,7 @@ class ExactPrior(keras.layers.Layer):
     """
 
     bound_noise_size = 0  # the density is exact
+    steps = None  # and no steps lead to it
 
     def __init__(self, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -38,11 +41,23 @@ class ExactPrior(keras.layers.Layer):
         """
         return ExactTerms(-self.log_prob(u))
 
-    def trajectory_noise_size(self, steps=None):
-        """How many normal numbers a row `score_trajectory` takes, an int: none."""
+    def check_steps(self, steps: int | None) -> None:
+        """Checks that no number of steps is given.
+
+        Args:
+            steps: T; must be None.
+
+        Raises:
+            ValueError: if a number is given.
+        """
+        if steps is not None:
+            raise ValueError(NO_STEPS)
+
+    def score_noise_size(self, steps=None):
+        """How many normal numbers a row `score` takes, an int: none."""
         return 0
 
-    def score_trajectory(self, u, noise=None, steps=None):
+    def score(self, u, noise=None, steps=None):
         """Scores pseudoinputs exactly, there being no trajectory.
 
         Args:

@@ -145,7 +145,7 @@ def test_distances_of_features_are_those_of_the_library(run_folder, images, monk
         (["--model", "{tmp}/new.keras"], "new.keras holds a model that was never trained"),
         (["--model", "{tmp}/alone.keras"], "alone.keras is no run folder, so it names no data: give --dataset"),
         (["--dataset", "tfds:larger"], "tfds:larger has images of 10 x 10 x 1 but the model is for 8 x 8 x 1"),
-        (["--model", "{tmp}/ladder.keras", "--steps", "5"], "this model has no diffusion prior: leave out --steps"),
+        (["--model", "{tmp}/ladder.keras", "--steps", "5"], "--steps is for models with a diffusion prior"),
         (["--model", "{tmp}/broken.keras", "--dataset", "mnist"], "broken.keras holds weights that are not finite"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -130,7 +130,7 @@ def test_a_weight_is_made_of_its_densities(tiny, images, changes):
 
     seeds = noise.row_seeds(3, bounds.FIRST_SAMPLE_STREAM, 0, 5)
     prior = model.prior
-    sizes = [] if prior is None else [prior.bound_noise_size, prior.trajectory_noise_size(), 9]
+    sizes = [] if prior is None else [prior.bound_noise_size, prior.score_noise_size(), 9]
     latents = [4, 16]
     parts = np.split(noise.normal(noise.fork(seeds, 1), sum(sizes) + sum(latents)), np.cumsum(sizes + latents)[:-1], 1)
     walk_noise = [parts[-3].reshape(5, 3, 3, 1) if prior else None, parts[-2].reshape(5, 2, 2, 1)]
@@ -150,7 +150,7 @@ def test_a_weight_is_made_of_its_densities(tiny, images, changes):
     if prior is not None:
         u = inference.pseudoinput
         of_q = log_prob(u, model.pseudoinput(inputs), model.pseudoinput.log_var)
-        score = prior.score_trajectory(u, tf.constant(parts[-4]), None)
+        score = prior.score(u, tf.constant(parts[-4]), None)
         sampled += score.log_weight - of_q
         terms = score.terms
         if changes == {}:

@@ -212,6 +212,14 @@ def test_steps_may_be_chosen_when_sampling(make_prior):
     assert prior.sample(normal(2, 5 * DIMENSIONS), steps=3).shape == (2, *SHAPE)
 
 
+def test_steps_are_checked_in_one_place(make_prior):
+    prior = make_prior(steps=8)
+    assert prior.steps == 8 and prior.check_steps(None) == 8 and prior.check_steps(3) == 3
+    for use in (prior.check_steps, prior.sample_noise_size, prior.score_noise_size):
+        with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+            use(0)
+
+
 def test_a_row_is_sampled_and_scored_alone(make_prior):
     prior = make_prior()
     for index, weight in enumerate(prior.trainable_variables):
@@ -260,8 +268,8 @@ def test_a_trajectory_scores_as_its_steps_do_one_by_one(make_prior, steps, clip)
     """Each density by SciPy, each step by Eq. 26 to 29 and a network pass of its own."""
     prior = make_prior(clip=clip)
     shake(prior)
-    u, noise = normal(6, *SHAPE).numpy(), normal(6, prior.trajectory_noise_size(steps), seed=1).numpy()
-    score = prior.score_trajectory(u, noise, steps)
+    u, noise = normal(6, *SHAPE).numpy(), normal(6, prior.score_noise_size(steps), seed=1).numpy()
+    score = prior.score(u, noise, steps)
 
     fresh = noise.reshape(6, steps + 1, *SHAPE)
     (alpha_squared, sigma_squared) = squares(prior, 1.0)
@@ -289,8 +297,8 @@ def test_weights_of_trajectories_average_to_the_density_of_the_process(make_gaus
     """E_q exp(log_weight) = r(u), which is Gaussian here (the recursion above); log_weight itself averages to less."""
     prior, steps, rows = make_gaussian_prior(gamma_min=-3.0, gamma_max=4.0), 6, 50_000
     u = np.linspace(0.3, 0.9, DIMENSIONS, dtype="float32").reshape(SHAPE)
-    noise = normal(rows, prior.trajectory_noise_size(steps))
-    score = prior.score_trajectory(np.tile(u, (rows, 1, 1, 1)), noise, steps)
+    noise = normal(rows, prior.score_noise_size(steps))
+    score = prior.score(np.tile(u, (rows, 1, 1, 1)), noise, steps)
     log_weight = score.log_weight.numpy().astype("float64")
     mean, variance = moments_of_ancestral_sampling(prior, steps, 1.0)
     expected = stats.norm(mean, variance**0.5).logpdf(u).sum()
@@ -309,8 +317,8 @@ def test_the_bound_of_many_steps_is_that_of_continuous_time(make_gaussian_prior)
     many = prior.diffusion_loss(u, (np.arange(rows, dtype="float32") + 0.5) / rows, normal(rows, *SHAPE)).numpy()
     losses = []
     for steps in (4, 16, 64, 256):
-        noise = normal(rows, prior.trajectory_noise_size(steps), seed=steps)
-        losses.append(prior.score_trajectory(u, noise, steps).terms.diffusion.numpy())
+        noise = normal(rows, prior.score_noise_size(steps), seed=steps)
+        losses.append(prior.score(u, noise, steps).terms.diffusion.numpy())
     gaps = [loss.mean() - many.mean() for loss in losses]
     error = np.hypot(many.std(), losses[-1].std()) / np.sqrt(rows)
     # At four times the steps the gap is about a quarter.
