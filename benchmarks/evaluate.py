@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import DVPVAE
-from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.evaluation import bounds
 
 
@@ -79,7 +79,7 @@ def main():
     arguments = parse_arguments()
     rates = {}
     for dtype in ("float32", "mixed_bfloat16"):
-        with told_in_one_line():
+        with exit_on_error():
             shape = (arguments.batch_size, *DVPVAE.from_preset(arguments.preset).image_shape)
             images = np.random.default_rng(0).integers(0, 256, shape, "uint8")
             seconds = measure(make_scorers(arguments.preset, dtype, images, arguments.steps), arguments.repeats)

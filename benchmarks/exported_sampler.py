@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import DVPVAE
-from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.serving import signatures
 
 BATCH_SIZES = (1, 16, 100)
@@ -58,7 +58,7 @@ def parse_arguments():
 
 def main():
     arguments = parse_arguments()
-    with told_in_one_line():
+    with exit_on_error():
         samplers = make_samplers(arguments.preset, arguments.steps)
     results = {}
     for rows in BATCH_SIZES:

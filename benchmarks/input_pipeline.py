@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from dvpvae_tf.config.settings import load_config
 from dvpvae_tf.data.pipelines import read_images, training_batches
-from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.training.loop import make_model
 
 
@@ -49,7 +49,7 @@ def parse_arguments():
 
 def main():
     arguments = parse_arguments()
-    with told_in_one_line():
+    with exit_on_error():
         config = load_config(arguments.dataset, {"batch_size": arguments.batch_size})
         images, _, _ = read_images(arguments.dataset, arguments.data_dir)
         seconds = measure(config, images, arguments.repeats)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dvpvae_tf import DVPVAE
-from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.experiments.costs import peak_memory
 
 
@@ -44,7 +44,7 @@ def parse_arguments():
 
 def main():
     arguments = parse_arguments()
-    with told_in_one_line():
+    with exit_on_error():
         first, seconds = measure(arguments)
     results = {
         "seconds_per_1000_images": statistics.median(seconds) * 1000 / arguments.images,

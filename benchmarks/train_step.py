@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.config.settings import TrainConfig, load_config
-from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.experiments.costs import peak_memory, time_training_steps
 from dvpvae_tf.training.loop import make_model
 
@@ -72,7 +72,7 @@ def main():
     # Those that the package knows: `compare.py` may run this script with an older one.
     names = set(TrainConfig.model_fields) - {"output"}
     settings = {name: value for name, value in vars(arguments).items() if name in names}
-    with told_in_one_line():
+    with exit_on_error():
         config = load_config(arguments.preset, settings)
     results = summarise(config, settings, *measure(config, arguments.repeats))
     step = results["step_seconds"]

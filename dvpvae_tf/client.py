@@ -7,7 +7,7 @@ import numpy as np
 
 from dvpvae_tf.command_line import add_temperature_argument, count, seed
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
 from dvpvae_tf.serving import calls
@@ -58,7 +58,7 @@ def main(argv=None):
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with told_in_one_line():
+    with exit_on_error():
         arguments = parse_arguments(argv)
         write = writer_of(arguments.output, arguments.num)
         write_atomically(arguments.output, lambda path: write(path, _draw(arguments)))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.conversion import load_released_weights, read_state_dict
@@ -78,7 +78,7 @@ def main(argv=None):
     Args:
         argv: list of str; by default the arguments of the process.
     """
-    with told_in_one_line():
+    with exit_on_error():
         arguments = parse_arguments(argv)
         model, dropped = convert(**vars(arguments))
         _print_dropped(dropped)

@@ -1,48 +1,78 @@
-"""Mistakes that the user can put right, and how commands tell them."""
+"""Errors that a user can put right, and how a command ends on them."""
 
 import contextlib
 import difflib
+import os
 import sys
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 
 class UserError(ValueError):
-    """A mistake that the user can put right, told in one line that says how."""
+    """A mistake that the user can put right. The message is one line that says how."""
 
 
 class WorkerLost(RuntimeError):
-    """Another machine of a job has failed: no mistake of the user, and the same command goes on."""
+    """Another machine of a job failed. The user made no mistake, and the same command goes on."""
 
 
-def did_you_mean(word, known):
-    """Suggests what a misspelt word was meant to be.
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Suggests a known word for a misspelt one.
 
     Args:
-        word: str.
-        known: iterable of str, what it may be.
+        word: the misspelt word.
+        known: the words that it may be.
 
     Returns:
-        str, " (did you mean ...?)", or nothing where no word is similar.
+        `" (did you mean ...?)"`, or `""` where no known word is similar.
     """
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 @contextlib.contextmanager
-def told_in_one_line():
-    """Turns a `UserError` into one line on standard error and exit code 2; for commands.
+def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
+    """Ends a command with one line on standard error, without a traceback.
+
+    It also lets the command print where standard output or error is closed, and where their encoding lacks a
+    character: `?` stands for it.
+
+    Args:
+        on_interrupt: what the user can do after Ctrl-C, such as "the same command goes on".
 
     Raises:
-        SystemExit: with code 2, in place of a `UserError`; with 1 for a `WorkerLost`; with 130 where the user pressed
-            Ctrl-C.
+        SystemExit: with code 2 for a `UserError`, 1 for a `WorkerLost` or where nobody reads the output any more,
+            130 for Ctrl-C.
     """
+    _open_closed_streams()
+    with contextlib.suppress(AttributeError):  # a notebook's streams have no `reconfigure`
+        sys.stdout.reconfigure(errors="replace")
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(2, f"error: {error}")
     except WorkerLost as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _exit(1, f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _exit(130, "interrupted" + (f": {on_interrupt}" if on_interrupt else ""))
+    except BrokenPipeError:
+        _exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Python sets a stream to None where its file was closed at the start; Keras would fail to print to it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open until the process ends)
+
+
+def _exit(code: int, message: str = "") -> NoReturn:
+    for stream, text in ((sys.stdout, ""), (sys.stderr, message)):
+        try:
+            print(text, end="\n" if text else "", file=stream, flush=True)
+        except BrokenPipeError:  # Python would flush again at exit, and fail again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)

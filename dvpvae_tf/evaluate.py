@@ -17,7 +17,7 @@ from dvpvae_tf.data.labels import read_labels
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.distribute.devices import copies_on_other_devices
 from dvpvae_tf.distribute.sharding import Shard
-from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.evaluation import feature_distances
 from dvpvae_tf.evaluation.layer_statistics import layer_sums
 from dvpvae_tf.evaluation.parts import Part, output_of_parts, save_part
@@ -239,7 +239,7 @@ def main(argv=None):
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with told_in_one_line():
+    with exit_on_error():
         arguments = parse_arguments(argv)
         if arguments.output:
             check_output(arguments.output, [".json"])

@@ -9,7 +9,7 @@ from dvpvae_tf import evaluation
 from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, model_of
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.serving import archive
 from dvpvae_tf.training.run_folder import run_config
 
@@ -113,7 +113,7 @@ def main(argv=None):
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with told_in_one_line():
+    with exit_on_error():
         command = shlex.join(["python", "-m", "dvpvae_tf.export", *(sys.argv[1:] if argv is None else argv)])
         path = export(parse_arguments(argv), command)
         if not archive.can_warm_up():

@@ -7,7 +7,7 @@ import numpy as np
 
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.sharding import check_of_one_job, parts_of
-from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.evaluate import report
 from dvpvae_tf.evaluation.parts import load_part, merge_parts, output_of_parts
 from dvpvae_tf.files import check_output, write_atomically
@@ -80,7 +80,7 @@ def main(argv=None):
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with told_in_one_line():
+    with exit_on_error():
         output = parse_arguments(argv).output
         check_output(output, [".json", ".npz", ""])
         if output.suffix == ".json":

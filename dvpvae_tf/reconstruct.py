@@ -6,7 +6,7 @@ from dvpvae_tf import pictures
 from dvpvae_tf.command_inputs import images_of, model_of
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
 
 MOST_COLUMNS = 100
@@ -56,7 +56,7 @@ def main(argv=None):
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with told_in_one_line():
+    with exit_on_error():
         arguments = parse_arguments(argv)
         _check_sizes(arguments)
         model = model_of(arguments)

@@ -7,7 +7,7 @@ from pathlib import Path
 from dvpvae_tf.command_line import add_data_places, seed
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.data.pipelines import read_images
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.experiments import costs
 from dvpvae_tf.experiments import figures as drawings
 from dvpvae_tf.experiments import systems as experiments
@@ -200,7 +200,7 @@ def main(argv=None):
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with told_in_one_line():
+    with exit_on_error():
         path = reproduce(parse_arguments(argv))
         print(path.read_text())
         print(f"wrote {path}, and beside it .csv and .json")

@@ -15,7 +15,7 @@ from dvpvae_tf.command_line import (
 )
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.devices import copies_on_other_devices
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models.loading import fingerprint
 from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
@@ -68,7 +68,7 @@ def main(argv=None):
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with told_in_one_line():
+    with exit_on_error():
         arguments = parse_arguments(argv)
         write = writer_of(arguments.output, len(arguments.rows), arguments.rows.start)
         if arguments.shard and arguments.output.exists():

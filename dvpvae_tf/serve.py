@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dvpvae_tf.command_line import count
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.serving.versions import Versions
 
 MOST_CONNECTIONS = 64  # at a time: the status of others is 503, which clients try again
@@ -52,7 +52,7 @@ def main(argv=None):
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right; with 130
             after Ctrl-C.
     """
-    with told_in_one_line():
+    with exit_on_error():
         arguments = parse_arguments(argv)
         try:
             import uvicorn

@@ -5,7 +5,7 @@ from dvpvae_tf.config.settings import ema_momentum_for, parse_train_arguments, s
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.distribute.strategies import make_strategy
 from dvpvae_tf.distribute.workers import is_chief
-from dvpvae_tf.errors import told_in_one_line
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.pictures.rows import PRIOR_TEMPERATURE, TEMPERATURE
 
 
@@ -18,7 +18,7 @@ def main(argv=None):
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with told_in_one_line():
+    with exit_on_error():
         arguments = parse_train_arguments(argv)
         # Machines must be connected before TensorFlow does anything, such as reading the data.
         strategy = None if arguments.dry_run else make_strategy(arguments)

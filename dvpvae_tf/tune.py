@@ -9,7 +9,7 @@ from dvpvae_tf.command_line import add_data_places, count, seed
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.config.settings import DEFAULT_DATASET, parse_train_arguments
 from dvpvae_tf.data.pipelines import evaluation_batches, read_images, training_batches
-from dvpvae_tf.errors import UserError, told_in_one_line
+from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.tuning import search as tuning
 
 COUNTED = "Failed trials count, and so does each continuation that Hyperband makes of an earlier trial."
@@ -94,7 +94,7 @@ def main(argv=None):
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with told_in_one_line():
+    with exit_on_error():
         best = search(parse_arguments(argv))
         if best is None:
             print("no trials are left; the chief writes the results")

@@ -21,7 +21,7 @@ from dvpvae_tf.config.settings import load_config
 from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.strategies import make_strategy
-from dvpvae_tf.errors import UserError, WorkerLost, told_in_one_line
+from dvpvae_tf.errors import UserError, WorkerLost, exit_on_error
 from dvpvae_tf.train import main
 
 LOST = 1  # the exit code of a worker that has lost another
@@ -141,7 +141,7 @@ def test_a_chief_that_does_not_come_is_told(monkeypatch):
 
 
 def test_the_loss_of_a_worker_is_told_in_one_line_with_exit_code_1(capsys):
-    with pytest.raises(SystemExit) as stop, told_in_one_line(), workers.loss_of_worker_told():
+    with pytest.raises(SystemExit) as stop, exit_on_error(), workers.loss_of_worker_told():
         raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: ...\n...")
     assert stop.value.code == LOST
     error = capsys.readouterr().err
