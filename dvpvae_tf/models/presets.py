@@ -1,0 +1,180 @@
+"""Presets: a model as a folder of `config.json`, `metadata.json` and `model.weights.h5`, as KerasHub lays it out.
+
+The trained models that come with the library are such folders inside the package.
+"""
+
+import datetime
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from dvpvae_tf.errors import UserError, did_you_mean
+from dvpvae_tf.files import write_atomically
+
+CONFIG_FILE = "config.json"
+METADATA_FILE = "metadata.json"
+WEIGHTS_FILE = "model.weights.h5"
+
+
+def trained_presets() -> list[str]:
+    """Lists the trained models that come with the library.
+
+    Returns:
+        Their names, sorted.
+    """
+    return sorted(path.parent.name for path in _trained_folder().glob(f"*/{METADATA_FILE}"))
+
+
+def find_trained_preset(name_or_folder: str | Path) -> Path:
+    """Finds the folder of a preset with weights.
+
+    Args:
+        name_or_folder: the name of a trained preset, such as "mnist", or a folder that `save_preset` has written.
+
+    Returns:
+        Path of the folder.
+
+    Raises:
+        UserError: if there is no such preset.
+    """
+    for folder in (Path(name_or_folder), _trained_folder() / name_or_folder):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    names = trained_presets()
+    raise UserError(
+        f"there are no trained weights named '{name_or_folder}'{did_you_mean(str(name_or_folder), names)}: "
+        f"give one of {', '.join(names)}, or the folder of a preset"
+    )
+
+
+def save_preset(model: keras.Model, folder: str | Path, **metadata: Any) -> None:
+    """Saves a model as a preset, whole or not at all. The optimizer's state is left out.
+
+    Args:
+        model: a built `DVPVAE`.
+        folder: the folder to write: a new one, or an older preset that is replaced.
+        **metadata: what else `metadata.json` says of the model, such as `dataset` and `epochs`; JSON values.
+
+    Raises:
+        UserError: if something else is in that place, or it cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder} exists and holds no preset: give the name of a new folder")
+    uncompiled = type(model).from_config(model.get_config())
+    uncompiled.set_weights(model.get_weights())
+
+    def write(temporary: Path) -> None:
+        temporary.mkdir()
+        uncompiled.save_weights(temporary / WEIGHTS_FILE)
+        _write_json(temporary / CONFIG_FILE, keras.saving.serialize_keras_object(uncompiled))
+        _write_json(temporary / METADATA_FILE, _metadata(uncompiled, temporary / WEIGHTS_FILE) | metadata)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+    write_atomically(folder, write)
+
+
+def load_preset(name_or_folder: str | Path, load_weights: bool = True, **settings: Any) -> keras.Model:
+    """Loads a model that `save_preset` has saved.
+
+    Args:
+        name_or_folder: the name of a trained preset, such as "mnist", or a folder.
+        load_weights: whether to load its weights; otherwise the model has starting weights.
+        **settings: arguments of the model's constructor to change, such as `seed`.
+
+    Returns:
+        A built `DVPVAE`.
+
+    Raises:
+        UserError: if there is no such preset, one of its files is missing or damaged, or the weights are not those
+            that its metadata name.
+    """
+    folder = find_trained_preset(name_or_folder)
+    serialized = _read_json(folder / CONFIG_FILE)
+    try:
+        serialized["config"] |= settings
+        model = keras.saving.deserialize_keras_object(serialized)
+    except Exception as error:  # Keras raises many types for a config that it does not understand
+        raise UserError(f"{folder / CONFIG_FILE} describes no model of this library ({_first_line(error)})") from error
+    if not isinstance(model, keras.Model):
+        raise UserError(f"{folder / CONFIG_FILE} describes no model of this library: copy the preset again")
+    if load_weights:
+        _load_weights(model, folder)
+    return model
+
+
+def preset_metadata(name_or_folder: str | Path) -> dict[str, Any]:
+    """Reads what is known of a preset: versions, number of parameters, data, epochs, measured bound.
+
+    Args:
+        name_or_folder: the name of a trained preset, or a folder.
+
+    Returns:
+        What its `metadata.json` holds.
+
+    Raises:
+        UserError: if there is no such preset, or the file is damaged.
+    """
+    return _read_json(find_trained_preset(name_or_folder) / METADATA_FILE)
+
+
+def _load_weights(model: keras.Model, folder: Path) -> None:
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        raise UserError(f"{file} is missing: copy the whole folder of the preset")
+    metadata = _read_json(folder / METADATA_FILE)
+    if _sha256(file) != metadata.get("weights_sha256"):
+        raise UserError(f"{file} is not the file that {METADATA_FILE} names (its SHA-256 differs): copy it again")
+    if model.num_parameters != metadata.get("parameter_count"):  # Keras would load what fits and warn of the rest
+        raise UserError(
+            f"{file} does not fit the model in {CONFIG_FILE}: it has {metadata.get('parameter_count')} parameters, "
+            f"the model {model.num_parameters}"
+        )
+    try:
+        model.load_weights(file)
+    except ValueError as error:
+        raise UserError(f"{file} does not fit the model in {CONFIG_FILE} ({_first_line(error)})") from error
+
+
+def _metadata(model: keras.Model, weights: Path) -> dict[str, Any]:
+    from dvpvae_tf import __version__
+
+    return {
+        "keras_version": keras.__version__,
+        "tensorflow_version": tf.__version__,
+        "dvpvae_tf_version": __version__,
+        "parameter_count": model.num_parameters,
+        "date_saved": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d@%H:%M:%S"),
+        "weights_sha256": _sha256(weights),
+    }
+
+
+def _trained_folder() -> Path:
+    return Path(__file__).parents[1] / "presets"
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _write_json(file: Path, values: Any) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: copy the whole folder of the preset") from None
+    except ValueError as error:
+        raise UserError(f"{file} is no valid JSON ({error}): copy it again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,134 @@
+"""Presets: saved and loaded, with and without weights; what is damaged is refused in one line."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.models.presets import (
+    CONFIG_FILE,
+    METADATA_FILE,
+    WEIGHTS_FILE,
+    load_preset,
+    preset_metadata,
+    save_preset,
+    trained_presets,
+)
+
+
+@pytest.fixture(scope="module")
+def model(tiny, images):
+    model = tiny(seed=3)
+    model.adapt(images(64))
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("presets") / "blobs"
+    save_preset(model, folder, dataset="folder:blobs", epochs=2)
+    return folder
+
+
+@pytest.fixture
+def preset(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "blobs")
+
+
+def test_the_weights_come_back_bit_for_bit(model, preset):
+    again = load_preset(preset)
+    assert again.seed == 3 and again.adapted
+    for ours, theirs in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_the_seeded_bound_is_the_same_in_another_process(model, preset, images):
+    code = (
+        "import sys, numpy as np; from dvpvae_tf.models.presets import load_preset; "
+        "model = load_preset(sys.argv[1]); images = np.load(sys.argv[2]); "
+        "print(*model(images).negative_elbo.numpy().tolist())"
+    )
+    np.save(preset / "images.npy", images(5))
+    shown = subprocess.run(
+        [sys.executable, "-c", code, preset, preset / "images.npy"], capture_output=True, text=True, check=True
+    )
+    np.testing.assert_allclose(
+        np.array(shown.stdout.split(), "float32"), model(images(5)).negative_elbo.numpy(), rtol=1e-5
+    )
+
+
+def test_without_weights_the_model_starts_anew(model, preset):
+    again = load_preset(preset, load_weights=False, seed=5)
+    assert again.seed == 5 and not again.adapted
+    assert [weight.shape for weight in again.weights] == [weight.shape for weight in model.weights]
+
+
+def test_the_files_are_those_of_kerashub(model, preset):
+    assert {path.name for path in preset.iterdir()} == {CONFIG_FILE, METADATA_FILE, WEIGHTS_FILE}
+    config = json.loads((preset / CONFIG_FILE).read_text())
+    assert (config["module"], config["class_name"]) == ("dvpvae_tf.models.dvpvae", "DVPVAE")
+    assert config["registered_name"] == "dvpvae_tf>DVPVAE" and config["config"]["scales"] == [4, 2]
+    metadata = preset_metadata(preset)
+    assert metadata["parameter_count"] == model.num_parameters
+    assert metadata["keras_version"] == keras.__version__
+    assert (metadata["dataset"], metadata["epochs"]) == ("folder:blobs", 2)
+
+
+def test_the_optimizer_is_not_saved(tiny, images, tmp_path):
+    compiled = tiny()
+    compiled.adapt(images(64))
+    save_preset(compiled, tmp_path / "before")
+    compiled.compile("adam")
+    compiled.optimizer.build(compiled.trainable_variables)
+    save_preset(compiled, tmp_path / "after")
+    sizes = [(tmp_path / name / WEIGHTS_FILE).stat().st_size for name in ("before", "after")]
+    assert sizes[0] == sizes[1]
+
+
+def _flip_a_byte(preset):
+    content = bytearray((preset / WEIGHTS_FILE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (preset / WEIGHTS_FILE).write_bytes(content)
+
+
+def _another_shape(preset):
+    config = json.loads((preset / CONFIG_FILE).read_text())
+    config["config"]["channels"] = 16
+    (preset / CONFIG_FILE).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_flip_a_byte, "SHA-256 differs"),
+        (_another_shape, "does not fit the model in config.json"),
+        (lambda preset: (preset / WEIGHTS_FILE).unlink(), "model.weights.h5 is missing"),
+        (lambda preset: (preset / METADATA_FILE).unlink(), "metadata.json is missing"),
+        (lambda preset: (preset / METADATA_FILE).write_text("{"), "no valid JSON"),
+        (lambda preset: (preset / CONFIG_FILE).write_text('{"config": {}}'), "describes no model"),
+        (lambda preset: (preset / CONFIG_FILE).unlink(), "there are no trained weights named"),
+    ],
+)
+def test_a_damaged_preset_is_refused_in_one_line(preset, damage, says):
+    damage(preset)
+    with pytest.raises(UserError, match=says) as raised:
+        load_preset(preset)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_name_gets_those_that_there_are():
+    with pytest.raises(UserError, match=f"give one of {', '.join(trained_presets())}"):
+        load_preset("mnis")
+
+
+def test_a_folder_of_something_else_is_left_alone(model, tmp_path):
+    (tmp_path / "precious.txt").write_text("keep")
+    with pytest.raises(UserError, match="holds no preset"):
+        save_preset(model, tmp_path)
+    assert (tmp_path / "precious.txt").read_text() == "keep"
