@@ -25,7 +25,7 @@ def free_memory():
 
 @pytest.fixture
 def shared():
-    """The folder of real data and golden files beside the project."""
+    """The folder of real data beside the project."""
     if not SHARED.is_dir():
         pytest.skip(f"needs {SHARED}, which is not part of the project")
     return SHARED

@@ -4,6 +4,7 @@ import os
 import runpy
 import sys
 from functools import cache
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -157,14 +158,17 @@ def build(settings):
 # The golden files
 
 
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
 @cache
-def golden(folder, name):
+def golden(name):
     """The recorded arrays, images channels last, and a model with the weights they were recorded with."""
-    with np.load(folder / f"{name}_outputs.npz") as arrays:
+    with np.load(GOLDEN / f"{name}_outputs.npz") as arrays:
         recorded = {key: array for key, array in arrays.items()}
     recorded = {key: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for key, array in recorded.items()}
     model = DVPVAE.from_preset({"mnist_dvp": "mnist"}.get(name, name))
-    load_released_weights(model, read_state_dict(folder / f"{name}_state_dict.npz"))
+    load_released_weights(model, read_state_dict(GOLDEN / f"{name}_state_dict.npz"))
     return recorded, model
 
 
@@ -219,8 +223,8 @@ def reconstruction_nll(schedule, u, noise):
 
 
 @pytest.mark.parametrize("name", ["mnist_dvp", "mnist_ladder"])
-def test_every_recorded_output_is_reproduced(shared, name):
-    recorded, model = golden(shared / "golden", name)
+def test_every_recorded_output_is_reproduced(name):
+    recorded, model = golden(name)
     computed = computed_by(model, recorded)
     assert recorded.keys() - computed.keys() <= {"x01", "x_binary", "t", "T", "noise", "noise_0"}
     for array in computed:
@@ -228,8 +232,8 @@ def test_every_recorded_output_is_reproduced(shared, name):
         assert difference < (1e-3 if array == "prior_kl_1" else 1e-4), (array, difference)
 
 
-def test_the_recorded_kl_of_y_1_is_the_less_exact_one(shared):
-    recorded, model = golden(shared / "golden", "mnist_dvp")
+def test_the_recorded_kl_of_y_1_is_the_less_exact_one():
+    recorded, model = golden("mnist_dvp")
     u = recorded["u"].astype("float64")
     alpha_squared, variance = 1 / (1 + np.exp(7.0)), 1 / (1 + np.exp(-7.0))
     exact = 0.5 * (alpha_squared * u**2 + variance - 1 - np.log(variance)).sum(axis=(1, 2, 3))
@@ -237,9 +241,9 @@ def test_the_recorded_kl_of_y_1_is_the_less_exact_one(shared):
     assert 1e-4 < np.abs(recorded["prior_kl_1"] / exact - 1).max() < 6e-4
 
 
-def test_names_and_shapes_of_the_released_weights(shared):
+def test_names_and_shapes_of_the_released_weights():
     for preset, name in (("mnist", "mnist_dvp"), ("mnist_ladder", "mnist_ladder")):
-        released = read_state_dict(shared / "golden" / f"{name}_state_dict.npz")
+        released = read_state_dict(GOLDEN / f"{name}_state_dict.npz")
         ours = released_tensors(load_config(preset).model)
         assert {key: array.shape for key, array in released.items()} == {
             key: array.shape for key, array in ours.items()
@@ -434,7 +438,7 @@ def torch():
 
 
 def test_the_golden_checkpoint_holds_the_golden_arrays(shared, torch):
-    arrays = read_state_dict(shared / "golden" / "mnist_dvp_state_dict.npz")
+    arrays = read_state_dict(GOLDEN / "mnist_dvp_state_dict.npz")
     for ema in (True, False):
         tensors = read_state_dict(shared / "golden" / "mnist_dvp.pt", ema)
         assert tensors.keys() == arrays.keys()
