@@ -6,11 +6,11 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
-# The thin server, gRPC, and the requests that an exported model is warmed up with.
+# The thin server, gRPC, and the warm-up requests of an exported model.
 serving = [
     "starlette>=1,<2",
-    "anyio>=4,<5",
     "uvicorn>=0.40,<1",
+    "orjson>=3.10,<4",
     "tensorflow-serving-api>=2.21,<2.22",
     "grpcio>=1.70,<2",
 ]

@@ -1,5 +1,7 @@
 """The command `python -m dvpvae_tf.client`: draws images from a served model."""
 
+import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -9,32 +11,33 @@ from dvpvae_tf.command_line import add_temperature_argument, count, seed
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import write_atomically
+from dvpvae_tf.models.dvpvae import Samples
 from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
-from dvpvae_tf.serving import calls
+from dvpvae_tf.serving import client
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: arguments; None takes those of the process.
 
     Returns:
-        `argparse.Namespace` with `url`, `num`, `seed`, `temperature`, `batch_size`, `timeout`, `retries` and `output`.
+        Namespace with `url`, `num`, `seed`, `temperature`, `batch_size`, `timeout`, `retries` and `output`.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
     """
-    parser = Parser("client", "Draw images from a served model. Image i is that of the seed --seed + i.")
+    parser = Parser("client", "Draw images from a served model. Image i has the seed --seed + i.")
     parser.add_argument(
         "--url", required=True, help="http://host:port/v1/models/NAME, or for gRPC grpc://host:port/NAME"
     )
     parser.add_argument("--num", type=count, default=16, help="how many images (default: %(default)s)")
-    parser.add_argument("--seed", type=seed, default=0, help="of the first image (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the first image (default: %(default)s)")
     add_temperature_argument(parser)
-    parser.add_argument("--batch-size", type=count, default=16, help="images of a request (default: %(default)s)")
+    parser.add_argument("--batch-size", type=count, default=16, help="images in a request (default: %(default)s)")
     parser.add_argument(
-        "--timeout", type=count, default=60, help="seconds that an answer may take (default: %(default)s)"
+        "--timeout", type=count, default=60, help="seconds to wait for an answer (default: %(default)s)"
     )
     parser.add_argument(
         "--retries",
@@ -42,21 +45,21 @@ def parse_arguments(argv=None):
         choices=range(11),
         default=3,
         metavar="N",
-        help="of a request, where the server cannot be reached or is overloaded; 0 to 10, over gRPC at most 4 "
+        help="how often to retry a request if the server is unreachable or overloaded; 0 to 10, over gRPC at most 4 "
         "(default: %(default)s)",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="PATH", help=OUTPUT_HELP)
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: arguments; None takes those of the process.
 
     Raises:
-        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can correct.
     """
     with exit_on_error():
         arguments = parse_arguments(argv)
@@ -65,14 +68,14 @@ def main(argv=None):
         print(f"wrote {arguments.output}")
 
 
-def _draw(arguments):
-    """The samples, batch by batch, with a progress bar where there are several."""
+def _draw(arguments: argparse.Namespace) -> Iterator[Samples]:
+    """The samples batch by batch, with a progress bar if there are several."""
     several = arguments.num > arguments.batch_size
     progress = keras.utils.Progbar(arguments.num, verbose=int(several), unit_name="image")
     seeds = arguments.seed + np.arange(arguments.num)
     for first in range(0, arguments.num, arguments.batch_size):
         of_batch = seeds[first : first + arguments.batch_size]
-        yield calls.sample(arguments.url, of_batch, arguments.temperature, arguments.timeout, arguments.retries)
+        yield client.sample(arguments.url, of_batch, arguments.temperature, arguments.timeout, arguments.retries)
         progress.add(len(of_batch))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dvpvae_tf import evaluation
@@ -10,21 +11,20 @@ from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, mode
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
-from dvpvae_tf.serving import archive
+from dvpvae_tf.models.dvpvae import DVPVAE
+from dvpvae_tf.serving import saved_model
 from dvpvae_tf.training.run_folder import run_config
 
-SAMPLES = 100
 
-
-def parse_arguments(argv=None):
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: arguments; None takes those of the process.
 
     Returns:
-        `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `output`, `version`, `steps`,
-        `prior_temperature`, `bound_images` and those of `dvpvae_tf.command_line.add_data_arguments`.
+        Namespace with `model`, `mixed_precision`, `seed`, `output`, `version`, `steps`, `prior_temperature`,
+        `bound_images`, `bound_samples` and those of `dvpvae_tf.command_line.add_data_arguments`.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -34,7 +34,7 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FOLDER", help="such as saved_models/mnist; versions go into it"
     )
-    parser.add_argument("--version", type=count, help="never one that exists (default: the next)")
+    parser.add_argument("--version", type=count, help="number of a new version (default: the next)")
     parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
     parser.add_argument(
         "--prior-temperature",
@@ -44,81 +44,89 @@ def parse_arguments(argv=None):
     )
     parser.add_argument(
         "--bound-images",
-        type=_count_or_none,
-        default=200,
+        type=_count_or_zero,
+        default=100,
         metavar="N",
-        help=f"how many images the bound of the model card is measured on (iwae, K = {SAMPLES}); 0: it is not "
-        "(default: %(default)s)",
+        help="number of images for the bound of the model card; 0 leaves the bound out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bound-samples",
+        type=count,
+        default=10,
+        metavar="K",
+        help="samples an image of that bound (iwae). The time grows with N times K: 1000 and 100 give a precise bound "
+        "in minutes to hours (default: %(default)s)",
     )
     add_data_arguments(parser)
     return parser.parse_args(argv)
 
 
-def _count_or_none(text):
+def _count_or_zero(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
     return int(text)
 
 
-def export(arguments, command=None):
+def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
     """Writes the version.
 
     Args:
         arguments: see `parse_arguments`.
-        command: str or None, the command line, for the model card.
+        command: command line, for the model card, or None.
 
     Returns:
-        Path of the version folder.
+        Folder of the version.
 
     Raises:
-        UserError: for a mistake that the user can put right.
+        UserError: for a mistake that the user can correct.
     """
-    version = arguments.version or archive.next_version(arguments.output)
-    archive.check_version(arguments.output, version)
+    version = arguments.version or saved_model.next_version(arguments.output)
+    saved_model.check_version(arguments.output, version)
     model = model_of(arguments)
     if arguments.steps:
         check_steps(arguments, model)
-    return archive.write_version(
-        arguments.output,
-        version,
-        model,
-        run_config(arguments.model),
-        _bound(arguments, model),
-        arguments.steps,
-        arguments.prior_temperature,
-        command,
+    bound = _measure_bound(arguments, model)
+    config = run_config(arguments.model)
+    print("tracing and writing the signatures", flush=True)
+    return saved_model.write_version(
+        arguments.output, version, model, config, bound, arguments.steps, arguments.prior_temperature, command
     )
 
 
-def _bound(arguments, model):
-    """The bound of the model card, or None."""
+def _measure_bound(arguments: argparse.Namespace, model: DVPVAE) -> dict | None:
+    """The bound of the model card, or None where it is left out."""
     if not arguments.bound_images:
         return None
     try:
         images = images_of(arguments, model)[: arguments.bound_images]
     except UserError as error:
-        raise UserError(
-            f"{error}; or give --bound-images 0, and the model card says that it was not measured"
-        ) from error
-    summary = evaluation.iwae(model, images, SAMPLES, arguments.steps, arguments.seed).summary()
-    return summary | {"data": f"{data_settings(arguments)['name']}, {arguments.split}"}
+        raise UserError(f"{error}; or leave the bound out of the model card with --bound-images 0") from error
+    data = f"{data_settings(arguments)['name']}, {arguments.split}"
+    samples = arguments.bound_samples
+    print(
+        f"measuring the bound of the model card: iwae of {len(images)} images of {data}, {samples} samples each "
+        "(see --bound-images and --bound-samples)",
+        flush=True,
+    )
+    summary = evaluation.iwae(model, images, samples, arguments.steps, arguments.seed).summary()
+    return summary | {"data": data}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: arguments; None takes those of the process.
 
     Raises:
-        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can correct.
     """
     with exit_on_error():
         command = shlex.join(["python", "-m", "dvpvae_tf.export", *(sys.argv[1:] if argv is None else argv)])
         path = export(parse_arguments(argv), command)
-        if not archive.can_warm_up():
-            print("no requests to warm up with, so the first one will be slow: pip install 'dvpvae_tf[serving]'")
-        print(f"wrote {path}: see {path / archive.EXTRA / 'model_card.md'}")
+        if not saved_model.has_serving_api():
+            print("without warm-up requests the first answers will be slow: pip install 'dvpvae_tf[serving]'")
+        print(f"wrote {path}: see {path / saved_model.EXTRA / 'model_card.md'}")
 
 
 if __name__ == "__main__":

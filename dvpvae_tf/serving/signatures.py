@@ -1,43 +1,76 @@
-"""The signatures of an exported model: what a server answers.
+"""The signatures of an exported model: the functions that a server calls.
 
-They work row by row, as a server puts rows of several requests into one batch: a row's answer depends on that row
-alone, and a row that cannot be answered says why in `error`, gets NaN or a blank picture, and harms no other.
+Each row is computed by itself, as a server puts rows of several requests into one batch: the outputs of a row depend on
+that row alone. For an invalid row `error` says why, and its other outputs are NaN or a white image.
 """
 
 import functools
+from collections.abc import Callable
+from pathlib import Path
 
 import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.evaluation.bounds import negative_elbo_terms
-from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, SAMPLING_STREAM
+from dvpvae_tf.models.dvpvae import DVPVAE, EVALUATION_STREAM, SAMPLING_STREAM
+
+Outputs = dict[str, tf.Tensor]
+Signature = Callable[..., Outputs]
+Problem = tuple[tf.Tensor, tf.Tensor | str]  # which rows are invalid, bool `[N]`, and why
 
 WHITE = 1.0
+# A PNG file begins with 16 fixed bytes. Width and height follow, 4 bytes each, then its depth and its type of colour.
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
-PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+PNG_HEADER_SIZE = 26
+# Regular expressions over bytes (`\C` is any byte). Some programs append bytes after the end, which do not matter.
+PNG_WITH_END = r"(?s)\C*\x00\x00\x00\x00IEND\C{4}\C*"
+PNG_WITH_ALPHA = r"(?s)\C{25}[\x04\x06]\C*|\C*tRNS\C*"
 
 
-def signatures_of(model, steps=None, prior_temperature=1.0):
-    """Makes the signatures of a model.
-
-    * `sample` takes `seed` int64 `[N]` and `temperature` float32 `[N]` (of z, at least 0) and gives `images` and
-      `pseudoinputs`, float32 `[N, D, D, C]` in [0, 1]; for seeds from 0 to 2^31 - 1 the image is that of
-      `model.sample(1, seed=seed)`. `sample_png` gives the same as files, `image_bytes` and `pseudoinput_bytes`.
-    * `reconstruct` takes `images` and gives `reconstructions`; `reconstruct_png` takes `image_bytes`, PNG files of the
-      model's size, and gives `reconstruction_bytes`. Both are without noise.
-    * `encode` takes `images` and gives `pseudoinput`, the mean of r(u|x), and the posterior means `z_L` to `z_1`.
-    * `score` takes `images` and `seed` and gives `negative_elbo`, of T steps from one draw, and its terms
-      `reconstruction`, `kl_z` and `kl_u`, in nats `[N]`.
-
-    Each gives `error`, a string a row, too. What a model without pseudoinputs does not have is left out.
+def save(path: str | Path, model: DVPVAE, steps: int | None = None, prior_temperature: float = 1.0) -> None:
+    """Writes a SavedModel with the signatures of a model; its `serving_default` is `sample`.
 
     Args:
-        model: `DVPVAE`.
-        steps: int or None, T of the diffusion prior; None takes its own.
-        prior_temperature: float, factor of the noise of the prior over u.
+        path: folder to write.
+        model: see `make_signatures`.
+        steps: see `make_signatures`.
+        prior_temperature: see `make_signatures`.
+
+    Raises:
+        ValueError: see `make_signatures`.
+    """
+    signatures = make_signatures(model, steps, prior_temperature)
+    holder = tf.Module()
+    holder.weights = [weight.value for weight in model.variables]  # a server does not find untracked variables
+    tf.saved_model.save(holder, str(path), {"serving_default": signatures["sample"], **signatures})
+
+
+def make_signatures(
+    model: DVPVAE, steps: int | None = None, prior_temperature: float = 1.0
+) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+    """Makes the signatures of a model.
+
+    * `sample` takes `seed` int64 `[N]` and `temperature` float32 `[N]` (of z, at least 0). It returns `images` and
+      `pseudoinputs`, float32 `[N, D, D, C]` in [0, 1]. For seeds from 0 to 2^31 - 1 the image is that of
+      `model.sample(1, seed=seed)`. `sample_png` returns the same as PNG files, `image_bytes` and `pseudoinput_bytes`.
+    * `reconstruct` takes `images` and returns `reconstructions`; `reconstruct_png` takes `image_bytes`, PNG files of
+      the model's size, and returns `reconstruction_bytes`. Both use no noise.
+    * `encode` takes `images` and returns `pseudoinput`, the mean of r(u|x), and the posterior means `z_L` to `z_1`.
+    * `score` takes `images` and `seed` and returns `negative_elbo`, of T steps from one draw, and its terms
+      `reconstruction`, `kl_z` and `kl_u`, float32 `[N]`, in nats.
+
+    Each also returns `error`, string `[N]`. A model without pseudoinputs leaves out the outputs that it lacks.
+
+    Args:
+        model: trained model.
+        steps: T of the diffusion prior; None takes its own.
+        prior_temperature: factor of the noise of the prior over u.
 
     Returns:
-        dict from names to `tf.function`s.
+        `tf.function`s by name.
+
+    Raises:
+        ValueError: if `steps` is given for a prior without diffusion steps.
     """
     images = tf.TensorSpec([None, *model.image_shape], tf.float32, "images")
     seed = tf.TensorSpec([None], tf.int64, "seed")
@@ -45,120 +78,129 @@ def signatures_of(model, steps=None, prior_temperature=1.0):
     image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
     sample = functools.partial(_sample, model, steps, prior_temperature)
     reconstruct = functools.partial(_reconstruct, model)
+    reconstruct_png = _taking_png(_returning_png(reconstruct), model.image_shape)
     return {
         "sample": tf.function(sample, input_signature=[seed, temperature]),
-        "sample_png": tf.function(_in_png(sample), input_signature=[seed, temperature]),
+        "sample_png": tf.function(_returning_png(sample), input_signature=[seed, temperature]),
         "reconstruct": tf.function(reconstruct, input_signature=[images]),
-        "reconstruct_png": tf.function(_from_png(model, _in_png(reconstruct)), input_signature=[image_bytes]),
+        "reconstruct_png": tf.function(reconstruct_png, input_signature=[image_bytes]),
         "encode": tf.function(functools.partial(_encode, model), input_signature=[images]),
         "score": tf.function(functools.partial(_score, model, steps), input_signature=[images, seed]),
     }
 
 
-def _sample(model, steps, prior_temperature, seed, temperature):
+def _sample(
+    model: DVPVAE, steps: int | None, prior_temperature: float, seed: tf.Tensor, temperature: tf.Tensor
+) -> Outputs:
     good = tf.math.is_finite(temperature) & (temperature >= 0)
     safe = tf.where(good, temperature, 0.0)[:, tf.newaxis, tf.newaxis, tf.newaxis]
     samples = model.generate(noise.keys_of(seed, SAMPLING_STREAM), safe, prior_temperature, steps)
     finite = tf.reduce_all(tf.math.is_finite(samples.images), axis=[1, 2, 3])
     values = {name: value for name, value in samples._asdict().items() if value is not None}
-    return _answer(
+    return _with_error(
         values,
         (~good, "temperature must be a finite number of at least 0"),
         (~finite, "temperature is so high that the image is not finite"),
     )
 
 
-def _reconstruct(model, images):
-    images, problem = _checked(images)
-    return _answer({"reconstructions": model.reconstruct(images)}, problem)
+def _reconstruct(model: DVPVAE, images: tf.Tensor) -> Outputs:
+    images, problem = _check_pixels(images)
+    return _with_error({"reconstructions": model.reconstruct(images)}, problem)
 
 
-def _encode(model, images):
-    images, problem = _checked(images)
+def _encode(model: DVPVAE, images: tf.Tensor) -> Outputs:
+    images, problem = _check_pixels(images)
     inference = model.infer(images, sample=False)
     values = {f"z_{model.num_layers - i}": mean for i, mean in enumerate(inference.posterior_means)}
     if inference.pseudoinput is not None:
         values["pseudoinput"] = inference.pseudoinput
-    return _answer(values, problem)
+    return _with_error(values, problem)
 
 
-def _score(model, steps, images, seed):
-    images, problem = _checked(images)
-    return _answer(negative_elbo_terms(model, images, noise.keys_of(seed, EVALUATION_STREAM), steps), problem)
+def _score(model: DVPVAE, steps: int | None, images: tf.Tensor, seed: tf.Tensor) -> Outputs:
+    images, problem = _check_pixels(images)
+    return _with_error(negative_elbo_terms(model, images, noise.keys_of(seed, EVALUATION_STREAM), steps), problem)
 
 
-def _checked(images):
-    """The images, black in place of those that are out of range, and which these are."""
-    good = tf.reduce_all((images >= 0) & (images <= 1), axis=[1, 2, 3])  # NaN is neither
+def _check_pixels(images: tf.Tensor) -> tuple[tf.Tensor, Problem]:
+    """The images, with black ones in place of those that leave [0, 1], and which rows these are."""
+    good = tf.reduce_all((images >= 0) & (images <= 1), axis=[1, 2, 3])  # false for NaN
     return tf.where(good[:, tf.newaxis, tf.newaxis, tf.newaxis], images, 0.0), (~good, "pixels must be in [0, 1]")
 
 
-def _answer(values, *problems):
-    """The outputs: NaN in bad rows, and `error`, the first of their problems (pairs of which rows, and why)."""
-    errors = tf.fill(tf.shape(problems[0][0]), "")
-    for bad, why in reversed(problems):
-        errors = tf.where(bad, why, errors)
-    bad = errors != ""
+def _with_error(values: Outputs, *problems: Problem) -> Outputs:
+    """The outputs with `error`, and with NaN in the rows that have one."""
+    errors = _first_problem(*problems)
     outputs = {}
     for name, value in values.items():
-        of_row = tf.reshape(bad, [-1, *[1] * (len(value.shape) - 1)])
-        outputs[name] = tf.where(of_row, tf.constant(float("nan"), value.dtype), value)
+        invalid = tf.reshape(errors != "", [-1, *[1] * (len(value.shape) - 1)])
+        outputs[name] = tf.where(invalid, tf.constant(float("nan"), value.dtype), value)
     return outputs | {"error": errors}
 
 
-def _in_png(signature):
-    """The signature with PNG files in place of images."""
+def _first_problem(*problems: Problem) -> tf.Tensor:
+    """The reason of the first problem that each row has, string `[N]`; "" where it has none."""
+    errors = tf.fill(tf.shape(problems[0][0]), "")
+    for invalid, reason in reversed(problems):
+        errors = tf.where(invalid, reason, errors)
+    return errors
 
-    def in_png(*inputs):
+
+def _returning_png(signature: Signature) -> Signature:
+    """The signature with PNG files in place of the images that it returns."""
+
+    def returning_png(*inputs):
         outputs = signature(*inputs)
-        errors = outputs.pop("error")
-        return {f"{name.removesuffix('s')}_bytes": _to_png(value) for name, value in outputs.items()} | {
-            "error": errors
-        }
+        error = outputs.pop("error")
+        files = {f"{name.removesuffix('s')}_bytes": _encode_png(images) for name, images in outputs.items()}
+        return files | {"error": error}
 
-    return in_png
+    return returning_png
 
 
-def _to_png(images):
+def _encode_png(images: tf.Tensor) -> tf.Tensor:
+    """PNG files, string `[N]`, of images float32 `[N, D, D, C]`; NaN becomes white."""
     pixels = tf.cast(tf.round(255.0 * tf.where(tf.math.is_finite(images), images, WHITE)), tf.uint8)
     return tf.map_fn(tf.io.encode_png, pixels, fn_output_signature=tf.TensorSpec([], tf.string))
 
 
-def _from_png(model, signature):
+def _taking_png(signature: Signature, image_shape: tuple[int, int, int]) -> Signature:
     """The signature that takes PNG files in place of images."""
-    height, width, channels = model.image_shape
-    start = PNG_START + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08"  # the depth: 8 bits
-    blank = tf.io.encode_png(tf.zeros(model.image_shape, tf.uint8)).numpy()
+    height, width, _ = image_shape
+    blank = tf.io.encode_png(tf.zeros(image_shape, tf.uint8)).numpy()
+    spec = tf.TensorSpec(image_shape, tf.float32)
 
-    def decode(file):
-        return tf.ensure_shape(tf.io.decode_png(file, channels), model.image_shape)
-
-    def from_png(image_bytes):
-        padding = " " * len(start)  # a part of a string must not begin outside it
-        good = tf.strings.substr(image_bytes + padding, 0, len(start)) == start
-        good &= tf.strings.substr(padding + image_bytes, -len(PNG_END), len(PNG_END)) == PNG_END
-        files = tf.where(good, image_bytes, blank)
-        pixels = tf.map_fn(decode, files, fn_output_signature=tf.TensorSpec(model.image_shape, tf.uint8))
-        images = tf.where(
-            good[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.cast(pixels, tf.float32) / 255.0, float("nan")
+    def taking_png(files):
+        padded = files + PNG_HEADER_SIZE * " "  # a substring must not begin outside the string
+        is_png = tf.strings.substr(padded, 0, len(PNG_START)) == PNG_START
+        is_whole = tf.strings.regex_full_match(files, PNG_WITH_END)
+        sides = tf.io.decode_raw(tf.strings.substr(padded, len(PNG_START), 8), tf.int32, little_endian=False)
+        sides = tf.reshape(sides, [-1, 2])  # also where there are no rows
+        fits = tf.reduce_all(sides == [width, height], axis=1)
+        found = tf.strings.reduce_join(tf.strings.as_string(sides), axis=1, separator=" x ")
+        problems = (
+            (~is_png, "image_bytes is not a PNG file"),
+            (~fits, "image_bytes is a PNG file of " + found + f" pixels: the model takes {width} x {height}"),
+            (~is_whole, "image_bytes is a PNG file that is cut short"),
         )
-        outputs = signature(images)
-        why = f"image_bytes must be a whole PNG file of {width} x {height} pixels"
-        return outputs | {"error": tf.where(good, outputs["error"], why)}
+        good = is_png & fits & is_whole
+        decode = functools.partial(_decode_png, image_shape=image_shape)
+        images = tf.map_fn(decode, tf.where(good, files, blank), fn_output_signature=spec)
+        outputs = signature(tf.where(good[:, tf.newaxis, tf.newaxis, tf.newaxis], images, float("nan")))
+        return outputs | {"error": _first_problem(*problems, (good, outputs["error"]))}
 
-    return from_png
+    return taking_png
 
 
-def save(path, model, steps=None, prior_temperature=1.0):
-    """Writes a SavedModel with the signatures of a model; its `serving_default` is `sample`.
+def _decode_png(file: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+    """The image of a PNG file of any depth, float32 in [0, 1]; transparent pixels are laid on white."""
+    image = _decode_channels(file, image_shape[-1])
+    # Without this condition, the alpha of files of fewer than 8 bits comes out wrong.
+    has_alpha = tf.strings.regex_full_match(file, PNG_WITH_ALPHA)
+    alpha = tf.where(has_alpha, _decode_channels(file, 4)[..., 3:], 1.0)
+    return tf.ensure_shape(image + (WHITE - image) * (1.0 - alpha), image_shape)
 
-    Args:
-        path: path of the folder to write.
-        model: see `signatures_of`.
-        steps: see `signatures_of`.
-        prior_temperature: see `signatures_of`.
-    """
-    signatures = signatures_of(model, steps, prior_temperature)
-    holder = tf.Module()
-    holder.weights = [weight.value for weight in model.variables]  # what is not tracked, a server does not find
-    tf.saved_model.save(holder, str(path), {"serving_default": signatures["sample"], **signatures})
+
+def _decode_channels(file: tf.Tensor, channels: int) -> tf.Tensor:
+    return tf.cast(tf.io.decode_png(file, channels, tf.uint16), tf.float32) / 65535.0

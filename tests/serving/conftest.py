@@ -1,13 +1,18 @@
-"""Stand-ins of exported models, quick to load, whose answers are known; and the thin server in a thread."""
+"""An exported tiny model, a stand-in with known answers that loads quickly, and the thin server in a thread."""
 
 import contextlib
-import os
+import inspect
 import socket
 import threading
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from dvpvae_tf import command_inputs, evaluation, export
+from dvpvae_tf.models.loading import load_model
 
 SIDE = 4
 
@@ -15,10 +20,9 @@ SIDE = 4
 class StandIn(tf.Module):
     """Image n is grey, of level `10 * version + seed[n]` out of 255; its pseudoinput is the negative of it."""
 
-    def __init__(self, version, hold):
+    def __init__(self, version):
         super().__init__()
         self.level = tf.Variable(10.0 * version)
-        self.hold = hold
 
     def _sample(self, seed, temperature):
         grey = (self.level + tf.cast(seed, "float32")) / 255.0
@@ -50,11 +54,11 @@ class StandIn(tf.Module):
     def brightness(self, images):
         return {"brightness": tf.reduce_mean(images, axis=[1, 2, 3])}
 
-    def held(self, seed):
-        """Calls `hold`, in this process alone, and then reads the variable."""
-        held = tf.numpy_function(self.hold, [seed], tf.int64)
-        with tf.control_dependencies([held]):
-            return {"level": self.level + tf.zeros_like(seed, "float32")}
+    def fails(self, seed):
+        def fail(_):
+            raise OSError("secret")
+
+        return {"seed": tf.ensure_shape(tf.numpy_function(fail, [seed], tf.int64), [None])}
 
 
 def _png(images):
@@ -64,20 +68,19 @@ def _png(images):
 
 @pytest.fixture(scope="session")
 def write_version():
-    """Writes version `number` of a stand-in, whole at once, and returns its folder; `hold` is a function of seeds."""
+    """Writes version `number` of a stand-in and returns its folder."""
 
-    def write(folder, number, hold=None):
+    def write(folder, number):
         images = tf.TensorSpec([None, SIDE, SIDE, 1], "float32", "images")
         seed, temperature = tf.TensorSpec([None], "int64", "seed"), tf.TensorSpec([None], "float32", "temperature")
-        model = StandIn(number, hold)
+        model = StandIn(number)
         takes = {name: (seed, temperature) for name in ("sample", "sample_png", "sample_alone")}
         takes |= {name: (images,) for name in ("reconstruct", "brightness")}
         takes["reconstruct_png"] = (tf.TensorSpec([None], "string", "image_bytes"),)
-        takes |= {"held": (seed,)} if hold else {}
+        takes["fails"] = (seed,)
         signatures = {name: tf.function(getattr(model, name), input_signature=specs) for name, specs in takes.items()}
         signatures["serving_default"] = signatures["sample"]
-        tf.saved_model.save(model, str(folder / f".writing-{number}"), signatures=signatures)
-        os.replace(folder / f".writing-{number}", folder / str(number))
+        tf.saved_model.save(model, str(folder / str(number)), signatures=signatures)
         return folder / str(number)
 
     return write
@@ -88,14 +91,12 @@ def serving():
     """Serves a folder at a free port as long as the context lasts, and gives the URL of the model `grey`."""
     pytest.importorskip("starlette", reason="needs the extra serving: pip install -e '.[serving]'")
     uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serving: pip install -e '.[serving]'")
-    from dvpvae_tf.serving.rest import application
-    from dvpvae_tf.serving.versions import Versions
+    from dvpvae_tf.serving.saved_model import load_newest
+    from dvpvae_tf.serving.server import application
 
     @contextlib.contextmanager
     def serve(folder, **limits):
-        versions = Versions(folder)
-        versions.update()
-        app = application(versions, "grey", poll_seconds=0.05, **limits)
+        app = application(load_newest(folder), "grey", **limits)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -111,8 +112,44 @@ def serving():
 
 @pytest.fixture(scope="session")
 def url(write_version, serving, tmp_path_factory):
-    """Version 1, served to all tests that change nothing: at most 8 rows and 64 KiB in a request."""
+    """Version 1, served to all tests: at most 8 rows and 64 KiB in a request."""
     folder = tmp_path_factory.mktemp("grey")
     write_version(folder, 1)
     with serving(folder, max_rows=8, max_body_bytes=2**16) as address:
         yield address
+
+
+class Bound:
+    """A measured bound that takes no time."""
+
+    def summary(self):
+        measured = {name: {"mean": 90.5, "standard_error": 1.25} for name in ("nats", "negative_elbo", "bits_per_dim")}
+        return measured | {"estimator": "iwae, K = 4, T = 2", "images": 5, "seed": 0}
+
+
+class Exported(NamedTuple):
+    """What the command wrote for a tiny model, that model, and how it asked for the bound."""
+
+    version: Path
+    model: object
+    signatures: dict
+    bound_arguments: dict
+
+
+@pytest.fixture(scope="session")
+def exported(leave_run, images, tmp_path_factory):
+    """The tiny model exported by the command, once: T = 2, temperature of the prior 0.7, a bound of 5 images."""
+    run, output = leave_run(data_dir="secret"), tmp_path_factory.mktemp("saved_models") / "blobs"
+    asked, signature = {}, inspect.signature(evaluation.iwae)
+
+    def iwae(*args, **kwargs):
+        asked.update(signature.bind(*args, **kwargs).arguments)
+        return Bound()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command_inputs, "read_images", lambda **_: tuple(images(num, seed=num) for num in (30, 20, 12)))
+        patch.setattr(evaluation, "iwae", iwae)
+        options = ["--steps=2", "--prior-temperature=0.7", "--bound-images=5", "--bound-samples=4"]
+        export.main([f"--model={run}", f"--output={output}", *options])
+    version = output / "1"
+    return Exported(version, load_model(run), tf.saved_model.load(str(version)).signatures, asked)

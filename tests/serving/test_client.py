@@ -15,21 +15,24 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from dvpvae_tf import client, pictures
+from dvpvae_tf import client as client_command
+from dvpvae_tf import pictures
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.serving import calls
+from dvpvae_tf.serving import client
 
 
 @pytest.fixture(autouse=True)
 def work_in_an_empty_folder_without_long_waits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(calls, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
 def command():
     """Runs the command; keywords are its options."""
-    return lambda **options: client.main([f"--{name.replace('_', '-')}={value}" for name, value in options.items()])
+    return lambda **options: client_command.main(
+        [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    )
 
 
 @pytest.fixture
@@ -77,20 +80,29 @@ def test_all_kinds_of_output_hold_the_images_of_their_seeds(url, command, capsys
     assert sorted(os.listdir()) == ["folder", "out.npz", "out.png"]
 
 
-def test_the_calls_are_functions_too(url):
-    samples = calls.sample(url, [200, 5], temperature=0.5)
+def test_the_client_is_a_module_too(url):
+    samples = client.sample(url, [200, 5], temperature=0.5)
     assert levels(samples.images) == [210, 15] and levels(samples.pseudoinputs) == [45, 240]
-    assert levels(calls.sample(f"{url}/versions/1", [1]).images) == [11]
+    assert levels(client.sample(f"{url}/versions/1", [1]).images) == [11]
     images = np.zeros([2, 4, 4, 1], "float32")
-    images[1, 0, 0, 0] = np.nan
-    outputs = calls.predict(url, "reconstruct", {"images": images})
+    images[1, 0, 0, 0] = 0.25
+    outputs = client.predict(url, "reconstruct", {"images": images})
     np.testing.assert_array_equal(outputs["reconstructions"], images)
     assert list(outputs["error"]) == ["", ""]
 
 
+def test_json_has_no_nan(url):
+    """A value that is not finite comes as NaN, and is not sent."""
+    outputs = client.predict(url, "sample", {"seed": np.array([1, 2]), "temperature": np.array([1.0, -1.0])})
+    assert list(outputs["error"]) == ["", "the temperature is below 0"]
+    assert np.isfinite(outputs["images"][0]).all() and np.isnan(outputs["images"][1]).all()
+    with pytest.raises(UserError, match="an input is NaN or infinite"):
+        client.predict(url, "sample", {"seed": np.array([1]), "temperature": np.array([np.nan])})
+
+
 def test_a_model_without_pseudoinputs_has_images_alone(url, command, monkeypatch):
-    predict = calls.predict
-    monkeypatch.setattr(calls, "predict", lambda url, _, *others: predict(url, "sample_alone", *others))
+    predict = client.predict
+    monkeypatch.setattr(client, "predict", lambda url, _, *others: predict(url, "sample_alone", *others))
     command(url=url, num=2, output="out.npz")
     with np.load("out.npz") as file:
         assert list(file) == ["images"] and levels(file["images"]) == [10, 11]
@@ -147,7 +159,7 @@ def good_answer(url):
 @pytest.mark.parametrize("passing", [(429, b""), (502, b""), (503, b""), (504, b""), None], ids=repr)
 def test_what_passes_is_tried_again(serve_answers, good_answer, passing):
     with serve_answers(passing, passing, (200, good_answer)) as (url, requests):
-        assert levels(calls.sample(url, [0, 1], retries=2).images) == [10, 11]
+        assert levels(client.sample(url, [0, 1], retries=2).images) == [10, 11]
         assert requests == requests[:1] * 3
         assert requests[0] == {
             "signature_name": "sample_png",
@@ -166,10 +178,10 @@ def test_no_more_than_the_retries_are_made(serve_answers, refused):
 
 def test_the_waits_between_retries_double(serve_answers, monkeypatch):
     waits = []
-    monkeypatch.setattr(calls, "FIRST_WAIT", 0.5)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.5)
     monkeypatch.setattr(time, "sleep", waits.append)
     with serve_answers((503, b"")) as (url, _), pytest.raises(UserError):
-        calls.sample(url, [0], retries=4)
+        client.sample(url, [0], retries=4)
     assert [wait for wait in waits if wait >= 0.5] == [1, 2, 4]
 
 
@@ -190,11 +202,11 @@ def test_a_refused_connection_is_told_after_the_retries(refused):
 
 def test_a_server_that_starts_late_is_reached(good_answer, serve_answers, monkeypatch):
     """The first attempt is refused; while the client waits, the server begins to listen."""
-    monkeypatch.setattr(calls, "FIRST_WAIT", 0.5)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.5)
     with socket.socket() as held, ThreadPoolExecutor(1) as pool:
         held.bind(("127.0.0.1", 0))  # without listen, connections are refused
         url = f"http://127.0.0.1:{held.getsockname()[1]}/v1/models/grey"
-        sample = pool.submit(calls.sample, url, [0, 1], retries=10)
+        sample = pool.submit(client.sample, url, [0, 1], retries=10)
         time.sleep(0.5)
         assert not sample.done()
         held.listen()
@@ -249,13 +261,13 @@ def test_the_wrong_number_of_rows_is_nonsense(serve_answers, good_answer, refuse
 
 
 def test_a_bad_row_of_a_later_batch_leaves_nothing_behind(url, refused, monkeypatch):
-    predict = calls.predict
+    predict = client.predict
 
     def with_bad_row(url, signature, inputs, *others):
         inputs["temperature"][inputs["seed"] == 5] = -1
         return predict(url, signature, inputs, *others)
 
-    monkeypatch.setattr(calls, "predict", with_bad_row)
+    monkeypatch.setattr(client, "predict", with_bad_row)
     for output in ("out.png", "out.npz", "folder"):
         error = refused(url=url, num=7, batch_size=2, output=output)
         assert error == f"error: {url} cannot draw the image of seed 5: the temperature is below 0\n"
@@ -339,7 +351,7 @@ def test_grpc_draws_what_rest_draws(serve_grpc, url, command):
         assert seeds == [[3, 4], [5, 6], [7]]
         images = np.zeros([2, 4, 4, 1], "float32")
         images[1] = np.nan
-        outputs = calls.predict(address, "reconstruct", {"images": images})
+        outputs = client.predict(address, "reconstruct", {"images": images})
         np.testing.assert_array_equal(outputs["reconstructions"], images)
         assert list(outputs["error"]) == ["", ""]
     command(url=url, num=5, seed=3, output="rest.npz")
@@ -350,16 +362,16 @@ def test_grpc_draws_what_rest_draws(serve_grpc, url, command):
 
 def test_files_are_sent_over_both(serve_grpc, url):
     rows = {"seed": np.array([7, 8]), "temperature": np.ones(2, "float32")}
-    files = list(calls.predict(url, "sample_png", rows)["image_bytes"])
+    files = list(client.predict(url, "sample_png", rows)["image_bytes"])
     with serve_grpc() as (grpc_url, _):
         for address in (url, grpc_url):
-            outputs = calls.predict(address, "reconstruct_png", {"image_bytes": files})
+            outputs = client.predict(address, "reconstruct_png", {"image_bytes": files})
             assert list(outputs["reconstruction_bytes"]) == files and list(outputs["error"]) == ["", ""]
 
 
 def test_grpc_tries_again_what_passes_and_nothing_else(serve_grpc, refused):
     with serve_grpc("UNAVAILABLE", "UNAVAILABLE") as (address, requests):
-        assert levels(calls.sample(address, [0, 1]).images) == [10, 11]
+        assert levels(client.sample(address, [0, 1]).images) == [10, 11]
         assert len(requests) == 3
     with serve_grpc("UNAVAILABLE") as (address, requests):
         assert refused(url=address, retries=0) == f"error: {address} gives no answer but UNAVAILABLE: unavailable\n"

@@ -12,8 +12,8 @@ import requests
 import tensorflow as tf
 
 from dvpvae_tf import client
-from dvpvae_tf.serving import calls
-from dvpvae_tf.serving.versions import Versions
+from dvpvae_tf.serving.client import predict, sample
+from dvpvae_tf.serving.saved_model import load_newest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "saved_models" / "mnist"
@@ -23,10 +23,8 @@ SEEDS = [3, 0, 11]
 @pytest.fixture(scope="module")
 def expected():
     """Its images of `SEEDS` at temperature 0.8, as levels."""
-    versions = Versions(MODEL)
-    versions.update()
-    signature = versions.served.model.signatures["sample"]
-    outputs = signature(seed=tf.constant(SEEDS, tf.int64), temperature=tf.fill([len(SEEDS)], 0.8))
+    signatures = load_newest(MODEL).module.signatures
+    outputs = signatures["sample"](seed=tf.constant(SEEDS, tf.int64), temperature=tf.fill([len(SEEDS)], 0.8))
     return 255 * outputs["images"].numpy()
 
 
@@ -38,14 +36,14 @@ def check(samples, expected):
 
 def test_the_thin_server_and_the_client_draw_the_models_images(expected, serving, tmp_path):
     with serving(MODEL) as url:
-        check(calls.sample(url, SEEDS, 0.8), expected)
+        check(sample(url, SEEDS, 0.8), expected)
         client.main(
             ["--url", url, "--num", "4", "--seed", "0", "--batch-size", "3", "--output", str(tmp_path / "a.npz")]
         )
         images = np.load(tmp_path / "a.npz")["images"]
         assert np.abs(images[[3, 0]] - expected[:2]).max() < 0.6
-        scores = calls.predict(url, "score", {"images": expected / 255, "seed": np.arange(3)})
-        blank = calls.predict(url, "score", {"images": np.full([3, 28, 28, 1], 0.5), "seed": np.arange(3)})
+        scores = predict(url, "score", {"images": expected / 255, "seed": np.arange(3)})
+        blank = predict(url, "score", {"images": np.full([3, 28, 28, 1], 0.5), "seed": np.arange(3)})
         assert scores["negative_elbo"].max() < 300 < blank["negative_elbo"].min()
 
 
@@ -65,7 +63,7 @@ def test_tensorflow_serving_draws_the_same_images_over_rest_and_grpc(expected, t
             [
                 "tensorflow_model_server", f"--rest_api_port={rest}", f"--port={grpc}", "--model_name=mnist",
                 f"--model_base_path={MODEL}", "--enable_batching",
-                f"--batching_parameters_file={ROOT / 'serving' / 'batching.config'}",
+                f"--batching_parameters_file={ROOT / 'deploy' / 'tensorflow-serving' / 'batching.config'}",
             ],
             stdout=log, stderr=log,
         )  # fmt: skip
@@ -80,8 +78,8 @@ def test_tensorflow_serving_draws_the_same_images_over_rest_and_grpc(expected, t
                 pass
             assert server.poll() is None, (tmp_path / "log").read_text()[-2000:]
             time.sleep(1)
-        check(calls.sample(url, SEEDS, 0.8), expected)
-        check(calls.sample(f"grpc://127.0.0.1:{grpc}/mnist", SEEDS, 0.8), expected)
+        check(sample(url, SEEDS, 0.8), expected)
+        check(sample(f"grpc://127.0.0.1:{grpc}/mnist", SEEDS, 0.8), expected)
     finally:
         server.terminate()
         server.wait(30)

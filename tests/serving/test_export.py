@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -9,12 +10,12 @@ from dvpvae_tf import command_inputs, evaluation, export
 from dvpvae_tf.config.settings import load_config
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.loading import load_model
-from dvpvae_tf.serving import archive
+from dvpvae_tf.serving import saved_model
 
 
 @pytest.fixture(scope="module")
 def run_folder(leave_run):
-    return leave_run(data_dir="secret")
+    return leave_run()
 
 
 @pytest.fixture(autouse=True)
@@ -29,58 +30,68 @@ def quick(monkeypatch):
     def save(path, *_):
         tf.saved_model.save(tf.Module(), str(path))
 
-    monkeypatch.setattr(archive.signatures, "save", save)
+    monkeypatch.setattr(saved_model.signatures, "save", save)
 
 
 def run(folder, output, *options):
     export.main(["--model", str(folder), "--output", str(output), *map(str, options)])
 
 
-@pytest.mark.slow
-def test_a_version_comes_with_all_that_is_to_be_known_of_it(run_folder, tmp_path, images, capsys):
-    pytest.importorskip("tensorflow_serving", reason="the requests to warm up with need tensorflow-serving-api")
-    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
-
-    output = tmp_path / "saved_models" / "blobs"
-    run(run_folder, output, "--steps", 2, "--bound-images", 5, "--prior-temperature", 0.5)
-    version = output / "1"
-    assert f"wrote {version}" in capsys.readouterr().out
+def test_a_version_comes_with_its_description(exported, images):
+    output, extra = exported.version.parent, exported.version / "assets.extra"
     assert [path.name for path in output.iterdir()] == ["1"]
-    extra = version / "assets.extra"
-    assert {path.name for path in extra.iterdir()} == {
-        "model_card.md", "config.yaml", "bound.json", "tf_serving_warmup_requests"
+    assert {path.name for path in extra.iterdir()} - {saved_model.WARMUP} == {
+        "model_card.md", "config.yaml", "bound.json"
     }  # fmt: skip
-
-    expected = evaluation.iwae(load_model(run_folder), images(12, seed=12)[:5], 100, steps=2, verbose=0)
-    bound = json.loads((extra / "bound.json").read_text())
-    assert bound["nats"]["mean"] == pytest.approx(expected.estimates.mean(), rel=1e-5)
     card = (extra / "model_card.md").read_text()
-    assert card.startswith("# blobs, version 1\n")
-    assert f"Bound: {expected.estimates.mean():.2f} +- " in card and "nats, or " in card
-    assert "by iwae, K = 100, T = 2; negative ELBO" in card and "first 5 images of folder:blobs, test" in card
-    assert "Diffusion steps T: 2. Temperature of the prior over u, fixed at export: 0.5." in card
-    assert "`python -m dvpvae_tf.export --model " in card and "the process of T = 2 steps" in card
+    assert card.startswith("# blobs, version 1\n") and f" {exported.model.num_parameters:,}\nparameters" in card
+    assert "Diffusion steps T: 2. Temperature of the prior over u, fixed at export: 0.7." in card
+    assert "`python -m dvpvae_tf.export --model" in card and "the process of T = 2 steps" in card
     assert (
         "| `sample` | `seed` int64 [N], `temperature` float32 [N] | `error` string [N], `images` float32 [N, 8, 8, 1]"
         in card
     )
     config = load_config(extra / "config.yaml")
-    assert (
-        config.dataset == "folder:blobs"
-        and config.data_dir is None
-        and "secret" not in (extra / "config.yaml").read_text()
-    )
+    assert config.dataset == "folder:blobs" and config.data_dir is None
+    assert "secret" not in (extra / "config.yaml").read_text()
 
-    served = tf.saved_model.load(str(version)).signatures
-    warmed_up = set()
-    for record in tf.data.TFRecordDataset(str(extra / "tf_serving_warmup_requests")):
+
+def test_the_bound_is_that_of_the_first_test_images(exported, images):
+    asked = exported.bound_arguments
+    np.testing.assert_array_equal(asked["images"], images(12, seed=12)[:5])
+    assert (asked["samples"], asked["steps"], asked["seed"]) == (4, 2, 0)
+    bound = json.loads((exported.version / "assets.extra" / "bound.json").read_text())
+    assert bound["nats"] == {"mean": 90.5, "standard_error": 1.25}
+    card = (exported.version / "assets.extra" / "model_card.md").read_text()
+    assert "Bound: 90.50 +- 1.25 nats, or 90.5000 bits per dimension, by iwae, K = 4, T = 2; negative ELBO" in card
+    assert "first 5 images of folder:blobs, test" in card
+
+
+def test_the_default_bound_is_quick_and_announced(quick, run_folder, tmp_path, monkeypatch, capsys):
+    def iwae(model, images, samples, *_):
+        assert len(images) * samples <= 1000
+        raise UserError("enough")
+
+    monkeypatch.setattr(evaluation, "iwae", iwae)
+    with pytest.raises(SystemExit):
+        run(run_folder, tmp_path / "blobs")
+    output = capsys.readouterr().out
+    assert "measuring the bound of the model card: iwae of 12 images of folder:blobs, test, 10 samples each" in output
+
+
+def test_the_warm_up_requests_are_answered(exported):
+    pytest.importorskip("tensorflow_serving", reason="the warm-up requests need tensorflow-serving-api")
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    answered = set()
+    for record in tf.data.TFRecordDataset(str(exported.version / "assets.extra" / saved_model.WARMUP)):
         request = PredictionLog.FromString(record.numpy()).predict_log.request
         assert request.model_spec.name == "blobs"
         inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-        outputs = served[request.model_spec.signature_name](**inputs)
+        outputs = exported.signatures[request.model_spec.signature_name](**inputs)
         assert all(len(value) == 2 for value in outputs.values())
-        warmed_up.add(request.model_spec.signature_name)
-    assert warmed_up == set(served)
+        answered.add(request.model_spec.signature_name)
+    assert answered == set(exported.signatures)
 
 
 def test_versions_follow_one_another_and_are_never_replaced(quick, run_folder, tmp_path, capsys):
@@ -107,9 +118,9 @@ def test_no_version_is_visible_before_it_is_whole(run_folder, tmp_path, monkeypa
         tf.saved_model.save(tf.Module(), str(path))
         seen.extend(path.name for path in output.iterdir())
 
-    monkeypatch.setattr(archive.signatures, "save", save)
-    monkeypatch.setattr(archive, "can_warm_up", lambda: seen.extend(path.name for path in output.iterdir()))
-    archive.write_version(output, 3, load_model(run_folder))
+    monkeypatch.setattr(saved_model.signatures, "save", save)
+    monkeypatch.setattr(saved_model, "has_serving_api", lambda: seen.extend(path.name for path in output.iterdir()))
+    saved_model.write_version(output, 3, load_model(run_folder))
     assert seen and not any(name.isdigit() for name in seen)
     assert [path.name for path in output.iterdir()] == ["3"]
 
@@ -117,16 +128,16 @@ def test_no_version_is_visible_before_it_is_whole(run_folder, tmp_path, monkeypa
         save(path)
         raise RuntimeError("killed")
 
-    monkeypatch.setattr(archive.signatures, "save", fail)
+    monkeypatch.setattr(saved_model.signatures, "save", fail)
     with pytest.raises(RuntimeError):
-        archive.write_version(output, 4, load_model(run_folder))
+        saved_model.write_version(output, 4, load_model(run_folder))
     assert [path.name for path in output.iterdir()] == ["3"]
 
 
-def test_without_the_extra_it_says_that_the_first_request_is_slow(quick, run_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(archive, "can_warm_up", lambda: False)
+def test_without_the_extra_it_says_that_the_first_answers_are_slow(quick, run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(saved_model, "has_serving_api", lambda: False)
     run(run_folder, tmp_path / "blobs", "--bound-images", 0)
-    assert "the first one will be slow" in capsys.readouterr().out
+    assert "the first answers will be slow" in capsys.readouterr().out
     assert not (tmp_path / "blobs" / "1" / "assets.extra" / "tf_serving_warmup_requests").exists()
 
 
@@ -153,7 +164,9 @@ def test_images_that_are_not_there_are_told_with_the_way_round(quick, run_folder
     monkeypatch.setattr(command_inputs, "read_images", read_images)
     with pytest.raises(SystemExit):
         run(run_folder, tmp_path / "blobs")
-    assert "blobs are not here; or give --bound-images 0" in capsys.readouterr().err
+    assert (
+        "blobs are not here; or leave the bound out of the model card with --bound-images 0" in capsys.readouterr().err
+    )
     assert not list((tmp_path / "blobs").iterdir())
 
 

@@ -1,33 +1,26 @@
 """The signatures of an exported model, in the loader of TensorFlow Serving and in Python."""
 
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from dvpvae_tf import evaluation
 from dvpvae_tf.serving import signatures
 
 
 @pytest.fixture(scope="module")
-def model(tiny, images):
-    model = tiny()
-    model.adapt(images(64))
-    return model
+def model(exported):
+    return exported.model
 
 
 @pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "1"
-    signatures.save(folder, model, steps=2, prior_temperature=0.7)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def served(folder):
-    return tf.saved_model.load(str(folder)).signatures
+def served(exported):
+    return exported.signatures
 
 
 def sample(served, seeds, temperatures, signature="sample"):
@@ -104,18 +97,67 @@ def test_reconstructions_are_the_models_own_and_bad_pixels_are_told(served, mode
     assert np.isnan(reconstructions[1:4]).all()
 
 
-def test_png_files_are_reconstructed_and_what_is_none_is_told(served, model, images):
+def png(pixels, mode="L", convert=None, **options):
+    """A PNG file of an array, written by Pillow."""
+    image, file = Image.fromarray(pixels, mode), io.BytesIO()
+    (image.convert(convert) if convert else image).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def reconstruct_png(served, files):
+    outputs = served["reconstruct_png"](image_bytes=tf.constant(files, tf.string))
+    decoded = [tf.io.decode_png(file).numpy() for file in outputs["reconstruction_bytes"].numpy()]
+    return decoded, [error.decode() for error in outputs["error"].numpy()]
+
+
+def test_png_files_are_reconstructed_and_others_are_told_apart(served, model, images):
     pixels = images(2)
-    files = [tf.io.encode_png(each).numpy() for each in pixels]
-    larger = tf.io.encode_png(np.zeros((8, 9, 1), "uint8")).numpy()
-    rows = [files[0], b"no picture", larger, b"", files[1][:-1], files[1]]
-    outputs = served["reconstruct_png"](image_bytes=tf.constant(rows))
-    errors = outputs["error"].numpy()
-    assert [error == b"" for error in errors] == [True, False, False, False, False, True]
-    assert errors[2] == b"image_bytes must be a whole PNG file of 8 x 8 pixels"
-    decoded = np.stack([tf.io.decode_png(file).numpy() for file in outputs["reconstruction_bytes"].numpy()])
-    np.testing.assert_allclose(decoded[[0, 5]], 255 * model.reconstruct(pixels), atol=0.5 + 1e-2)
-    assert (decoded[1:5] == 255).all()
+    first, second = (png(each[..., 0]) for each in pixels)
+    larger = png(np.zeros((8, 9), "uint8"))
+    files = [first, b"no picture", larger, b"", second[:-1], second, second + b"trailing bytes", second[:24]]
+    decoded, errors = reconstruct_png(served, files)
+    none, cut = "image_bytes is not a PNG file", "image_bytes is a PNG file that is cut short"
+    size = "image_bytes is a PNG file of 9 x 8 pixels: the model takes 8 x 8"
+    assert errors == ["", none, size, none, cut, "", "", cut]
+    expected = 255 * model.reconstruct(pixels)
+    for row, image in ((0, 0), (5, 1), (6, 1)):
+        np.testing.assert_allclose(decoded[row], expected[image], atol=0.5 + 1e-2)
+    assert all((decoded[row] == 255).all() for row in (1, 2, 3, 4, 7))
+
+
+def test_png_files_of_all_depths_and_colours_are_read(served, model, images):
+    grey = images(1)[0, ..., 0]
+    bits, colour, alpha = (grey > 99) * np.uint8(255), np.stack([grey] * 3, axis=-1), np.where(grey > 99, 255, 0)
+    transparent = np.concatenate([colour, alpha[..., None].astype("uint8")], axis=-1)
+    palette = Image.fromarray(bits).convert("P", palette=Image.Palette.ADAPTIVE, colors=2)
+    in_4_bits = io.BytesIO()
+    palette.save(in_4_bits, "PNG", bits=4)
+    files = {
+        "1 bit": (png(bits, convert="1"), bits),
+        "a palette of 4 bits": (in_4_bits.getvalue(), bits),
+        "16 bits": (png(grey.astype("uint16") * 257, "I;16"), grey),
+        "RGB": (png(colour, "RGB"), grey),
+        "transparent pixels": (png(transparent, "RGBA"), np.where(alpha > 0, grey, 255)),
+        "grey with transparent pixels": (png(transparent, "RGBA", "LA"), np.where(alpha > 0, grey, 255)),
+        "a transparent level of grey": (
+            png(grey, transparency=int(grey[4, 4])),
+            np.where(grey == grey[4, 4], 255, grey),
+        ),
+    }
+    assert [file[24] for file, _ in files.values()] == [1, 4, 16, 8, 8, 8, 8], "the depths that they claim"
+    decoded, errors = reconstruct_png(served, [file for file, _ in files.values()])
+    assert errors == [""] * len(files)
+    expected = 255 * model.reconstruct(np.stack([pixels[..., None] for _, pixels in files.values()]).astype("uint8"))
+    for name, got, wanted in zip(files, decoded, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=0.5 + 1e-2, err_msg=name)
+
+
+def test_no_rows_have_empty_outputs(served):
+    for name, signature in served.items():
+        specs = signature.structured_input_signature[1]
+        outputs = signature(**{key: tf.zeros([0, *spec.shape[1:]], spec.dtype) for key, spec in specs.items()})
+        for key, spec in signature.structured_outputs.items():
+            assert outputs[key].shape == (0, *spec.shape[1:]), (name, key)
 
 
 def test_codes_are_the_posterior_means(served, model, images):
@@ -150,13 +192,23 @@ def test_a_bad_image_has_no_score(served, images):
     assert outputs["error"].numpy()[0] == b"pixels must be in [0, 1]"
 
 
-def test_the_loader_of_tensorflow_serving_runs_it_without_this_library(folder, served, tmp_path):
+def test_the_loader_of_tensorflow_serving_runs_it_without_this_library(exported, served, tmp_path):
     np.save(tmp_path / "seed.npy", np.array([3, 4]))
     np.save(tmp_path / "temperature.npy", np.array([0.8, -1.0], "float32"))
     code = (
         "import sys; sys.modules['dvpvae_tf'] = None; from tensorflow.python.tools.saved_model_cli import main; main()"
     )
-    command = ["run", "--dir", folder, "--tag_set", "serve", "--signature_def", "serving_default", "--outdir", tmp_path]
+    command = [
+        "run",
+        "--dir",
+        exported.version,
+        "--tag_set",
+        "serve",
+        "--signature_def",
+        "serving_default",
+        "--outdir",
+        tmp_path,
+    ]
     inputs = ["--inputs", "seed=seed.npy;temperature=temperature.npy"]
     done = subprocess.run([sys.executable, "-c", code, *map(str, command), *inputs], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
@@ -166,11 +218,10 @@ def test_the_loader_of_tensorflow_serving_runs_it_without_this_library(folder, s
 
 
 @pytest.mark.slow
-def test_a_model_of_colour_images_without_pseudoinputs(tiny, images, tmp_path):
+def test_a_model_of_colour_images_without_pseudoinputs(tiny):
     changes = {"image_channels": 3, "likelihood": "discretized_logistic_mixture", "pseudoinput": "none"}
     model = tiny(**changes)
-    signatures.save(tmp_path / "1", model)
-    served = tf.saved_model.load(str(tmp_path / "1")).signatures
+    served = signatures.make_signatures(model)
     outputs = sample(served, [5, 6], [0.5, 1.0])
     assert set(outputs) == {"images", "error"} and set(sample(served, [5], [1.0], "sample_png")) == {
         "image_bytes",
@@ -178,4 +229,4 @@ def test_a_model_of_colour_images_without_pseudoinputs(tiny, images, tmp_path):
     }
     own = [model.sample(1, temperature, seed)[0] for seed, temperature in ((5, 0.5), (6, 1.0))]
     np.testing.assert_allclose(outputs["images"], own, atol=1e-4)
-    assert "pseudoinput" not in served["encode"].structured_outputs
+    assert set(served["encode"](tf.zeros([0, 8, 8, 3]))) == {"z_1", "z_2", "error"}

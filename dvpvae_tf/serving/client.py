@@ -1,9 +1,11 @@
-"""Calls to a served model, over REST or gRPC: to TensorFlow Serving, or to `python -m dvpvae_tf.serve`."""
+"""A client of a served model, over REST or gRPC: of TensorFlow Serving, or of `python -m dvpvae_tf.serve`."""
 
 import base64
 import contextlib
 import io
 import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -16,58 +18,61 @@ from urllib3.util import Retry
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.dvpvae import Samples
 
-TRANSIENT = (429, 502, 503, 504)  # HTTP status: the same request may well be answered a little later
-FIRST_WAIT = 0.5  # seconds before the first retry over gRPC, doubled before each other
-MOST_GRPC_RETRIES = 4  # gRPC itself makes no more
+RETRIED_STATUS = (429, 502, 503, 504)  # HTTP status of a server that may soon answer the same request
+FIRST_WAIT = 0.5  # seconds before the first retry over gRPC; each further wait is twice as long
+MAX_GRPC_RETRIES = 4  # a limit of gRPC
 
 
-def sample(url, seeds, temperature=0.8, timeout=60, retries=3):
+def sample(
+    url: str, seeds: Sequence[int] | np.ndarray, temperature: float = 0.8, timeout: float = 60, retries: int = 3
+) -> Samples:
     """Draws images from a served model, one for each seed.
 
     Args:
-        url: str, `http://host:port/v1/models/NAME`, also with `/versions/N` at its end, or `grpc://host:port/NAME`.
-        seeds: int array `[N]`: the same seed gives the same image whatever the others are.
-        temperature: float, factor of the standard deviation of every p(z_l|...).
-        timeout: float, seconds that an answer may take; over gRPC with all retries. It is no transient error.
-        retries: int, how often to try again, after waits that double, where no connection is made, it is cut off, or
-            the server says that it is overloaded or away for now; over gRPC at most 4.
+        url: `http://host:port/v1/models/NAME`, also with `/versions/N` at its end, or `grpc://host:port/NAME`.
+        seeds: int `[N]`. The same seed gives the same image, whatever the others are.
+        temperature: factor of the standard deviation of every p(z_l|...).
+        timeout: seconds to wait for an answer (over gRPC, for all retries together). A request that timed out is not
+            retried.
+        retries: how often to retry, after waits that double, where the connection fails or the server says that it is
+            overloaded or unavailable; over gRPC at most 4.
 
     Returns:
         `dvpvae_tf.models.dvpvae.Samples` of uint8 arrays `[N, D, D, C]`; `pseudoinputs` is None for the Ladder VAE.
 
     Raises:
-        UserError: if there is no answer, it is an error, it comes from something else than such a model, or it says
-            that a row is bad.
+        UserError: if there is no answer, the answer is an error or not one of such a model, or a row is invalid.
     """
     seeds = np.asarray(seeds, "int64")
     inputs = {"seed": seeds, "temperature": np.full(seeds.shape, temperature, "float32")}
     outputs = predict(url, "sample_png", inputs, timeout, retries)
-    with _making_sense(url):
+    with _explain_bad_answer(url):
         for seed, error in zip(seeds, outputs["error"], strict=True):
             if error:
                 raise UserError(f"{url} cannot draw the image of seed {seed}: {error}")
-        images = _pixels(outputs["image_bytes"], len(seeds))
+        images = _decode_images(outputs["image_bytes"], len(seeds))
         pseudoinputs = outputs.get("pseudoinput_bytes")
-        return Samples(images, None if pseudoinputs is None else _pixels(pseudoinputs, len(seeds)))
+        return Samples(images, None if pseudoinputs is None else _decode_images(pseudoinputs, len(seeds)))
 
 
-def predict(url, signature, inputs, timeout=60, retries=3):
+def predict(
+    url: str, signature: str, inputs: dict[str, np.ndarray | list[bytes]], timeout: float = 60, retries: int = 3
+) -> dict[str, np.ndarray]:
     """Calls a signature of a served model.
 
     Args:
         url: see `sample`.
-        signature: str, such as "score"; over REST one that has several outputs, as a single one has no name there.
-        inputs: dict from the name of an input to an array of the dtype that it takes, first dimension N, or to a list
-            of N bytes where it takes PNG files.
+        signature: name such as "score". Over REST it needs several outputs: a single one comes without its name.
+        inputs: for each input an array of its dtype, first dimension N, or a list of N PNG files as bytes.
         timeout: see `sample`.
         retries: see `sample`.
 
     Returns:
-        dict from the name of an output to an array, first dimension N; of str for text, of bytes for names that end in
-        `_bytes`.
+        For each output an array, first dimension N: of str for text, of bytes for names that end in `_bytes`.
 
     Raises:
-        UserError: if there is no answer, it is an error, or it comes from something else than such a model.
+        UserError: if there is no answer, or the answer is an error or not one of such a model; over REST also if an
+            input is not finite, as JSON has no NaN.
     """
     try:
         call = {"http": _predict_rest, "https": _predict_rest, "grpc": _predict_grpc}[urlsplit(url).scheme]
@@ -77,8 +82,8 @@ def predict(url, signature, inputs, timeout=60, retries=3):
 
 
 @contextlib.contextmanager
-def _making_sense(url):
-    """Turns what goes wrong in understanding an answer into a `UserError`."""
+def _explain_bad_answer(url: str) -> Iterator[None]:
+    """Turns what goes wrong in reading an answer into a `UserError`."""
     try:
         yield
     except UserError:
@@ -87,7 +92,7 @@ def _making_sense(url):
         raise UserError(f"{url} does not answer as a served model does: check this address") from error
 
 
-def _pixels(files, num):
+def _decode_images(files: Sequence[bytes], num: int) -> np.ndarray:
     """Decodes `num` PNG files of one size: uint8 `[num, D, D, C]`."""
     if len(files) != num:
         raise ValueError(f"{len(files)} files for {num} rows")
@@ -95,8 +100,11 @@ def _pixels(files, num):
     return images.reshape(*images.shape[:3], -1)
 
 
+# REST
+
+
 class _Retry(Retry):
-    """Does not try again after a timeout: the server may be at work on the first request still."""
+    """Does not retry after a timeout: the server may still be busy with the first request."""
 
     def increment(self, *args, error=None, **kwargs):
         if isinstance(error, ReadTimeoutError):
@@ -104,11 +112,18 @@ class _Retry(Retry):
         return super().increment(*args, error=error, **kwargs)
 
 
-def _predict_rest(url, signature, inputs, timeout, retries):
-    inputs = {name: [_to_json(row) for row in rows] for name, rows in inputs.items()}
-    request = json.dumps({"signature_name": signature, "inputs": inputs})
+def _predict_rest(url: str, signature: str, inputs: dict, timeout: float, retries: int) -> dict[str, np.ndarray]:
+    values = {name: [_to_json(row) for row in rows] for name, rows in inputs.items()}
+    try:
+        request = json.dumps({"signature_name": signature, "inputs": values}, allow_nan=False)
+    except ValueError as error:
+        raise UserError("an input is NaN or infinite, which JSON cannot hold: leave that row out") from error
     policy = _Retry(
-        retries, status_forcelist=TRANSIENT, allowed_methods=["POST"], backoff_factor=FIRST_WAIT, raise_on_status=False
+        retries,
+        status_forcelist=RETRIED_STATUS,
+        allowed_methods=["POST"],
+        backoff_factor=FIRST_WAIT,
+        raise_on_status=False,
     )
     with requests.Session() as session:
         session.mount(url, requests.adapters.HTTPAdapter(max_retries=policy))
@@ -122,29 +137,30 @@ def _predict_rest(url, signature, inputs, timeout, retries):
             ) from error
     if response.status_code != 200:
         raise UserError(f"{url} answers with status {response.status_code}: {_reason(response)}")
-    with _making_sense(url):
+    with _explain_bad_answer(url):
         return {name: _from_json(name, rows) for name, rows in response.json()["outputs"].items()}
 
 
-def _to_json(row):
+def _to_json(row: Any) -> Any:
     return {"b64": base64.b64encode(row).decode()} if isinstance(row, bytes) else np.asarray(row).tolist()
 
 
-def _from_json(name, rows):
+def _from_json(name: str, rows: list) -> np.ndarray:
     if name.endswith("_bytes"):
         return np.array([base64.b64decode(row["b64"]) for row in rows], object)
-    return np.array(rows)
+    array = np.array(rows)
+    return array.astype(float) if array.dtype == object else array  # null becomes NaN
 
 
-def _cause(error):
-    """What the operating system has said."""
+def _cause(error: Exception) -> Any:
+    """The message of the operating system."""
     while error.__context__:
         error = error.__context__
     return getattr(error, "strerror", None) or error
 
 
-def _reason(response):
-    """The message of an answer with an error."""
+def _reason(response: requests.Response) -> str:
+    """The message of an answer with an error, in one line."""
     try:
         message = response.json()["error"]
     except (ValueError, LookupError, TypeError):
@@ -152,7 +168,10 @@ def _reason(response):
     return (str(message).splitlines() or [""])[0][:300]
 
 
-def _predict_grpc(url, signature, inputs, timeout, retries):
+# gRPC
+
+
+def _predict_grpc(url: str, signature: str, inputs: dict, timeout: float, retries: int) -> dict[str, np.ndarray]:
     try:
         import grpc
         from tensorflow_serving.apis.predict_pb2 import PredictRequest
@@ -171,13 +190,13 @@ def _predict_grpc(url, signature, inputs, timeout, retries):
         except grpc.RpcError as error:
             reason = (error.details() or "no reason given").splitlines()[0]
             raise UserError(f"{url} gives no answer but {error.code().name}: {reason}") from error
-    with _making_sense(url):
+    with _explain_bad_answer(url):
         return {name: _from_proto(name, tensor) for name, tensor in response.outputs.items()}
 
 
-def _channel_options(retries):
+def _channel_options(retries: int) -> list[tuple[str, Any]]:
     policy = {
-        "maxAttempts": 1 + min(retries, MOST_GRPC_RETRIES),
+        "maxAttempts": 1 + min(retries, MAX_GRPC_RETRIES),
         "initialBackoff": f"{FIRST_WAIT}s",
         "maxBackoff": "60s",
         "backoffMultiplier": 2,
@@ -187,7 +206,7 @@ def _channel_options(retries):
     return [("grpc.service_config", json.dumps(config)), ("grpc.max_receive_message_length", -1)]
 
 
-def _from_proto(name, tensor):
+def _from_proto(name: str, tensor: Any) -> np.ndarray:
     array = tf.make_ndarray(tensor)
     if array.dtype != object or name.endswith("_bytes"):
         return array

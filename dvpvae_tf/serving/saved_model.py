@@ -1,0 +1,171 @@
+"""Versions of an exported model: folders `1`, `2`, ..., each a SavedModel with its model card.
+
+This is the layout of TensorFlow Serving. What describes a version lies in its subfolder `assets.extra`.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf.config.settings import TrainConfig, settings_as_yaml
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.files import write_atomically
+from dvpvae_tf.models.dvpvae import DVPVAE
+from dvpvae_tf.serving import signatures
+from dvpvae_tf.serving.model_card import model_card
+
+EXTRA = "assets.extra"
+WARMUP = "tf_serving_warmup_requests"
+
+
+class LoadedVersion(NamedTuple):
+    """A version in memory: its number, and what `tf.saved_model.load` returns."""
+
+    version: int
+    module: Any
+
+
+def load_newest(folder: str | Path) -> LoadedVersion:
+    """Loads the newest version of an exported model.
+
+    Args:
+        folder: folder of the exported model, which holds the version folders.
+
+    Returns:
+        `LoadedVersion`.
+
+    Raises:
+        UserError: if the folder cannot be read, it holds no version, or the newest cannot be loaded.
+    """
+    try:
+        version = _newest(Path(folder))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder} ({error.strerror}): give one that export has made") from error
+    if not version:
+        raise UserError(f"{folder} should hold versions in folders 1, 2, ... and has none: export one")
+    try:
+        return LoadedVersion(version, tf.saved_model.load(str(Path(folder) / str(version))))
+    except Exception as error:  # TensorFlow raises many types for a damaged SavedModel
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot load version {version} of {folder} ({reason}): export it again") from error
+
+
+def next_version(folder: str | Path) -> int:
+    """Returns the number of the version to write next.
+
+    Args:
+        folder: folder of the exported model; it need not exist.
+
+    Returns:
+        One more than the newest version, or 1.
+    """
+    return _newest(Path(folder)) + 1 if Path(folder).is_dir() else 1
+
+
+def _newest(folder: Path) -> int:
+    """The largest version, or 0 where there is none."""
+    names = (path.name for path in folder.iterdir() if path.is_dir())
+    return max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
+
+
+def check_version(folder: str | Path, version: int) -> None:
+    """Checks, before long work, that a version can be written.
+
+    Args:
+        folder: folder of the exported model; it need not exist.
+        version: number of the version.
+
+    Raises:
+        UserError: if the version exists, or the folder cannot be made or written to.
+    """
+    folder = Path(folder)
+    if (folder / str(version)).exists():
+        raise UserError(f"{folder / str(version)} exists: leave out --version, or give another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}: give another --output") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to the folder {folder}: give another --output")
+
+
+def write_version(
+    folder: str | Path,
+    version: int,
+    model: DVPVAE,
+    config: TrainConfig | None = None,
+    bound: dict | None = None,
+    steps: int | None = None,
+    prior_temperature: float = 1.0,
+    command: str | None = None,
+) -> Path:
+    """Writes a version, whole or not at all.
+
+    `assets.extra` gets `model_card.md`; `config.yaml`, the settings of the run without its paths, and `bound.json`,
+    where these are given; and the warm-up requests that TensorFlow Serving runs before a version answers, where
+    tensorflow-serving-api is installed.
+
+    Args:
+        folder: folder of the exported model.
+        version: number of the version.
+        model: trained model.
+        config: settings of the run, or None.
+        bound: `Evaluation.summary()` with the key "data", the name of the images, or None.
+        steps: T of the diffusion prior; None takes the model's own.
+        prior_temperature: temperature of the prior over u.
+        command: command that was run, for the model card, or None.
+
+    Returns:
+        Folder of the version.
+
+    Raises:
+        UserError: if the version exists or cannot be written.
+    """
+    check_version(folder, version)
+    path, name = Path(folder) / str(version), Path(folder).resolve().name
+    steps = model.prior.check_steps(steps) if model.prior else None
+
+    def write(temporary: Path) -> None:
+        signatures.save(temporary, model, steps, prior_temperature)
+        served = tf.saved_model.load(str(temporary)).signatures
+        extra = temporary / EXTRA
+        extra.mkdir()
+        card = model_card(name, version, model, served, config, bound, steps, prior_temperature, command)
+        (extra / "model_card.md").write_text(card, encoding="utf-8")
+        if config is not None:
+            without_paths = config.model_copy(update={"data_dir": None, "omniglot_mat": None, "output": "runs"})
+            (extra / "config.yaml").write_text(settings_as_yaml(without_paths), encoding="utf-8")
+        if bound is not None:
+            (extra / "bound.json").write_text(json.dumps(bound, indent=2) + "\n", encoding="utf-8")
+        if has_serving_api():
+            _write_warmup_requests(extra / WARMUP, name, served)
+
+    write_atomically(path, write)
+    return path
+
+
+def has_serving_api() -> bool:
+    """Returns whether tensorflow-serving-api, which writes the warm-up requests, is installed."""
+    return importlib.util.find_spec("tensorflow_serving") is not None
+
+
+def _write_warmup_requests(path: Path, name: str, served: Mapping[str, Callable]) -> None:
+    """Writes one request of two rows for each signature: black images, seed 0, temperature 0, empty files."""
+    from tensorflow_serving.apis.predict_pb2 import PredictRequest
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature_name, signature in served.items():
+            request = PredictRequest()
+            request.model_spec.name = name
+            request.model_spec.signature_name = signature_name
+            for input_name, spec in signature.structured_input_signature[1].items():
+                rows = [b"", b""] if spec.dtype == tf.string else np.zeros([2, *spec.shape[1:]], spec.dtype.name)
+                request.inputs[input_name].CopyFrom(tf.make_tensor_proto(rows))
+            writer.write(PredictionLog(predict_log=PredictLog(request=request)).SerializeToString())
