@@ -89,7 +89,9 @@ def _bits(seeds, size):
             shape=[size], key=key, counter=counter, alg=PHILOX, dtype=tf.uint32
         )
 
-    return tf.map_fn(row, seeds, fn_output_signature=tf.TensorSpec([None], tf.uint32))
+    rows = tf.shape(seeds)[0]
+    padded = tf.pad(seeds, [[0, tf.cast(rows == 0, tf.int32)], [0, 0]])  # map_fn needs a row
+    return tf.map_fn(row, padded, fn_output_signature=tf.TensorSpec([None], tf.uint32))[:rows]
 
 
 def normals(seeds, shapes):

@@ -139,7 +139,7 @@ def _array(name: str, value: list, spec: tf.TensorSpec) -> np.ndarray:
             value = [_bytes(leaf) for leaf in value]
         array = tf.constant(value, spec.dtype).numpy()
     except (TypeError, ValueError) as error:
-        raise UserError(f"{expected}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{expected}: {str(error).splitlines()[0][:200]}") from error
     if not spec.shape.is_compatible_with(array.shape):
         raise UserError(f"{expected}, and this one has shape {list(array.shape)}")
     return array

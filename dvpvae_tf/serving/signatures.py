@@ -76,13 +76,16 @@ def make_signatures(
     seed = tf.TensorSpec([None], tf.int64, "seed")
     temperature = tf.TensorSpec([None], tf.float32, "temperature")
     image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
-    sample = functools.partial(_sample, model, steps, prior_temperature)
-    reconstruct = functools.partial(_reconstruct, model)
+    # A function within a function is traced once: those of PNG files call those of arrays.
+    sample = tf.function(
+        functools.partial(_sample, model, steps, prior_temperature), input_signature=[seed, temperature]
+    )
+    reconstruct = tf.function(functools.partial(_reconstruct, model), input_signature=[images])
     reconstruct_png = _taking_png(_returning_png(reconstruct), model.image_shape)
     return {
-        "sample": tf.function(sample, input_signature=[seed, temperature]),
+        "sample": sample,
         "sample_png": tf.function(_returning_png(sample), input_signature=[seed, temperature]),
-        "reconstruct": tf.function(reconstruct, input_signature=[images]),
+        "reconstruct": reconstruct,
         "reconstruct_png": tf.function(reconstruct_png, input_signature=[image_bytes]),
         "encode": tf.function(functools.partial(_encode, model), input_signature=[images]),
         "score": tf.function(functools.partial(_score, model, steps), input_signature=[images, seed]),
