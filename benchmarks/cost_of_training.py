@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from dvpvae_tf import DVPVAE
-from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.experiments.costs import training_flops
 
 TRAINING_IMAGES = {"mnist": 55_000, "omniglot": 23_345, "cifar10": 45_000}

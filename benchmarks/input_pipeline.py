@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.data.pipelines import read_images, training_batches
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.training.loop import make_model

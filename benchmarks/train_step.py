@@ -16,7 +16,7 @@ STARTED = time.perf_counter()
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.config.settings import TrainConfig, load_config
+from dvpvae_tf.config import TrainConfig, load_config
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.experiments.costs import peak_memory, time_training_steps
 from dvpvae_tf.training.loop import make_model

@@ -1,7 +1,8 @@
 """The command `python -m dvpvae_tf.train`: trains a model on a data set; `--help` lists all settings."""
 
 from dvpvae_tf import training
-from dvpvae_tf.config.settings import ema_momentum_for, parse_train_arguments, settings_as_yaml
+from dvpvae_tf.config import ema_momentum_for, settings_as_yaml
+from dvpvae_tf.config.train_arguments import parse_train_arguments
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.distribute.strategies import make_strategy
 from dvpvae_tf.distribute.workers import is_chief
@@ -21,14 +22,15 @@ def main(argv=None):
     with exit_on_error():
         arguments = parse_train_arguments(argv)
         # Machines must be connected before TensorFlow does anything, such as reading the data.
-        strategy = None if arguments.dry_run else make_strategy(arguments)
-        images = read_images(arguments.dataset, arguments.data_dir, arguments.image_size, arguments.omniglot_mat)
+        data, dry_run = arguments.settings, arguments.options.dry_run
+        strategy = None if dry_run else make_strategy(data)
+        images = read_images(data.dataset, data.data_dir, data.image_size, data.omniglot_mat)
         config = arguments.resolve(images[0].shape[1:])
         steps_per_epoch = len(images[0]) // config.batch_size
-        if arguments.dry_run or is_chief(strategy):
+        if dry_run or is_chief(strategy):
             _print_plan(config, steps_per_epoch)
-        if not arguments.dry_run:
-            bound = training.train(config, images, arguments.resume, strategy=strategy)
+        if not dry_run:
+            bound = training.train(config, images, arguments.options.resume, strategy=strategy)
             if bound is not None:
                 _print_bound(config, bound)
 

@@ -6,8 +6,9 @@ The same command goes on with a search that was stopped. How several machines sh
 from pathlib import Path
 
 from dvpvae_tf.command_line import add_data_places, count, seed
+from dvpvae_tf.config import DEFAULT_DATASET
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.config.settings import DEFAULT_DATASET, parse_train_arguments
+from dvpvae_tf.config.train_arguments import parse_train_arguments
 from dvpvae_tf.data.pipelines import evaluation_batches, read_images, training_batches
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.tuning import search as tuning
@@ -63,9 +64,10 @@ def search(arguments):
     of_training = ("dataset", "epochs", "seed", "data_dir", "image_size", "omniglot_mat")
     options = {name: getattr(arguments, name) for name in of_training} | {"config": arguments.base}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
-    settings = parse_train_arguments(flags)
-    images = read_images(settings.dataset, settings.data_dir, settings.image_size, settings.omniglot_mat)
-    config = settings.resolve(images[0].shape[1:])
+    training_arguments = parse_train_arguments(flags)
+    data = training_arguments.settings
+    images = read_images(data.dataset, data.data_dir, data.image_size, data.omniglot_mat)
+    config = training_arguments.resolve(images[0].shape[1:])
     train = training_batches(images[0], config.batch_size, config.seed, config.horizontal_flip)
     tuner = tuning.make_tuner(
         train,

@@ -50,7 +50,7 @@ def tiny_settings():
 @pytest.fixture(scope="session")
 def tiny(tiny_settings):
     """Makes that model; keywords change its config."""
-    from dvpvae_tf.config.settings import ModelConfig
+    from dvpvae_tf.config import ModelConfig
     from dvpvae_tf.models.build import build_model
 
     def make(dtype=None, seed=0, **changes):
@@ -76,7 +76,7 @@ def images():
 @pytest.fixture(scope="session")
 def leave_run(tmp_path_factory, tiny, tiny_settings, images):
     """Makes a folder as training leaves it, with the best model and its settings; keywords change these."""
-    from dvpvae_tf.config.settings import load_config, write_config
+    from dvpvae_tf.config import load_config, write_config
 
     def leave(**settings):
         folder = tmp_path_factory.mktemp("run")

@@ -23,7 +23,7 @@ REDUCED = {
 # Ten steps of two layers show what a hundred of eight do.
 SMALLER = """
 import dvpvae_tf
-from dvpvae_tf.config import settings as _config
+from dvpvae_tf import config as _config
 
 def _load_less(*arguments, load_dataset=dvpvae_tf.load_dataset, **options):
     train, validation, test = load_dataset(*arguments, **options)

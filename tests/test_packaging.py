@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dvpvae_tf.config.settings import list_presets
+from dvpvae_tf.config import list_presets
 
 PROJECT = Path(__file__).parents[1]
 TRAIN = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/python -m dvpvae_tf.train"
@@ -45,7 +45,7 @@ def test_presets_and_checksums_are_found_after_the_clone_is_gone(installed, tmp_
     code = (
         "import dvpvae_tf\n"
         "from pathlib import Path\n"
-        "from dvpvae_tf.config.settings import find_preset, list_presets, load_config\n"
+        "from dvpvae_tf.config import find_preset, list_presets, load_config\n"
         "print(dvpvae_tf.__file__)\n"
         "for name in list_presets(): load_config(name); print(find_preset(name))\n"
         "print(*Path(dvpvae_tf.__file__).parent.glob('data/checksums.tsv'))\n"

@@ -38,7 +38,7 @@ def measure(config, images, epoch_images, timed_steps, timed_images):
     """Measures the training steps and the sampler of a model.
 
     Args:
-        config: `dvpvae_tf.config.settings.TrainConfig`.
+        config: `dvpvae_tf.config.TrainConfig`.
         images: uint8 array `[N, D, D, C]`, at least a batch, and as many as a VampPrior starts from.
         epoch_images: int, images in an epoch.
         timed_steps: int, how many steps are timed, after two to warm up; the median counts.

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from dvpvae_tf import evaluation, training
-from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models.loading import load_model
 
@@ -176,7 +176,7 @@ def row_config(row, overrides, seed, folder):
         folder: path of all runs.
 
     Returns:
-        `dvpvae_tf.config.settings.TrainConfig`.
+        `dvpvae_tf.config.TrainConfig`.
     """
     settings = {"seed": seed, "name": run_name(row, seed), "output": str(folder)}
     return load_config(row.config, _merge(_merge(overrides, row.overrides), settings))

@@ -12,7 +12,7 @@ def build_model(config, **kwargs):
     """Makes the model that a config describes.
 
     Args:
-        config: `dvpvae_tf.config.settings.ModelConfig`.
+        config: `dvpvae_tf.config.ModelConfig`.
         **kwargs: passed to `DVPVAE`, e.g. `seed` or `dtype`.
 
     Returns:

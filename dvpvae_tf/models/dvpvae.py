@@ -375,7 +375,7 @@ class DVPVAE(keras.Model):
         Raises:
             UserError: if there is no such preset or it is not valid.
         """
-        from dvpvae_tf.config.settings import load_config
+        from dvpvae_tf.config import load_config
         from dvpvae_tf.models.build import build_model
 
         return build_model(load_config(name).model, **kwargs)

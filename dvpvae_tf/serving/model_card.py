@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import tensorflow as tf
 
-from dvpvae_tf.config.settings import TrainConfig
+from dvpvae_tf.config import TrainConfig
 from dvpvae_tf.models.dvpvae import DVPVAE
 
 CARD = """# {name}, version {version}

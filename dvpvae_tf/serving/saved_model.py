@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.config.settings import TrainConfig, settings_as_yaml
+from dvpvae_tf.config import TrainConfig, settings_as_yaml
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models.dvpvae import DVPVAE

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from dvpvae_tf import evaluation, pictures
-from dvpvae_tf.config.settings import learning_rate_at
+from dvpvae_tf.config import learning_rate_at
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.training.run_folder import MONITORED

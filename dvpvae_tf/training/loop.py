@@ -6,10 +6,11 @@ import math
 import zlib
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import evaluation, pictures
-from dvpvae_tf.config.settings import TrainConfig, ema_momentum_for
+from dvpvae_tf.config import TrainConfig, ema_momentum_for
 from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.strategies import make_strategy
@@ -67,6 +68,29 @@ def _rematerialization(config):
     return keras.RematScope("list_of_layers", layer_names=[*names, "prior", "posterior", "residual"])
 
 
+def initialize(model: DVPVAE, config: TrainConfig, images: np.ndarray) -> None:
+    """Prepares a new model for its first step.
+
+    Args:
+        model: the model. It is adapted to the images, or takes all weights of the model of `config.init_from`.
+        config: the settings of the run.
+        images: uint8 array `[N, D, D, C]`, the training images.
+
+    Raises:
+        UserError: if the model of `config.init_from` cannot be read or has another architecture.
+    """
+    if config.init_from is None:
+        model.adapt(images)
+        return
+    source = load_model(config.init_from)
+    if [weight.shape for weight in source.weights] != [weight.shape for weight in model.weights]:
+        raise UserError(
+            f"The weights of {config.init_from} are for a model with other settings: give those with --config, such as "
+            f"{config.init_from}/config.yaml."
+        )
+    model.set_weights(source.get_weights())
+
+
 def train(config: TrainConfig, images, resume=False, verbose="auto", strategy=None):
     """Trains a model, from where an earlier run of the same config stopped, and leaves all it gives in the run folder.
 
@@ -117,10 +141,10 @@ def _fit(folder, images, strategy, chief, verbose):
     # Outside the scope: there Keras, as it reads weights, makes variables that all workers would have to make.
     done = folder.restore(model) if chief else 0
     if chief and done == 0:
-        model.adapt(training)
+        initialize(model, config, training)
     if config.strategy == "multiworker":
         done = _begin_as_chief(strategy, model, done, _fingerprint(config, images))
-    if done == config.epochs:
+    if done >= config.epochs:
         return
     model.fit(
         shared_out(

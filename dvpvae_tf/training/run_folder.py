@@ -12,7 +12,7 @@ from dvpvae_tf.files import write_atomically
 MONITORED = "val_negative_elbo"
 # What may differ between a run and its continuation without changing what is computed.
 FREE_TO_CHANGE = {
-    *("data_dir", "omniglot_mat", "output", "picture_every_epochs"),
+    *("data_dir", "omniglot_mat", "name", "output", "picture_every_epochs"),
     *("strategy", "jit_compile", "gradient_accumulation", "remat"),
 }
 
@@ -45,7 +45,7 @@ class RunFolder:
             UserError: if the folder cannot be written, holds another run, or there is nothing to resume.
         """
         if self.config_file.exists():
-            self._check_same_run()
+            self._check_same_run(resume)
         if resume and not self.saved_epochs():
             raise UserError(
                 f"There is no checkpoint in {self.path} to resume from: leave out --resume to start the run."
@@ -56,13 +56,15 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"Cannot write to {self.path}: {error.strerror}. Give another --output folder.") from error
 
-    def _check_same_run(self):
+    def _check_same_run(self, resume: bool) -> None:
         ours, theirs = self.config.model_dump(), load_config(self.config_file).model_dump()
         different = sorted(key for key in ours if ours[key] != theirs[key] and key not in FREE_TO_CHANGE)
-        if different:
+        longer = different == ["epochs"] and ours["epochs"] > theirs["epochs"]
+        if different and not (longer and resume):
+            train_on = "--resume to train on, or " if longer else ""
             raise UserError(
                 f"{self.path} holds a run with other settings ({', '.join(different)} differ): "
-                "give this one another --name, or remove that folder."
+                f"give {train_on}this one another --name, or remove that folder."
             )
 
     def saved_epochs(self):
@@ -134,7 +136,7 @@ def run_config(path):
         path: folder of a training run, or a `.keras` file in one.
 
     Returns:
-        `dvpvae_tf.config.settings.TrainConfig`; None if there is no `config.yaml` there.
+        `dvpvae_tf.config.TrainConfig`; None if there is no `config.yaml` there.
 
     Raises:
         UserError: if it cannot be read.

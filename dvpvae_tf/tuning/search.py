@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dvpvae_tf import training
-from dvpvae_tf.config.settings import ModelConfig, TrainConfig, search_space_file, settings_as_yaml
+from dvpvae_tf.config import ModelConfig, TrainConfig, search_space_file, settings_as_yaml
 from dvpvae_tf.distribute.strategies import make_strategy
 from dvpvae_tf.errors import UserError, did_you_mean
 from dvpvae_tf.files import write_atomically
@@ -246,7 +246,7 @@ class HyperDVPVAE(keras_tuner.HyperModel):
         config = self.config_of(hp)
         epochs = epochs or config.epochs
         if not model.adapted:
-            model.adapt(train)
+            training.initialize(model, config, train)
         callbacks = [
             keras.callbacks.SwapEMAWeights(),
             learning_rate_schedule(config),

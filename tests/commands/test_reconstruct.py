@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dvpvae_tf import pictures, reconstruct
-from dvpvae_tf.config.settings import load_config, write_config
+from dvpvae_tf.config import load_config, write_config
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.models.loading import load_model
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dvpvae_tf.config import settings as config_module
-from dvpvae_tf.config.settings import (
+from dvpvae_tf import config as config_module
+from dvpvae_tf.config import (
     ModelConfig,
     TrainConfig,
     default_model,
@@ -19,9 +19,9 @@ from dvpvae_tf.config.settings import (
     learning_rate_at,
     list_presets,
     load_config,
-    parse_train_arguments,
     write_config,
 )
+from dvpvae_tf.config.train_arguments import parse_train_arguments
 from dvpvae_tf.errors import UserError
 
 PRESETS = [
@@ -205,7 +205,7 @@ def installed(folder, configs):
 
 def run_installed(folder, code):
     blocked = "import sys; sys.modules.update(dict.fromkeys(['tensorflow', 'keras', 'tensorflow_probability'])); "
-    code = f"{blocked} sys.path.insert(0, {str(folder)!r}); from dvpvae_tf.config.settings import *; {code}"
+    code = f"{blocked} sys.path.insert(0, {str(folder)!r}); from dvpvae_tf.config import *; {code}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(folder).parent)
 
 
@@ -234,7 +234,11 @@ def test_missing_presets_are_told(tmp_path):
 
 def test_no_argument_is_the_small_preset():
     arguments = parse_train_arguments([])
-    assert (arguments.dataset, arguments.dry_run, arguments.resume) == ("mnist5k", False, False)
+    assert (arguments.settings.dataset, arguments.options.dry_run, arguments.options.resume) == (
+        "mnist5k",
+        False,
+        False,
+    )
     assert arguments.resolve(GREY) == load_config("mnist5k")
 
 
@@ -291,11 +295,48 @@ def test_every_setting_can_be_given():
 def test_command_line_wins_over_file_and_file_over_base(write):
     path = write("base: mnist\nepochs: 20\nbatch_size: 50\nseed: 4\n")
     arguments = parse_train_arguments(["--config", str(path), "--batch-size", "10", "--resume", "--dry-run"])
-    assert (arguments.batch_size, arguments.seed, arguments.resume, arguments.dry_run) == (10, 4, True, True)
+    assert (arguments.settings.batch_size, arguments.settings.seed) == (10, 4)
+    assert arguments.options.resume and arguments.options.dry_run
     config = arguments.resolve(GREY)
     assert (config.epochs, config.batch_size, config.seed, config.warmup_epochs) == (20, 10, 4, 2)
     assert config.name == "mine"
-    assert not {"resume", "dry_run", "config", "overrides"} & set(config.model_dump())
+    assert not {"resume", "dry_run", "config"} & set(config.model_dump())
+
+
+def test_the_settings_are_checked_once(monkeypatch):
+    checked, check = [], TrainConfig.model_validate.__func__
+    count = classmethod(lambda kind, values: checked.append(values) or check(kind, values))
+    monkeypatch.setattr(TrainConfig, "model_validate", count)
+    assert resolved("--model.channels", "48").model.channels == 48
+    assert len(checked) == 1
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run of settings that no preset has."""
+    config = load_config("omniglot", {"name": "mine", "output": str(tmp_path), "epochs": 7, "seed": 5})
+    (tmp_path / "mine").mkdir()
+    write_config(config, tmp_path / "mine" / "config.yaml")
+    return config
+
+
+def test_a_resumed_run_needs_its_name_alone(run_folder):
+    place = ["--output", run_folder.output, "--name", "mine"]
+    assert resolved("--resume", *place) == run_folder
+    longer = resolved("--resume", *place, "--epochs", "9", "--model.channels", "16")
+    assert (longer.epochs, longer.seed, longer.model.channels, longer.dataset) == (9, 5, 16, "omniglot")
+    assert resolved(*place).dataset == "mnist5k", "without --resume the folder is not read"
+    assert resolved("--resume", "--config", "mnist", *place).dataset == "mnist", "a config that is given wins"
+
+
+def test_a_resumed_run_may_have_moved(run_folder, tmp_path):
+    (tmp_path / "mine").rename(tmp_path / "yours")
+    config = resolved("--resume", "--output", str(tmp_path), "--name", "yours")
+    assert config == run_folder.model_copy(update={"name": "yours"})
+
+
+def test_resuming_without_a_run_takes_the_preset(tmp_path):
+    assert resolved("--resume", "--output", str(tmp_path), "--dataset", "omniglot").epochs == 500
 
 
 @pytest.mark.parametrize("side", [64, 128, 192])
@@ -332,7 +373,8 @@ def test_other_data_sets_get_the_training_of_the_nearest_preset(shape, preset):
         "24",
     ]
     arguments = parse_train_arguments(argv)
-    assert (arguments.dataset, arguments.image_size, arguments.batch_size) == (argv[1], 64, 100)
+    data = arguments.settings
+    assert (data.dataset, data.image_size, data.batch_size) == (argv[1], 64, 100)
     config, published = arguments.resolve(shape), load_config(preset)
     assert (config.epochs, config.batch_size, config.name) == (9, 100, "folder_my_cats_dogs")
     assert config.learning_rate == published.learning_rate
@@ -377,7 +419,7 @@ def test_help_shows_every_setting_with_its_default(capsys):
     [
         ("base: mnist\nepoch: 3", "mine.yaml: epoch: unknown key (did you mean epochs?)"),
         ("base: mnist\nmodel: {chanels: 3}", "model.chanels: unknown key (did you mean channels?)"),
-        ("base: mnist\nqqqq: 3", "qqqq: unknown key (--help lists all keys)"),
+        ("base: mnist\nqqqq: 3", "qqqq: unknown key (the keys are dataset, data_dir, "),
         ("base: mnist\n1: 3", "1: "),
         ("base: mnist\nepochs: many", "epochs: 'many' should be a valid integer"),
         ("base: mnist\nepochs: 1.5", "epochs: 1.5 should be a valid integer"),

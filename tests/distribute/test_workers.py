@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf import training
-from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.strategies import make_strategy

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf import DVPVAE
-from dvpvae_tf.config.settings import ModelConfig
+from dvpvae_tf.config import ModelConfig
 from dvpvae_tf.experiments.costs import graph_flops, training_flops
 
 PROJECT = Path(__file__).resolve().parents[2]

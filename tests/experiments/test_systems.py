@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from dvpvae_tf import reproduce
-from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.experiments import figures as drawings
 from dvpvae_tf.experiments import systems as experiments
 from dvpvae_tf.experiments.systems import Row, Scale

@@ -13,7 +13,7 @@ import yaml
 from scipy import fft, signal, stats
 
 from dvpvae_tf import DVPVAE, convert
-from dvpvae_tf.config.settings import ModelConfig, load_config
+from dvpvae_tf.config import ModelConfig, load_config
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.conversion import load_released_weights, read_state_dict

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.train import main
 

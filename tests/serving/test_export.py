@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf import command_inputs, evaluation, export
-from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.serving import saved_model

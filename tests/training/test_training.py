@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dvpvae_tf import evaluation, training
-from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.data.pipelines import evaluation_batches
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers import ResBlock
@@ -160,6 +160,41 @@ def test_nothing_to_resume_and_folders_that_cannot_be_written(make_config, split
         training.train(make_config(output=str(tmp_path / "file")), splits)
 
 
+@pytest.fixture
+def steps_alone(monkeypatch):
+    """Runs train and validate, and neither draw nor test."""
+    monkeypatch.setattr(callbacks.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "_report", lambda *_: None)
+
+
+@pytest.mark.slow
+def test_a_run_can_be_extended_and_another_start_from_its_weights(make_config, splits, tmp_path, steps_alone):
+    training.train(make_config(epochs=1), splits, verbose=0)
+    rows = read_metrics(tmp_path / "run")
+    with pytest.raises(UserError, match=r"\(epochs differ\): give --resume to train on, or"):
+        training.train(make_config(epochs=2), splits, verbose=0)
+    training.train(make_config(epochs=2), splits, resume=True, verbose=0)
+    extended = read_metrics(tmp_path / "run")
+    assert len(extended) == 2 and extended[0] == rows[0]
+    assert load_config(tmp_path / "run" / "config.yaml").epochs == 2
+    with pytest.raises(UserError, match="epochs differ"):
+        training.train(make_config(epochs=1), splits, resume=True, verbose=0)
+
+    best = str(tmp_path / "run" / "best.keras")
+    still = {"learning_rate": 1e-9, "end_learning_rate": 1e-9, "epochs": 1, "init_from": best}
+    training.train(make_config(name="tuned", **still), splits, verbose=0)
+    (row,) = read_metrics(tmp_path / "tuned")
+    expected = min(float(each["val_negative_elbo"]) for each in extended)
+    assert float(row["val_negative_elbo"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_weights_of_another_architecture_are_refused(make_config, splits, leave_run, tmp_path):
+    model = load_config("mnist5k").model.model_copy(update={"image_size": 8, "scales": (4,), "layers_per_scale": (1,)})
+    config = make_config(init_from=str(leave_run()), model=model.model_dump() | {"pseudoinput_size": 3})
+    with pytest.raises(UserError, match="are for a model with other settings: give those with --config, such as"):
+        training.train(config, splits, verbose=0)
+
+
 def test_dry_run_prints_settings_parameters_and_steps_and_writes_nothing(capsys, tmp_path):
     options = ["--config", "mnist", "--dataset", "mnist5k", "--epochs", "3", "--batch-size", "100"]
     main(["--dry-run", "--output", str(tmp_path / "runs"), *options])
@@ -207,13 +242,6 @@ def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
     assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
     bits_per_dim = float(read_metrics(tmp_path / "run")[0]["val_bits_per_dim"])
     assert 0.1 < bits_per_dim < (1.0 if dataset == "omniglot" else 8.0)
-
-
-@pytest.fixture
-def steps_alone(monkeypatch):
-    """Runs train and validate, and neither draw nor test."""
-    monkeypatch.setattr(callbacks.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
-    monkeypatch.setattr(loop, "_report", lambda *_: None)
 
 
 @pytest.mark.slow
@@ -267,7 +295,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 from dvpvae_tf import DVPVAE
-from dvpvae_tf.config.settings import load_config
+from dvpvae_tf.config import load_config
 from dvpvae_tf.training import callbacks, loop
 
 call, make_model, save, models = DVPVAE.call, loop.make_model, callbacks.SaveCheckpoint.on_epoch_end, []

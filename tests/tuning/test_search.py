@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from dvpvae_tf import train, training, tune
-from dvpvae_tf.config.settings import (
+from dvpvae_tf.config import (
     ModelConfig,
     TrainConfig,
     list_presets,
