@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dvpvae_tf import DVPVAE
+from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.experiments.costs import peak_memory
 
@@ -26,7 +27,7 @@ def measure(arguments):
     first, seconds = time.perf_counter() - start, []
     for _ in range(arguments.repeats + 1):
         start = time.perf_counter()
-        for _batch in model.sample_in_batches(arguments.images, steps=arguments.steps):
+        for _batch in sample_in_batches(model, arguments.images, steps=arguments.steps):
             pass
         seconds.append(time.perf_counter() - start)
     return first, seconds[1:]

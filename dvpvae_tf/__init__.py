@@ -8,7 +8,8 @@ from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
 from dvpvae_tf.data import load_dataset
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
+from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.optimizers import Adamax
 
-__all__ = ["Adamax", "DVPVAE", "build_model", "load_dataset"]
+__all__ = ["Adamax", "DVPVAE", "build_model", "load_dataset", "load_model"]
 __version__ = "0.1.0"

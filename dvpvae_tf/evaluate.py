@@ -16,6 +16,7 @@ from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.data.labels import read_labels
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.distribute.devices import copies_on_other_devices
+from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.distribute.sharding import Shard
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.evaluation import feature_distances
@@ -162,7 +163,7 @@ def _feature_distances(arguments, model, real, copies):
     extract, label = _feature_extractor(arguments, model)
     real = real[: arguments.fid_images]
     print(f"Generating {len(real)} images and computing features")
-    drawn = model.sample_in_batches(len(real), seed=arguments.seed, steps=arguments.steps, copies=copies)
+    drawn = sample_in_batches(model, len(real), seed=arguments.seed, steps=arguments.steps, copies=copies)
     generated = np.concatenate([batch.images for batch in drawn])
     distances = feature_distances.feature_distances(extract(real), extract(generated), seed=arguments.seed)
     return {"features": label, "temperature": 1.0, **distances._asdict()}

@@ -4,6 +4,7 @@ The bits come from TensorFlow's Philox generator and are turned into numbers her
 numbers under XLA.
 """
 
+import enum
 import math
 
 import tensorflow as tf
@@ -11,12 +12,35 @@ import tensorflow as tf
 PHILOX = 1
 
 
+class Stream(enum.IntEnum):
+    """Streams of noise beside those of the training steps 0, 1, ..."""
+
+    EVALUATION = -1
+    SAMPLING = -2
+    FIRST_DRAW = -16  # where an image is drawn for several times: draw k of it has the stream FIRST_DRAW - k
+
+
+class Purpose(enum.IntEnum):
+    """What the noise of a row is for.
+
+    Two purposes share a number where no row serves both: the one when an image is given, the other when one is made.
+    """
+
+    TARGET = 0  # an image given: the binary draw that the likelihood scores
+    INFERENCE = 1  # an image given: all of u, its score, and z
+    LATENTS = 1  # an image made: z
+    PIXELS = 2  # an image made: x given z
+    PSEUDOINPUT = 3  # an image made: u
+    COMPONENT = 4  # an image made: the component of a VampPrior
+    RELEASED_ESTIMATE = 4  # an image given: the released code's estimate of log r(u)
+
+
 def row_seeds(seed, stream, first_row, num_rows):
     """Gives each row of a batch a key of its own.
 
     Args:
         seed: int of 32 bits, the user's seed.
-        stream: int or int scalar tensor; keeps apart what must not share noise (a training step, an evaluation).
+        stream: `Stream`, or int or int scalar tensor, the number of a training step.
         first_row: int or int scalar tensor, index of the first row in the global batch or data set.
         num_rows: int or int32 scalar tensor, the number of rows.
 
@@ -28,6 +52,8 @@ def row_seeds(seed, stream, first_row, num_rows):
     """
     if not -(2**31) <= seed < 2**31:
         raise ValueError(f"A seed is a whole number below 2^31, got {seed}.")
+    if isinstance(stream, int):
+        stream = int(stream)  # TensorFlow takes no `Stream`
     place = tf.stack([tf.constant(seed, tf.int32), tf.cast(stream, tf.int32)])
     # Random, so that the rows of one stream do not run into those of the next.
     key = tf.bitcast(_bits(place[tf.newaxis], 2), tf.int32)[0]
@@ -40,13 +66,13 @@ def keys_of(seeds, stream):
 
     Args:
         seeds: int64 tensor `[N]`; `row_seeds` takes those from 0 to 2^31 - 1, others get keys of their own here.
-        stream: int, see `row_seeds`.
+        stream: `Stream` or int, see `row_seeds`.
 
     Returns:
         int32 tensor `[N, 2]`, see `row_seeds`.
     """
     low, high = tf.unstack(tf.bitcast(seeds, tf.int32), axis=1)
-    places = tf.stack([low, tf.bitwise.bitwise_xor(high, stream)], axis=1)
+    places = tf.stack([low, tf.bitwise.bitwise_xor(high, int(stream))], axis=1)
     return tf.bitcast(_bits(places, 2), tf.int32)
 
 
@@ -116,12 +142,12 @@ def fork(seeds, purpose):
 
     Args:
         seeds: int32 tensor `[N, 2]`, see `row_seeds`.
-        purpose: int, one for each use.
+        purpose: `Purpose` or int, one for each use; 0 gives the same keys.
 
     Returns:
         int32 tensor `[N, 2]`.
     """
-    return tf.bitwise.bitwise_xor(seeds, tf.constant([purpose * 0x3C6EF35F % 2**31, 0], tf.int32))
+    return tf.bitwise.bitwise_xor(seeds, tf.constant([int(purpose) * 0x3C6EF35F % 2**31, 0], tf.int32))
 
 
 def to_uniform(values):

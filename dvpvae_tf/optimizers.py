@@ -5,9 +5,11 @@ import math
 import keras
 import tensorflow as tf
 
+from dvpvae_tf.keras_internals import AllWeightsOptimizer
+
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
-class Adamax(keras.optimizers.Adamax):
+class Adamax(AllWeightsOptimizer, keras.optimizers.Adamax):
     """Keras's Adamax, computed on one vector of all weights: the same numbers from a graph several times smaller.
 
     A deep model has hundreds of weights, most of them small, and Keras's update some fifty operations for each of them,
@@ -42,18 +44,18 @@ class Adamax(keras.optimizers.Adamax):
             return
         super(keras.optimizers.Adamax, self).build(variables)  # all but Keras's momentum and norm of each weight
         size = sum(math.prod(variable.shape) for variable in variables)
-        self._m, self._u = (self.add_variable((size,), "zeros", "float32", name=name) for name in ("momentum", "norm"))
+        self.momentum = self.add_variable((size,), "zeros", "float32", name="momentum")
+        self.norm = self.add_variable((size,), "zeros", "float32", name="norm")
 
-    def _backend_apply_gradients(self, gradients, variables):
-        if len(variables) < len(self._trainable_variables):
-            raise ValueError("dvpvae_tf.Adamax needs the gradients of all weights: use keras.optimizers.Adamax.")
-        [gradient] = self._clip_gradients([as_vector(gradients)])
-        averages = self._model_variables_moving_average if self.use_ema else []
-        tf.distribute.get_replica_context().merge_call(self._update_all_devices, args=(gradient, variables, averages))
+    def update_all(self, gradients, variables):
+        """Makes one step, see `AllWeightsOptimizer`."""
+        [gradient] = self.clip([as_vector(gradients)])
+        arguments = gradient, variables, self.averages
+        tf.distribute.get_replica_context().merge_call(self._update_all_devices, args=arguments)
 
     def _update_all_devices(self, strategy, gradient, variables, averages):
         weights, averages = ([variable.value for variable in group] for group in (variables, averages))
-        strategy.extended.update(self._m.value, self._update, args=(gradient, self._u.value, weights, averages))
+        strategy.extended.update(self.momentum.value, self._update, args=(gradient, self.norm.value, weights, averages))
 
     def _update(self, momentum, gradient, norm, variables, averages):
         """Makes one step on one device."""

@@ -15,6 +15,7 @@ from dvpvae_tf.command_line import (
 )
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.devices import copies_on_other_devices
+from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models.loading import fingerprint
@@ -93,7 +94,8 @@ def _job(arguments, model):
 def _draw(arguments, model, times):
     """The samples, batch by batch, with a progress bar where there are several; notes their number and the time."""
     num = len(arguments.rows)
-    drawn = model.sample_in_batches(
+    drawn = sample_in_batches(
+        model,
         num,
         temperature=arguments.temperature,
         seed=arguments.seed,

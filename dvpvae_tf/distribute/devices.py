@@ -49,7 +49,7 @@ def device_of(model):
     return tf.device(model.trainable_variables[0].value.device)
 
 
-def in_turn(functions, items):
+def map_round_robin(functions, items):
     """Calls function after function with item after item, each function in a thread of its own.
 
     Args:

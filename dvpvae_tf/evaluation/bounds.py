@@ -11,14 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.distribute.devices import device_of, in_turn
+from dvpvae_tf.distribute.devices import device_of, map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
-from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, Encoding, Inference
+from dvpvae_tf.models import Features, Inference
+from dvpvae_tf.noise import Purpose, Stream
 from dvpvae_tf.priors.exact import NO_STEPS
 from dvpvae_tf.priors.terms import TrajectoryScore
-
-# The streams of noise of the samples 0, 1, ... of an image are this one and those below it.
-FIRST_SAMPLE_STREAM = -16
 
 
 class Bound(NamedTuple):
@@ -53,7 +51,7 @@ def negative_elbo(model, dataset, verbose=1):
     progress = keras.utils.Progbar(batches if batches > 0 else None, verbose=verbose, unit_name="batch")
     terms, seen = [], 0
     for images in dataset:
-        seeds = noise.row_seeds(model.seed, EVALUATION_STREAM, seen, len(images))
+        seeds = noise.row_seeds(model.seed, Stream.EVALUATION, seen, len(images))
         elbo = call(images, seeds)
         terms.append([elbo.negative_elbo, elbo.reconstruction, tf.reduce_sum(elbo.kl_z, axis=1), elbo.kl_u])
         seen += len(images)
@@ -255,7 +253,7 @@ def negative_elbo_terms(model, images, seeds, steps=None):
 class _Encoded(NamedTuple):
     """What is computed once for each image."""
 
-    encoding: Encoding
+    features: Features
     target: object
 
 
@@ -280,7 +278,7 @@ def _published_log_weight(model, draw, steps):
         return log_weight
     u, terms = draw.inference.pseudoinput, draw.score.terms
     if steps is not None:
-        fresh = noise.normal(noise.fork(draw.seeds, 4), steps * math.prod(u.shape[1:]))
+        fresh = noise.normal(noise.fork(draw.seeds, Purpose.RELEASED_ESTIMATE), steps * math.prod(u.shape[1:]))
         terms = model.prior.released_estimate(u, fresh, steps)
     return log_weight - tf.add_n(terms) - draw.log_prob_u
 
@@ -313,7 +311,7 @@ def _evaluate(name, log_weight, model, images, samples, steps, seed, batch_size,
 
         return evaluate
 
-    finished = list(in_turn([evaluator(each) for each in models], range(0, len(images), size)))
+    finished = list(map_round_robin([evaluator(each) for each in models], range(0, len(images), size)))
     means = {key: np.concatenate([part[key] for part in finished]) for key in finished[0]}
     kl_u = {key.removeprefix("kl_u_"): means.pop(key) for key in list(means) if key.startswith("kl_u_")}
     return Evaluation(
@@ -359,7 +357,7 @@ def _describe(name, samples, steps):
 
 def _encode(model, images, seeds):
     target = model.target(images, seeds)
-    return _Encoded(model.encode(target if model.binary_encoder_input else images), target)
+    return _Encoded(model.extract_features(target if model.binary_encoder_input else images), target)
 
 
 def _encoder(model, images, seed):
@@ -369,7 +367,7 @@ def _encoder(model, images, seed):
     @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int32)])
     def encode(images, first):
         images = model.prepare(images)
-        return _encode(model, images, noise.row_seeds(seed, EVALUATION_STREAM, first, tf.shape(images)[0]))
+        return _encode(model, images, noise.row_seeds(seed, Stream.EVALUATION, first, tf.shape(images)[0]))
 
     return encode.get_concrete_function()
 
@@ -382,7 +380,7 @@ def _scorer(model, encoded_spec, samples, steps, seed, log_weight):
         num_images, num_chosen = tf.shape(encoded.target)[0], tf.size(chosen)
 
         def seeds_of(sample):
-            return noise.row_seeds(seed, FIRST_SAMPLE_STREAM - sample, first, num_images)
+            return noise.row_seeds(seed, Stream.FIRST_DRAW - sample, first, num_images)
 
         seeds = tf.map_fn(seeds_of, chosen, fn_output_signature=tf.TensorSpec([None, 2], tf.int32))
         # One row for each sample of each image, sample by sample.
@@ -411,9 +409,9 @@ def _tile(encoded, times):
     def tile(value):
         return None if value is None else tf.tile(value, [times, 1, 1, 1])
 
-    encoding = tf.nest.map_structure(tile, encoded.encoding._replace(top_components=None))
-    encoding = encoding._replace(top_components=encoded.encoding.top_components)
-    return _Encoded(encoding, tile(encoded.target))
+    features = tf.nest.map_structure(tile, encoded.features._replace(top_components=None))
+    features = features._replace(top_components=encoded.features.top_components)
+    return _Encoded(features, tile(encoded.target))
 
 
 def _draw(model, rows, seeds, steps):
@@ -422,13 +420,13 @@ def _draw(model, rows, seeds, steps):
     if model.prior is not None:
         trajectory_size, time_size = model.prior.score_noise_size(steps), model.prior.bound_noise_size
     shapes = [(time_size,), (trajectory_size,), *model.walk_noise_shapes]
-    time_noise, trajectory_noise, *walk_noise = noise.normals(noise.fork(seeds, 1), shapes)
-    inference = model.walk(rows.encoding, walk_noise)
+    time_noise, trajectory_noise, *walk_noise = noise.normals(noise.fork(seeds, Purpose.INFERENCE), shapes)
+    inference = model.walk(rows.features, walk_noise)
     log_likelihood = model.likelihood.distribution(inference.likelihood_params).log_prob(rows.target)
     score, log_prob_u = None, None
     if model.prior is not None:
         score = model.prior.score(inference.pseudoinput, trajectory_noise, steps)
-        log_prob_u = model.pseudoinput.log_prob(inference.pseudoinput, rows.encoding.pseudoinput_mean)
+        log_prob_u = model.pseudoinput.log_prob(inference.pseudoinput, rows.features.pseudoinput_mean)
     return _Draw(seeds, inference, log_likelihood, score, log_prob_u), time_noise
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.distribute.devices import device_of, in_turn
+from dvpvae_tf.distribute.devices import device_of, map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
-from dvpvae_tf.evaluation.bounds import FIRST_SAMPLE_STREAM, _checked_images, _encoder
+from dvpvae_tf.evaluation.bounds import _checked_images, _encoder
+from dvpvae_tf.noise import Purpose, Stream
 
 ACTIVE_UNIT_THRESHOLD = 0.01
 
@@ -121,7 +122,9 @@ def layer_sums(model, images, seed=0, batch_size=100, first=0, copies=()):
 
         return sums
 
-    return functools.reduce(LayerSums.plus, in_turn([summer(each) for each in models], range(0, len(images), size)))
+    return functools.reduce(
+        LayerSums.plus, map_round_robin([summer(each) for each in models], range(0, len(images), size))
+    )
 
 
 def _twice_inferrer(model, seed):
@@ -131,8 +134,9 @@ def _twice_inferrer(model, seed):
     def infer_twice(encoded, first):
         both = []
         for sample in (0, 1):
-            seeds = noise.row_seeds(seed, FIRST_SAMPLE_STREAM - sample, first, tf.shape(encoded.target)[0])
-            both.append(model.walk(encoded.encoding, noise.normals(noise.fork(seeds, 1), model.walk_noise_shapes)))
+            seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - sample, first, tf.shape(encoded.target)[0])
+            walk_noise = noise.normals(noise.fork(seeds, Purpose.INFERENCE), model.walk_noise_shapes)
+            both.append(model.walk(encoded.features, walk_noise))
         return [inference.posterior_means for inference in both], tf.stack(both[0].kl, axis=1)
 
     return infer_twice

@@ -10,6 +10,7 @@ import time
 
 import tensorflow as tf
 
+from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.training.loop import make_model
 
 BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
@@ -54,7 +55,7 @@ def measure(config, images, epoch_images, timed_steps, timed_images):
     seconds = time_training_steps(model, images[: config.batch_size], WARM_UP_STEPS + timed_steps)
     batch_size = min(100, timed_images)
     model.sample(batch_size)
-    sample_seconds = _seconds(lambda: [*model.sample_in_batches(timed_images, batch_size=batch_size)])
+    sample_seconds = _seconds(lambda: [*sample_in_batches(model, timed_images, batch_size=batch_size)])
     return {
         "epoch_seconds": statistics.median(seconds[WARM_UP_STEPS:]) * steps_per_epoch,
         "memory_gb": peak_memory() / 1e9,

@@ -29,7 +29,7 @@ class TopDown(keras.layers.Layer):
         output_channels: int, parameters of the likelihood a pixel.
         likelihood_input: str, what the likelihood sees: "all_latents", their sum (Eq. 18: latent aggregation),
             "last_latent", z_1 alone (Eq. 21), or "last_features", those that leave the last layer (Eq. 22).
-        top_prior: bool. False leaves out the top layer's prior, for a VampPrior in its place (Eq. 7).
+        has_top_prior: bool. False leaves out the top layer's prior, for a VampPrior in its place (Eq. 7).
         **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
@@ -46,7 +46,7 @@ class TopDown(keras.layers.Layer):
         latent_channels,
         output_channels,
         likelihood_input="all_latents",
-        top_prior=True,
+        has_top_prior=True,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # noise and latents stay float32
@@ -60,7 +60,7 @@ class TopDown(keras.layers.Layer):
         if likelihood_input not in LIKELIHOOD_INPUTS:
             raise ValueError(f"likelihood_input is {likelihood_input!r}: give one of {', '.join(LIKELIHOOD_INPUTS)}.")
         self.likelihood_input = likelihood_input
-        self.top_prior = top_prior
+        self.has_top_prior = has_top_prior
         # The side of each stochastic layer's z, top layer first.
         self.sides = [
             side
@@ -73,7 +73,7 @@ class TopDown(keras.layers.Layer):
                 hidden_channels,
                 latent_channels,
                 has_output=likelihood_input == "last_features" or index < len(self.sides) - 1,
-                has_prior=top_prior or index > 0,
+                has_prior=has_top_prior or index > 0,
                 residual_gain=len(self.sides) ** -0.5,
                 dtype=self.dtype_policy,
                 name=f"block_{index}",
@@ -174,5 +174,5 @@ class TopDown(keras.layers.Layer):
             "latent_channels": self.latent_channels,
             "output_channels": self.output_channels,
             "likelihood_input": self.likelihood_input,
-            "top_prior": self.top_prior,
+            "has_top_prior": self.has_top_prior,
         }

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, SAMPLING_STREAM
+from dvpvae_tf.noise import Purpose, Stream
 
 TEMPERATURE = 0.7
 PRIOR_TEMPERATURE = 0.8
@@ -59,7 +59,7 @@ def samples(model, columns=16, seed=0):
     Returns:
         list of arrays `[columns, D, D, C]` in [0, 1]; the images alone for the Ladder VAE.
     """
-    drawn = model.sample_with_pseudoinputs(columns, TEMPERATURE, seed, PRIOR_TEMPERATURE)
+    drawn = model.sample_with_pseudoinputs(columns, TEMPERATURE, seed, prior_temperature=PRIOR_TEMPERATURE)
     return [row for row in (drawn.pseudoinputs, drawn.images) if row is not None]
 
 
@@ -103,12 +103,11 @@ def samples_of_one_pseudoinput(model, rows=5, temperature=1.0, prior_temperature
     model.check_adapted()
     if model.pseudoinput is None:
         raise ValueError("This model has no pseudoinputs: take another.")
-    keys = noise.row_seeds(seed, SAMPLING_STREAM, 0, rows)
+    keys = noise.row_seeds(seed, Stream.SAMPLING, 0, rows)
     size = model.prior.sample_noise_size()
-    condition = model.pseudoinput.decode(
-        model.prior.sample(noise.normal(noise.fork(keys[:1], 3), size), temperature=prior_temperature)
-    )
-    noise_z = noise.normals(noise.fork(keys, 1), model.top_down.latent_shapes)
+    drawn = noise.normal(noise.fork(keys[:1], Purpose.PSEUDOINPUT), size)
+    condition = model.pseudoinput.decode(model.prior.sample(drawn, temperature=prior_temperature))
+    noise_z = noise.normals(noise.fork(keys, Purpose.LATENTS), model.top_down.latent_shapes)
     images = _generate(model, noise_z, tf.repeat(condition, rows, axis=0), temperature)
     return np.concatenate([_to_picture(condition), images])
 
@@ -147,13 +146,13 @@ def partial_reconstructions(model, images, temperature=LOW_TEMPERATURE, seed=0):
     """
     model.check_adapted()
     images = model.prepare(tf.convert_to_tensor(images))
-    seeds = noise.row_seeds(seed, EVALUATION_STREAM, 0, len(images))
-    encoding = model.encode(model.target(images, seeds) if model.binary_encoder_input else images)
-    walk_noise = noise.normals(noise.fork(seeds, 1), model.walk_noise_shapes)
+    seeds = noise.row_seeds(seed, Stream.EVALUATION, 0, len(images))
+    all_features = model.extract_features(model.target(images, seeds) if model.binary_encoder_input else images)
+    walk_noise = noise.normals(noise.fork(seeds, Purpose.INFERENCE), model.walk_noise_shapes)
     rows, scales = {"input": images}, model.top_down.scales[::-1]
     for inferred in range(0 if model.pseudoinput else 1, len(scales) + 1):
-        features = {side: encoding.features[side] for side in scales[:inferred]}
-        inference = model.walk(encoding._replace(features=features), walk_noise, temperature)
+        features = {side: all_features.by_side[side] for side in scales[:inferred]}
+        inference = model.walk(all_features._replace(by_side=features), walk_noise, temperature)
         names = [f"z at {', '.join(f'{side} x {side}' for side in features)}"] if features else []
         if model.pseudoinput is not None:
             names = ["u", *names]
@@ -212,7 +211,7 @@ def interpolation(model, first, second, columns=10, temperature=LOW_TEMPERATURE,
     else:
         first_u, second_u = inference.pseudoinput
         condition = model.pseudoinput.decode((1.0 - weights) * first_u + weights * second_u)
-        drawn = noise.normals(noise.row_seeds(seed, EVALUATION_STREAM, 0, 1), model.top_down.latent_shapes)
+        drawn = noise.normals(noise.row_seeds(seed, Stream.EVALUATION, 0, 1), model.top_down.latent_shapes)
         drawn = [tf.repeat(of_layer, columns, axis=0) for of_layer in drawn]
         rows["pseudoinput"] = _to_picture(condition)
         rows["u"] = _generate(model, drawn, condition, temperature)

@@ -16,7 +16,7 @@ from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.models.dvpvae import Samples
+from dvpvae_tf.models import Samples
 
 RETRIED_STATUS = (429, 502, 503, 504)  # HTTP status of a server that may soon answer the same request
 FIRST_WAIT = 0.5  # seconds before the first retry over gRPC; each further wait is twice as long

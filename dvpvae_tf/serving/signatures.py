@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.evaluation.bounds import negative_elbo_terms
-from dvpvae_tf.models.dvpvae import DVPVAE, EVALUATION_STREAM, SAMPLING_STREAM
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.noise import Stream
 
 Outputs = dict[str, tf.Tensor]
 Signature = Callable[..., Outputs]
@@ -97,7 +98,7 @@ def _sample(
 ) -> Outputs:
     good = tf.math.is_finite(temperature) & (temperature >= 0)
     safe = tf.where(good, temperature, 0.0)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    samples = model.generate(noise.keys_of(seed, SAMPLING_STREAM), safe, prior_temperature, steps)
+    samples = model.generate(noise.keys_of(seed, Stream.SAMPLING), safe, prior_temperature, steps)
     finite = tf.reduce_all(tf.math.is_finite(samples.images), axis=[1, 2, 3])
     values = {name: value for name, value in samples._asdict().items() if value is not None}
     return _with_error(
@@ -123,7 +124,7 @@ def _encode(model: DVPVAE, images: tf.Tensor) -> Outputs:
 
 def _score(model: DVPVAE, steps: int | None, images: tf.Tensor, seed: tf.Tensor) -> Outputs:
     images, problem = _check_pixels(images)
-    return _with_error(negative_elbo_terms(model, images, noise.keys_of(seed, EVALUATION_STREAM), steps), problem)
+    return _with_error(negative_elbo_terms(model, images, noise.keys_of(seed, Stream.EVALUATION), steps), problem)
 
 
 def _check_pixels(images: tf.Tensor) -> tuple[tf.Tensor, Problem]:

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from dvpvae_tf import command_inputs, pictures, sample
-from dvpvae_tf.models import DVPVAE
-from dvpvae_tf.models.dvpvae import Samples
+from dvpvae_tf.models import Samples
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -168,7 +167,7 @@ def test_a_folder_is_filled_as_the_images_are_drawn_and_appears_when_it_is_compl
             assert not Path("new").exists()
             yield Samples(np.zeros((2, 8, 8, 1), "float32"), None)
 
-    monkeypatch.setattr(DVPVAE, "sample_in_batches", in_batches)
+    monkeypatch.setattr(sample, "sample_in_batches", in_batches)
     Path(".writing-new").mkdir()
     Path(".writing-new", "000999.png").touch()  # left by a process that was killed
     command(num=6, batch_size=2, output="new")
@@ -182,7 +181,7 @@ def test_a_full_disk_leaves_nothing_behind(command, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(keras.utils, "save_img", save)
-    monkeypatch.setattr(DVPVAE, "sample_in_batches", lambda *_, **__: [Samples(np.zeros((2, 8, 8, 1)), None)])
+    monkeypatch.setattr(sample, "sample_in_batches", lambda *_, **__: [Samples(np.zeros((2, 8, 8, 1)), None)])
     for output in ("new", "new.png"):
         with pytest.raises(SystemExit):
             command(num=2, output=output)

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from dvpvae_tf import command_inputs, evaluate, merge, sample
-from dvpvae_tf.distribute.devices import in_turn
+from dvpvae_tf.distribute.devices import map_round_robin
+from dvpvae_tf.distribute.sampling import BATCHES_AT_ONCE
 from dvpvae_tf.distribute.sharding import Shard, parts_of
 from dvpvae_tf.evaluation.layer_statistics import layer_sums
-from dvpvae_tf.models.dvpvae import BATCHES_AT_ONCE
 from dvpvae_tf.models.loading import load_model
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -149,7 +149,7 @@ def test_results_keep_their_order_and_each_function_its_thread():
 
     taken = []
     items = (taken.append(item) or item for item in range(20))
-    results = in_turn([worker(name) for name in "abc"], items)
+    results = map_round_robin([worker(name) for name in "abc"], items)
     first = next(results)
     assert len(taken) < 10, "later items wait until the first results are taken"
     results = [first, *results]
@@ -157,7 +157,7 @@ def test_results_keep_their_order_and_each_function_its_thread():
     assert [name for _, name, _ in results] == [*"abc" * 6, "a", "b"]
     assert len({thread for _, _, thread in results}) == 3
     with pytest.raises(ZeroDivisionError):
-        list(in_turn([lambda item: 1 // item] * 2, [1, 0, 1]))
+        list(map_round_robin([lambda item: 1 // item] * 2, [1, 0, 1]))
 
 
 ON_DEVICES = """
@@ -170,14 +170,18 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 import numpy as np
 from dvpvae_tf import evaluate, sample
-from dvpvae_tf.distribute import devices as on_devices
+from dvpvae_tf.distribute import devices as on_devices, sampling
 from dvpvae_tf import command_inputs
 from dvpvae_tf.evaluation import bounds, layer_statistics
-from dvpvae_tf.models import dvpvae
 command_inputs.read_images = lambda **_: (None, None, np.load(f"{folder}/test.npy"))
 used = []
-for module in (bounds, layer_statistics, dvpvae):
-    module.in_turn = lambda functions, items: used.append(len(functions)) or on_devices.in_turn(functions, items)
+
+def counting(functions, items):
+    used.append(len(functions))
+    return on_devices.map_round_robin(functions, items)
+
+for module in (bounds, layer_statistics, sampling):
+    module.map_round_robin = counting
 strategy = ["--strategy", "mirrored"] if devices > 1 else []
 common = ["--model", folder, "--seed", "4", *strategy]
 

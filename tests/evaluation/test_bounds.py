@@ -9,7 +9,6 @@ import tensorflow as tf
 from scipy import special, stats
 
 from dvpvae_tf import evaluation, noise
-from dvpvae_tf.evaluation import bounds
 from dvpvae_tf.evaluation.layer_statistics import ACTIVE_UNIT_THRESHOLD
 from dvpvae_tf.evaluation.linear_gaussian import SIDE, distribution_of_images, make_linear_gaussian_model
 
@@ -128,16 +127,20 @@ def test_a_weight_is_made_of_its_densities(tiny, images, changes):
     result = evaluation.iwae(model, data, samples=1, seed=3, verbose=0)
     published = evaluation.published(model, data, samples=1, seed=3, verbose=0)
 
-    seeds = noise.row_seeds(3, bounds.FIRST_SAMPLE_STREAM, 0, 5)
+    seeds = noise.row_seeds(3, noise.Stream.FIRST_DRAW, 0, 5)
     prior = model.prior
     sizes = [] if prior is None else [prior.bound_noise_size, prior.score_noise_size(), 9]
     latents = [4, 16]
-    parts = np.split(noise.normal(noise.fork(seeds, 1), sum(sizes) + sum(latents)), np.cumsum(sizes + latents)[:-1], 1)
+    parts = np.split(
+        noise.normal(noise.fork(seeds, noise.Purpose.INFERENCE), sum(sizes) + sum(latents)),
+        np.cumsum(sizes + latents)[:-1],
+        1,
+    )
     walk_noise = [parts[-3].reshape(5, 3, 3, 1) if prior else None, parts[-2].reshape(5, 2, 2, 1)]
     walk_noise.append(parts[-1].reshape(5, 4, 4, 1))
     inputs = model.prepare(tf.constant(data))
     binary = noise.uniform(noise.row_seeds(3, -1, 0, 5), 64).numpy().reshape(data.shape) < inputs.numpy()
-    encoding = model.encode(tf.constant(binary, tf.float32) if "encoder_input" in changes else inputs)
+    encoding = model.extract_features(tf.constant(binary, tf.float32) if "encoder_input" in changes else inputs)
     inference = model.walk(encoding, [None if part is None else tf.constant(part) for part in walk_noise])
 
     logits = np.float64(inference.likelihood_params)
@@ -154,7 +157,7 @@ def test_a_weight_is_made_of_its_densities(tiny, images, changes):
         sampled += score.log_weight - of_q
         terms = score.terms
         if changes == {}:
-            fresh = noise.normal(noise.fork(seeds, 4), prior.steps * 9)
+            fresh = noise.normal(noise.fork(seeds, noise.Purpose.RELEASED_ESTIMATE), prior.steps * 9)
             terms = prior.released_estimate(u, fresh)
         analytic -= np.sum(terms, axis=0) + of_q
     np.testing.assert_allclose(result.estimates, -sampled, rtol=1e-4, atol=1e-2)

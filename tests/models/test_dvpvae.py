@@ -11,8 +11,8 @@ from scipy import special, stats
 
 from dvpvae_tf import DVPVAE, noise
 from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput
-from dvpvae_tf.models.dvpvae import EVALUATION_STREAM, SAMPLING_STREAM
 from dvpvae_tf.models.likelihoods import BernoulliLikelihood
+from dvpvae_tf.noise import Stream
 from dvpvae_tf.priors import StandardPrior
 
 LOG_VAR_MAX = -6.0  # where it starts
@@ -75,7 +75,7 @@ def ladder(tiny):
 
 
 def evaluation_seeds(model, rows):
-    return noise.row_seeds(model.seed, EVALUATION_STREAM, 0, rows)
+    return noise.row_seeds(model.seed, Stream.EVALUATION, 0, rows)
 
 
 def log_prob(mean, log_var, value):
@@ -107,7 +107,7 @@ def test_terms_of_the_bound_are_those_of_the_inference(trained):
         np.testing.assert_allclose(elbo.kl_z[:, layer], kl, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(inference.kl[layer], kl, rtol=1e-3, atol=1e-4)
 
-    bound_noise = noise.normal(noise.fork(seeds, 1), 10 + 9 + 4 + 16)[:, :10]
+    bound_noise = noise.normal(noise.fork(seeds, noise.Purpose.INFERENCE), 10 + 9 + 4 + 16)[:, :10]
     log_var = model.pseudoinput.log_var.numpy()
     entropy = stats.norm(0, np.exp(0.5 * np.float64(log_var))).entropy().sum()
     kl_u = sum(model.prior.negative_bound(inference.pseudoinput, bound_noise)) - entropy
@@ -136,7 +136,7 @@ def test_latents_and_pseudoinputs_are_drawn_from_their_posteriors(trained):
     noises = [np.reshape(values, (256, -1)) for values in noises]
     for values in noises:
         assert stats.kstest(values.ravel(), "norm").pvalue > 0.001
-    of_target = noise.uniform(noise.row_seeds(3, EVALUATION_STREAM, 0, 256), 64).numpy()
+    of_target = noise.uniform(noise.row_seeds(3, Stream.EVALUATION, 0, 256), 64).numpy()
     columns = np.concatenate([*noises, of_target], axis=1)
     columns = np.concatenate([columns, columns**2], axis=1)
     correlations = np.corrcoef(columns.T)
@@ -376,7 +376,7 @@ def test_samples_depend_on_the_seed_and_their_place_alone(trained):
     assert samples.shape == (102, 8, 8, 1) and samples.dtype == "float32"
     assert samples.min() >= 0 and samples.max() <= 1
     np.testing.assert_allclose(model.sample(3, seed=4), samples[:3], atol=1e-5)
-    last = model.generate(noise.row_seeds(4, SAMPLING_STREAM, 101, 1))
+    last = model.generate(noise.row_seeds(4, Stream.SAMPLING, 101, 1))
     np.testing.assert_allclose(last.images[0], samples[101], atol=1e-5)
     other = model.sample(3, seed=5)
     assert np.abs(other - samples[:3]).max() > 1e-3
@@ -385,9 +385,9 @@ def test_samples_depend_on_the_seed_and_their_place_alone(trained):
 
 def test_samples_are_made_from_the_pseudoinputs_they_come_with(trained):
     model = trained.model
-    seeds = noise.row_seeds(0, SAMPLING_STREAM, 0, 4)
+    seeds = noise.row_seeds(0, Stream.SAMPLING, 0, 4)
     samples = model.generate(seeds)
-    prior_noise = noise.normal(noise.fork(seeds, 3), model.prior.sample_noise_size())
+    prior_noise = noise.normal(noise.fork(seeds, noise.Purpose.PSEUDOINPUT), model.prior.sample_noise_size())
     decoded = model.pseudoinput.decode(model.prior.sample(prior_noise))
     np.testing.assert_allclose(samples.pseudoinputs, (decoded + 1) / 2, atol=1e-5)
     assert np.min(samples.pseudoinputs) >= 0 and np.max(samples.pseudoinputs) <= 1
@@ -401,13 +401,13 @@ def test_at_temperature_zero_nothing_is_drawn(ladder, tiny, images):
     model.adapt(images())
     samples = model.sample(3, temperature=0.0, prior_temperature=0.0)
     np.testing.assert_allclose(samples[1:], samples[:1].repeat(2, axis=0), atol=1e-6)
-    warm = model.generate(noise.row_seeds(0, SAMPLING_STREAM, 0, 3), temperature=0.0)
+    warm = model.generate(noise.row_seeds(0, Stream.SAMPLING, 0, 3), temperature=0.0)
     assert np.abs(warm.pseudoinputs[1] - warm.pseudoinputs[0]).max() > 1e-3
 
 
 def test_the_diffusion_prior_takes_the_steps_asked_for(trained):
     model = trained.model
-    seeds = noise.row_seeds(0, SAMPLING_STREAM, 0, 2)
+    seeds = noise.row_seeds(0, Stream.SAMPLING, 0, 2)
     default, same, other = (model.generate(seeds, steps=steps).pseudoinputs for steps in (None, 3, 1))
     np.testing.assert_array_equal(default, same)
     assert np.abs(default - other).max() > 1e-4

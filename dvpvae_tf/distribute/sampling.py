@@ -1,0 +1,86 @@
+"""Sampling in batches, shared out to the devices of the machine."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Unpack
+
+import tensorflow as tf
+
+from dvpvae_tf import noise
+from dvpvae_tf.distribute.devices import device_of, map_round_robin
+from dvpvae_tf.distribute.sharding import smaller_batch
+from dvpvae_tf.models.dvpvae import DVPVAE
+from dvpvae_tf.models.outputs import Samples, SamplingOptions
+from dvpvae_tf.priors.exact import NO_STEPS
+
+# On each device: many operations of a sampling step are too small to keep one busy.
+BATCHES_AT_ONCE = 2
+
+
+def sample_in_batches(
+    model: DVPVAE,
+    num: int,
+    seed: int = 0,
+    batch_size: int = 250,
+    first: int = 0,
+    copies: Sequence[DVPVAE] = (),
+    **options: Unpack[SamplingOptions],
+) -> Iterator[Samples]:
+    """Generates images batch by batch, for more of them than memory holds.
+
+    Image i depends on the model, the seed, the options and i alone.
+
+    Args:
+        model: an adapted `DVPVAE`.
+        num: the number of images, at least 1.
+        seed: of all noise.
+        batch_size: images in a batch; bounds the memory.
+        first: index of the first image, where those before it are drawn elsewhere.
+        copies: copies of the model on other devices, which take batches in turn with it, see
+            `dvpvae_tf.distribute.devices.copies_on_other_devices`.
+        **options: see `SamplingOptions`.
+
+    Returns:
+        Iterator of `Samples` of arrays; the last one holds the images left.
+
+    Raises:
+        ValueError: if a number or an option is out of its range, `deterministic` is given for a model without a
+            diffusion prior, or `adapt` has not been called.
+    """
+    model.check_adapted()
+    if num < 1 or batch_size < 1:
+        raise ValueError(f"num and batch_size must be at least 1, got {num} and {batch_size}.")
+    options = _checked(model, options)
+    seeds = noise.row_seeds(seed, noise.Stream.SAMPLING, first, num)
+    models = (model, *copies)
+    size = smaller_batch(num, batch_size, len(models))
+    samplers = [_sampler(each, options) for each in models] * BATCHES_AT_ONCE
+    return map_round_robin(samplers, (seeds[start : start + size] for start in range(0, num, size)))
+
+
+def _checked(model: DVPVAE, options: SamplingOptions) -> SamplingOptions:
+    """The options, with temperatures as tensors, so that a graph serves all temperatures."""
+    steps = options.get("steps")
+    if model.prior is not None:
+        model.prior.check_steps(steps)
+    elif steps is not None:
+        raise ValueError(NO_STEPS)
+    if options.get("deterministic") and not hasattr(model.prior, "sample_deterministic"):
+        raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
+    temperatures = {name: float(options.get(name, 1.0)) for name in ("temperature", "prior_temperature")}
+    if not all(0 <= value < math.inf for value in temperatures.values()):
+        raise ValueError(f"Temperatures must be 0 or more, got {', '.join(map(str, temperatures.values()))}.")
+    return options | {name: tf.constant(value) for name, value in temperatures.items()}
+
+
+def _sampler(model: DVPVAE, options: SamplingOptions) -> Callable[[tf.Tensor], Samples]:
+    """The function from keys to `Samples` of arrays; its one graph is for batches of all sizes."""
+    with device_of(model):
+        model.generate_function.get_concrete_function(tf.TensorSpec([None, 2], tf.int32), **options)
+
+    def sample(seeds):
+        with device_of(model):
+            drawn = model.generate_function(seeds, **options)
+        return Samples(*(None if part is None else part.numpy() for part in drawn))
+
+    return sample

@@ -1,0 +1,51 @@
+"""The private parts of Keras that this library uses, each with the reason. Tested with Keras 3.15.
+
+When Keras changes, this is the one file to mend.
+"""
+
+import keras
+import tensorflow as tf
+
+
+class BuiltModel(keras.Model):
+    """A model that has all its weights, metrics and shapes when its constructor returns."""
+
+    def _maybe_symbolic_build(self, *args, **kwargs) -> None:
+        """Does nothing.
+
+        Before its first step, Keras traces a model that may not be built. To find the shape of the images it averages
+        them over the devices, which fails for uint8 images under `tf.distribute`.
+        """
+
+
+def sum_no_gradients(optimizer: keras.optimizers.Optimizer) -> None:
+    """Tells an optimizer that gradients are summed over the replicas already.
+
+    Keras clips the gradients of each replica and then sums them, so that clipping does not act on the gradient of the
+    whole batch. Our steps sum first and clip then. Keras has no public switch for that.
+
+    Args:
+        optimizer: Keras optimizer.
+    """
+    optimizer._all_reduce_sum_gradients = list
+
+
+class AllWeightsOptimizer(keras.optimizers.Optimizer):
+    """An optimizer that updates all weights at once, by its method `update_all(gradients, variables)`.
+
+    Keras's public hook, `update_step`, sees one weight at a time.
+    """
+
+    def _backend_apply_gradients(self, gradients, variables):
+        if len(variables) < len(self._trainable_variables):
+            raise ValueError(f"{type(self).__name__} needs the gradients of all weights: use keras.optimizers.Adamax.")
+        self.update_all(gradients, variables)
+
+    def clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Clips gradients as the arguments `clipvalue` and `global_clipnorm` say; Keras does so in private only."""
+        return self._clip_gradients(gradients)
+
+    @property
+    def averages(self) -> list[keras.Variable]:
+        """The averaged weights, [] without `use_ema`: where `keras.callbacks.SwapEMAWeights` looks for them."""
+        return self._model_variables_moving_average if self.use_ema else []
