@@ -441,7 +441,10 @@ def test_pseudoinputs_and_noise_keep_float32_in_a_mixed_model(tiny, images, pseu
     )
     assert {values.dtype.name for values in rounded} == {"float32"}
     np.testing.assert_allclose(rounded.negative_elbo, elbo.negative_elbo, rtol=0.05)
-    assert {value.dtype.name for value in tf.nest.flatten(mixed.infer(images()))} == {"float32"}
+    inference = mixed.infer(images())
+    found = [inference.pseudoinput, inference.likelihood_params, *inference.kl]
+    found += [value for step in inference.steps for value in step._replace(features=inference.pseudoinput)]
+    assert {value.dtype.name for value in found} == {"float32"}
     assert mixed.bottom_up.compute_dtype == mixed.prior.unet.compute_dtype == "bfloat16"
     assert {weight.dtype for weight in mixed.trainable_weights} == {"float32"}
 
