@@ -13,6 +13,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.distribute.devices import device_of, map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
+from dvpvae_tf.layers.pixels import check_images
 from dvpvae_tf.models import Features, Inference
 from dvpvae_tf.noise import Purpose, Stream
 from dvpvae_tf.priors.exact import NO_STEPS
@@ -341,11 +342,9 @@ def _checked_images(model, images):
     """The images as an array that the model takes; all mistakes are told before any graph is made."""
     model.check_adapted()
     images = np.asarray(images)
-    if images.shape[1:] != model.image_shape or len(images) == 0:
-        expected = ", ".join(map(str, model.image_shape))
-        raise ValueError(f"The model takes images [N, {expected}], at least one, got {images.shape}.")
-    if images.dtype != np.uint8 and not (images.dtype.kind == "f" and images.min() >= 0 and images.max() <= 1):
-        raise ValueError(f"Images must be uint8, or floats in [0, 1], got {images.dtype}: divide 0..255 by 255.")
+    check_images(images, model.image_shape)
+    if len(images) == 0:
+        raise ValueError("There are no images to evaluate.")
     return images
 
 

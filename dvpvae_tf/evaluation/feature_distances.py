@@ -13,6 +13,7 @@ import tensorflow as tf
 from dvpvae_tf.data.pipelines import evaluation_batches, training_batches
 from dvpvae_tf.data.tfds_images import one_line, reachable
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.layers.pixels import check_images, to_unit_range
 
 INCEPTION_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
 INCEPTION_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/inception_v3/{INCEPTION_FILE}"
@@ -204,7 +205,7 @@ def inception_features(inception, images, batch_size=50, verbose=1):
         float32 array [N, 2048].
 
     Raises:
-        ValueError: if the images are of another shape, type or range; a `UserError` if some are not finite.
+        ValueError: if the images are of another shape, type or range.
     """
 
     def prepare(batch):
@@ -233,7 +234,7 @@ def train_classifier(images, labels, seed=0, steps=1500, verbose=1):
     Raises:
         ValueError: if the images are of another shape, type or range, or do not fit the labels.
     """
-    _check_images(images)
+    check_images(images)
     if np.shape(labels) != (len(images),) or np.min(labels) < 0:
         raise ValueError(f"Labels must be [{len(images)}] and at least 0, got {list(np.shape(labels))}.")
     classifier = _new_classifier(images.shape[1:], int(np.max(labels)) + 1, seed)
@@ -248,7 +249,7 @@ def _pairs(images, labels, seed):
     with tf.device("CPU"):
         images, labels = tf.constant(images), tf.constant(labels)
     batches = training_batches(np.arange(len(images)), min(128, len(images)), seed, first_epoch=0)
-    return batches.map(lambda rows: (_to_unit(tf.gather(images, rows)), tf.gather(labels, rows)))
+    return batches.map(lambda rows: (to_unit_range(tf.gather(images, rows)), tf.gather(labels, rows)))
 
 
 def _new_classifier(image_shape, num_classes, seed):
@@ -319,7 +320,7 @@ def classifier_features(classifier, images, batch_size=500, verbose=1):
         float32 array [N, 64].
 
     Raises:
-        ValueError: if the images are of another shape, type or range; a `UserError` if some are not finite.
+        ValueError: if the images are of another shape, type or range.
     """
     extract = keras.Model(classifier.inputs, classifier.get_layer("features").output)
     return extract.predict(_batches(images, batch_size), verbose=verbose)
@@ -339,26 +340,12 @@ def classifier_accuracy(classifier, images, labels, batch_size=500, verbose=0):
         float in [0, 1].
 
     Raises:
-        ValueError: if the images are of another shape, type or range; a `UserError` if some are not finite.
+        ValueError: if the images are of another shape, type or range.
     """
     probabilities = classifier.predict(_batches(images, batch_size), verbose=verbose)
     return float(np.mean(probabilities.argmax(axis=1) == labels))
 
 
 def _batches(images, batch_size):
-    _check_images(images)
-    return evaluation_batches(images, batch_size).map(_to_unit)
-
-
-def _check_images(images):
-    if images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise ValueError(f"Images must be [N, H, W, 1 or 3], got {list(images.shape)}.")
-    if not np.isfinite(images).all():
-        raise UserError("some images are not finite: has the model diverged?")
-    if images.dtype != np.uint8 and (images.min() < 0 or images.max() > 1):
-        raise ValueError(f"Images must be uint8 or in [0, 1], got {images.dtype} in {images.min(), images.max()}.")
-
-
-def _to_unit(images):
-    """Float32 in [0, 1]."""
-    return tf.image.convert_image_dtype(images, tf.float32)
+    check_images(images)
+    return evaluation_batches(images, batch_size).map(to_unit_range)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import uniform_initializer
 from dvpvae_tf.layers.dct import DCT, InverseDCT
+from dvpvae_tf.layers.pixels import to_unit_range
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -193,14 +194,11 @@ class DCTPseudoinput(Pseudoinput):
         """
         if not isinstance(images, tf.data.Dataset):
             images = tf.data.Dataset.from_tensor_slices(images).batch(256)
-        largest = tf.function(lambda batch: tf.reduce_max(tf.abs(self.dct(to_unit_range(batch))), axis=0))
+        largest = tf.function(lambda batch: tf.reduce_max(tf.abs(self.dct(batch)), axis=0))
         scale = None
         for batch in images:
             batch = keras.utils.unpack_x_y_sample_weight(batch)[0]
-            if tuple(batch.shape[1:]) != self.image_shape:
-                expected = ", ".join(map(str, self.image_shape))
-                raise ValueError(f"adapt() takes images [N, {expected}], got {tuple(batch.shape)}.")
-            maximum = largest(batch)
+            maximum = largest(to_unit_range(batch, self.image_shape))
             scale = maximum if scale is None else tf.maximum(scale, maximum)
         if scale is None:
             raise ValueError("adapt() was given no images.")
@@ -247,26 +245,3 @@ class LearnablePseudoinput(Pseudoinput):
     def call(self, images):
         flat = tf.reshape(2.0 * images - 1.0, [-1, math.prod(self.image_shape)])
         return tf.reshape(self.linear(flat), [-1, *self.shape])
-
-
-def to_unit_range(images):
-    """Gives images as the model takes them.
-
-    Args:
-        images: uint8 tensor, or float tensor in [0, 1].
-
-    Returns:
-        float32 tensor in [0, 1], of the same shape.
-
-    Raises:
-        tf.errors.InvalidArgumentError: if float images leave [0, 1].
-    """
-    if images.dtype == tf.uint8:
-        return tf.cast(images, tf.float32) / 255.0
-    images = tf.cast(images, tf.float32)
-    message = "Images must be uint8, or floats in [0, 1]: divide 0..255 by 255"
-    in_range = tf.debugging.Assert(
-        tf.reduce_all((images >= 0.0) & (images <= 1.0)), [message, tf.reduce_min(images), tf.reduce_max(images)]
-    )
-    with tf.control_dependencies([in_range] if in_range is not None else []):
-        return tf.identity(images)

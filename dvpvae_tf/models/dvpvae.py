@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.layers.pseudoinputs import Pseudoinput, to_unit_range
+from dvpvae_tf.layers.pixels import to_unit_range
+from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.bound_model import BoundModel
 from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, SamplingOptions
@@ -163,13 +164,10 @@ class DVPVAE(BoundModel):
             float32 `[N, D, D, C]` in [0, 1].
 
         Raises:
-            ValueError: if the images are of another shape.
-            tf.errors.InvalidArgumentError: if float images leave [0, 1].
+            ValueError: if the images are of another shape or type, or, eagerly, leave [0, 1].
+            tf.errors.InvalidArgumentError: in a graph, if float images leave [0, 1].
         """
-        if tuple(images.shape[1:]) != self.image_shape:
-            expected = ", ".join(map(str, self.image_shape))
-            raise ValueError(f"The model takes images [N, {expected}], got {tuple(images.shape)}.")
-        return to_unit_range(images)
+        return to_unit_range(images, self.image_shape)
 
     def target(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         """Gives what the likelihood scores: of grey images, one binary draw each (dynamic binarization).

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.layers.pseudoinputs import ClipWeights, to_unit_range
+from dvpvae_tf.layers.pixels import to_unit_range
+from dvpvae_tf.layers.pseudoinputs import ClipWeights
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -60,7 +61,9 @@ class VampPrior(keras.layers.Layer):
         if len(images) < self.components:
             raise ValueError(f"{self.components} components cannot start from {len(images)} training images.")
         chosen = np.random.default_rng(seed).permutation(len(images))[: self.components]
-        self.pseudoinputs.assign(to_unit_range(tf.convert_to_tensor(np.asarray(images)[chosen])))
+        self.pseudoinputs.assign(
+            to_unit_range(tf.convert_to_tensor(np.asarray(images)[chosen]), self.pseudoinputs.shape[1:])
+        )
 
     def log_prob(self, latents, means, log_vars):
         """The log-density of the mixture of the components with equal weights.

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.evaluation.bounds import negative_elbo_terms
+from dvpvae_tf.layers.pixels import in_unit_range
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.noise import Stream
 
@@ -129,7 +130,7 @@ def _score(model: DVPVAE, steps: int | None, images: tf.Tensor, seed: tf.Tensor)
 
 def _check_pixels(images: tf.Tensor) -> tuple[tf.Tensor, Problem]:
     """The images, with black ones in place of those that leave [0, 1], and which rows these are."""
-    good = tf.reduce_all((images >= 0) & (images <= 1), axis=[1, 2, 3])  # false for NaN
+    good = tf.reduce_all(in_unit_range(images), axis=[1, 2, 3])
     return tf.where(good[:, tf.newaxis, tf.newaxis, tf.newaxis], images, 0.0), (~good, "pixels must be in [0, 1]")
 
 

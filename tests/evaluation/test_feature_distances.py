@@ -346,8 +346,8 @@ def test_images_and_labels_must_be_what_they_are_said_to_be(classifier, inceptio
     for wrong, message in [
         (images[..., 0], r"must be \[N, H, W, 1 or 3\]"),
         (np.repeat(images, 2, axis=-1), r"must be \[N, H, W, 1 or 3\]"),
-        (images.astype("float32"), r"must be uint8 or in \[0, 1\]"),
-        (np.full((2, 28, 28, 1), np.nan), "images are not finite: has the model diverged"),
+        (images.astype("float32"), r"must be uint8, or floats in \[0, 1\]"),
+        (np.full((2, 28, 28, 1), np.nan), "got NaN or infinity: are they from a model that has diverged"),
     ]:
         for use in (classifier_features, inception_features):
             with pytest.raises(ValueError, match=message):

@@ -1,0 +1,87 @@
+"""Images as this library takes them: uint8, or float in [0, 1]. The only place that checks them."""
+
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf.errors import UserError
+
+RANGE = "Images must be uint8, or floats in [0, 1]"
+
+
+def check_images(images: np.ndarray | tf.Tensor, image_shape: tuple[int, ...] | None = None) -> None:
+    """Checks the shape, the dtype and the range of images. Call it before a compiled function: XLA drops assertions.
+
+    Args:
+        images: array or eager tensor `[N, H, W, C]`.
+        image_shape: `(H, W, C)` that the images must have; None for any size with 1 or 3 channels.
+
+    Raises:
+        UserError: if one of the three is wrong; a `ValueError`, of one line.
+    """
+    if problem := _find_problem(images, image_shape):
+        raise UserError(problem)
+    if images.dtype == np.uint8 or len(images) == 0:
+        return
+    low, high = (float(limit) for limit in (np.min(images), np.max(images)))
+    if not np.isfinite([low, high]).all():
+        raise UserError(f"{RANGE}, got NaN or infinity: are they from a model that has diverged?")
+    if low < 0 or high > 1:
+        raise UserError(f"{RANGE}: divide 0..255 by 255. Got values from {low:.4g} to {high:.4g}.")
+
+
+def to_unit_range(images: tf.Tensor, image_shape: tuple[int, ...] | None = None) -> tf.Tensor:
+    """Converts images to floats in [0, 1] and checks them.
+
+    A graph asserts the range of float images. XLA drops that assertion, so pixels out of range become NaN there.
+
+    Args:
+        images: uint8 tensor, or float tensor in [0, 1], `[N, H, W, C]`.
+        image_shape: `(H, W, C)` that the images must have; None for any size with 1 or 3 channels.
+
+    Returns:
+        float32 tensor in [0, 1], of the same shape.
+
+    Raises:
+        ValueError: if the shape or the dtype is wrong; eagerly, if float images leave [0, 1].
+        tf.errors.InvalidArgumentError: in a graph, if float images leave [0, 1].
+    """
+    if tf.executing_eagerly():
+        check_images(images, image_shape)
+    elif problem := _find_problem(images, image_shape):
+        raise ValueError(problem)  # of Python's own type, as AutoGraph hides others
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) / 255.0
+    images = tf.cast(images, tf.float32)
+    return images if tf.executing_eagerly() else _assert_unit_range(images)
+
+
+def _assert_unit_range(images):
+    inside = in_unit_range(images)
+    told = [f"{RANGE}: divide 0..255 by 255", tf.reduce_min(images), tf.reduce_max(images)]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(inside), told)]):
+        return tf.where(inside, images, float("nan"))
+
+
+def in_unit_range(images: tf.Tensor) -> tf.Tensor:
+    """Finds the pixels in [0, 1].
+
+    Args:
+        images: float tensor of any shape.
+
+    Returns:
+        bool tensor of that shape; False for NaN.
+    """
+    return (images >= 0.0) & (images <= 1.0)
+
+
+def _find_problem(images, image_shape):
+    """What is wrong with the shape or the dtype, or None."""
+    shape, dtype = tuple(images.shape), tf.as_dtype(images.dtype)
+    if image_shape is None:
+        if len(shape) != 4 or shape[-1] not in (1, 3):
+            return f"Images must be [N, H, W, 1 or 3], got {shape}."
+    elif shape[1:] != tuple(image_shape):
+        return f"The model takes images [N, {', '.join(map(str, image_shape))}], got {shape}."
+    if dtype != tf.uint8 and not dtype.is_floating:
+        return f"{RANGE}, got {dtype.name}."
+    return None
