@@ -54,6 +54,7 @@ setup(
         "urllib3>=2,<3",
         "rich>=13,<16",
     ],
+    entry_points={"console_scripts": ["dvpvae = dvpvae_tf.__main__:main"]},
     extras_require={
         # A test builds the package: setuptools 70.1 is the first that can do so without wheel.
         # Another checks the Kubernetes files against the schemas that kubernetes-validate brings.

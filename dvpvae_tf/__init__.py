@@ -1,15 +1,36 @@
 """dvpvae_tf: the hierarchical VAE with a diffusion-based VampPrior (Kuzina & Tomczak, TMLR 2024) in Keras 3.
 
-Importing it registers every class that a saved model may hold.
+Importing it registers every class that a saved model may hold, and so imports TensorFlow. Only commands, such as
+`python -m dvpvae_tf.train`, import TensorFlow later: after they have parsed their options.
 """
 
-from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+import sys
+from pathlib import Path
+from typing import Any
 
-from dvpvae_tf.data import load_dataset
-from dvpvae_tf.models import DVPVAE
-from dvpvae_tf.models.build import build_model
-from dvpvae_tf.models.loading import load_model
-from dvpvae_tf.optimizers import Adamax
+__version__ = "0.1.0"
+# The commands that import TensorFlow after they have parsed their options.
+COMMANDS = ("train", "tune", "reproduce", "convert")
+
+
+def _runs_command() -> bool:
+    """Whether this process is `python -m dvpvae_tf.<command>` or `dvpvae <command>`."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # Python's placeholder, until it has imported this package and found the module in it
+        return not {"dvpvae_tf", *(f"dvpvae_tf.{command}" for command in COMMANDS)}.isdisjoint(sys.orig_argv)
+    return Path(program).stem == "dvpvae"
+
+
+if _runs_command():
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            from dvpvae_tf import api
+
+            return getattr(api, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+else:
+    from dvpvae_tf.api import DVPVAE, Adamax, build_model, load_dataset, load_model
 
 __all__ = ["Adamax", "DVPVAE", "build_model", "load_dataset", "load_model"]
-__version__ = "0.1.0"

@@ -1,22 +1,28 @@
 """Turns the authors' PyTorch checkpoints into models of this library: `python -m dvpvae_tf.convert`."""
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
-from dvpvae_tf.models import DVPVAE
-from dvpvae_tf.models.conversion import load_released_weights, read_state_dict
+
+if TYPE_CHECKING:
+    from dvpvae_tf.models import DVPVAE
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; by default those of the process.
 
     Returns:
-        `argparse.Namespace` with `weights`, `config`, `output`, `raw_weights` and `overwrite`.
+        The options `weights`, `config`, `output`, `raw_weights` and `overwrite`.
 
     Raises:
         UserError: if an option is unknown or missing.
@@ -38,18 +44,20 @@ def parse_arguments(argv=None):
     return parser.parse_args(argv)
 
 
-def convert(weights, config, output, raw_weights=False, overwrite=False):
-    """Makes a `.keras` file of a checkpoint; a file that is written is whole.
+def convert(
+    weights: str | Path, config: str | Path, output: str | Path, raw_weights: bool = False, overwrite: bool = False
+) -> tuple[DVPVAE, dict[str, str]]:
+    """Writes a `.keras` file with the weights of a checkpoint.
 
     Args:
-        weights: path of the authors' checkpoint, see `dvpvae_tf.models.conversion.read_state_dict`.
+        weights: path of the authors' checkpoint (`.pt`), or of its arrays (`.npz`).
         config: name of a preset or path of a YAML file.
         output: path of the file to write, `.keras`.
-        raw_weights: bool, whether to take the raw weights where there are EMA ones too.
-        overwrite: bool, whether to replace a file that exists.
+        raw_weights: takes the raw weights, not their average.
+        overwrite: replaces a file that exists.
 
     Returns:
-        The `DVPVAE` that was written, and a dict from the names of the dropped tensors to the reason.
+        The model that was written, and a dictionary from the names of the dropped tensors to the reason.
 
     Raises:
         UserError: if something cannot be read or written, or the weights do not fit the config.
@@ -58,6 +66,10 @@ def convert(weights, config, output, raw_weights=False, overwrite=False):
     check_output(output, [".keras"])
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists: give another --output, or --overwrite")
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401
+    from dvpvae_tf.models import DVPVAE
+    from dvpvae_tf.models.conversion import load_released_weights, read_state_dict
+
     tensors = read_state_dict(weights, ema=not raw_weights)
     model = DVPVAE.from_preset(config)
     dropped = load_released_weights(model, tensors)
@@ -65,18 +77,21 @@ def convert(weights, config, output, raw_weights=False, overwrite=False):
     return model, dropped
 
 
-def _print_dropped(dropped):
+def _print_dropped(dropped: dict[str, str]) -> None:
     print(f"dropped {len(dropped)} tensors or rows of tensors:")
     for reason in dict.fromkeys(dropped.values()):
         names = [name for name, why in dropped.items() if why == reason]
         print(f"{len(names):5} {reason}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; by default those of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
     with exit_on_error():
         arguments = parse_arguments(argv)

@@ -3,32 +3,34 @@
 The same command goes on with a search that was stopped. How several machines share one: `dvpvae_tf.tuning.search`.
 """
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from dvpvae_tf.command_line import add_data_places, count, seed
 from dvpvae_tf.config import DEFAULT_DATASET
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.config.train_arguments import parse_train_arguments
-from dvpvae_tf.data.pipelines import evaluation_batches, read_images, training_batches
+from dvpvae_tf.config.train_arguments import limit_batch_size, parse_train_arguments
 from dvpvae_tf.errors import UserError, exit_on_error
-from dvpvae_tf.tuning import search as tuning
+from dvpvae_tf.tuning.space import read_space
 
+TUNERS = ("hyperband", "bayesian", "random")
 COUNTED = "Failed trials count, and so does each continuation that Hyperband makes of an earlier trial."
 SEVERAL_MACHINES = (
     "To share a search among machines that share the output folder, start the same command on each with "
-    f"{', '.join(tuning.ENVIRONMENT)} set: the one whose ID is chief listens there, hands out the trials and trains "
-    "none; each worker has an ID of its own."
+    "KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT set: the one whose ID is chief listens "
+    "there, hands out the trials and trains none; each worker has an ID of its own."
 )
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; by default those of the process.
 
     Returns:
-        `argparse.Namespace`.
+        The options; `space` is the `Space` of the file.
 
     Raises:
         UserError: if an option is unknown or a value is wrong.
@@ -38,22 +40,26 @@ def parse_arguments(argv=None):
     parser.add_argument("--dataset", help=f"as in training (default: {DEFAULT_DATASET}, or that of --base)")
     parser.add_argument("--base", metavar="CONFIG", help="preset or YAML file of what is not searched")
     parser.add_argument("--space", metavar="FILE", help="what is searched (default: configs/tuning.yaml)")
-    parser.add_argument("--tuner", choices=tuning.TUNERS, default="random", help="default: %(default)s")
+    parser.add_argument("--tuner", choices=TUNERS, default="random", help="default: %(default)s")
     parser.add_argument("--max-trials", type=count, default=12, help="in all (default: %(default)s)")
-    parser.add_argument("--max-parameters", type=count, help="a trial with more trainable ones fails untrained")
+    parser.add_argument(
+        "--max-parameters", type=count, help="the most trainable parameters of a model; larger ones are not drawn"
+    )
     parser.add_argument("--epochs", type=count, help="of a trial (default: that of the config)")
     parser.add_argument("--output", type=Path, default=Path("tuning"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=seed, default=0, help="of search and training (default: %(default)s)")
     parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
     add_data_places(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.space = read_space(arguments.space)
+    return arguments
 
 
-def search(arguments):
+def search(arguments: argparse.Namespace) -> Path | None:
     """Runs a search, or a part of it as chief or worker.
 
     Args:
-        arguments: see `parse_arguments`.
+        arguments: the parsed command line.
 
     Returns:
         Path of `best.yaml`; None in a worker, where the chief writes it.
@@ -64,12 +70,18 @@ def search(arguments):
     of_training = ("dataset", "epochs", "seed", "data_dir", "image_size", "omniglot_mat")
     options = {name: getattr(arguments, name) for name in of_training} | {"config": arguments.base}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
-    training_arguments = parse_train_arguments(flags)
-    data = training_arguments.settings
+    of_trials = parse_train_arguments(flags)
+
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401
+    from dvpvae_tf.data.pipelines import evaluation_batches, read_images, training_batches
+    from dvpvae_tf.tuning.report import write_results
+    from dvpvae_tf.tuning.search import is_worker, make_tuner
+
+    data = of_trials.settings
     images = read_images(data.dataset, data.data_dir, data.image_size, data.omniglot_mat)
-    config = training_arguments.resolve(images[0].shape[1:])
+    config = limit_batch_size(of_trials.resolve(images[0].shape[1:]), len(images[0]))
     train = training_batches(images[0], config.batch_size, config.seed, config.horizontal_flip)
-    tuner = tuning.make_tuner(
+    tuner = make_tuner(
         train,
         config,
         arguments.space,
@@ -84,19 +96,19 @@ def search(arguments):
         if "bind" not in str(error):
             raise
         raise UserError(f"the chief cannot listen there: {error}") from error
-    return None if tuning.is_worker() else tuning.write_results(tuner)
+    return None if is_worker() else write_results(tuner)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; by default those of the process.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
+    with exit_on_error("the same command goes on with the trial that was running"):
         best = search(parse_arguments(argv))
         if best is None:
             print("no trials are left; the chief writes the results")

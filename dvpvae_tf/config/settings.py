@@ -17,6 +17,11 @@ class NamedDataset(NamedTuple):
     image_channels: int
     training_images: int
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self.image_size, self.image_size, self.image_channels
+
 
 NAMED_DATASETS = {
     "mnist5k": NamedDataset(28, 1, 4_000),

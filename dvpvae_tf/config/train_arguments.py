@@ -109,6 +109,31 @@ def parse_train_arguments(argv: Sequence[str] | None = None) -> TrainArguments:
     return TrainArguments(options, settings, base, source, overrides)
 
 
+def limit_batch_size(config: TrainConfig, training_images: int) -> TrainConfig:
+    """Makes the batch of a run no larger than its training set, and prints where it changes.
+
+    Args:
+        config: the settings of the run.
+        training_images: how many training images there are.
+
+    Returns:
+        The settings, with a batch that has `gradient_accumulation` equal parts.
+
+    Raises:
+        UserError: if there are fewer images than parts.
+    """
+    if config.batch_size <= training_images:
+        return config
+    batch_size = training_images // config.gradient_accumulation * config.gradient_accumulation
+    if not batch_size:
+        raise UserError(
+            f"{training_images} training images cannot be split into {config.gradient_accumulation} parts: "
+            "give a smaller --gradient-accumulation"
+        )
+    print(f"The batch is {batch_size} images, not {config.batch_size}: there are {training_images} to train on")
+    return config.model_copy(update={"batch_size": batch_size})
+
+
 def _read_base(options: CommandOptions, overrides: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """The settings that the command line changes, and where they come from."""
     dataset = overrides.get("dataset", DEFAULT_DATASET)

@@ -9,35 +9,38 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from dvpvae_tf import pictures
+from dvpvae_tf import DVPVAE, pictures
+from dvpvae_tf.experiments.descriptions import Row
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models.loading import load_model
+
+Done = tuple[Row, list[Path], list[dict[str, float]]]  # a row, and the run folders and scores of all seeds
 
 # Rows of images for `pictures.grid`, from the models of all seeds and the test images.
 
 
-def samples_with_pseudoinputs(models, images):
+def samples_with_pseudoinputs(models: list[DVPVAE], images: np.ndarray) -> list[np.ndarray]:
     """Pseudoinputs, and below them the samples made from them (Figure 3)."""
     drawn = models[0].sample_with_pseudoinputs(32)
     return pictures.rows_of_samples(drawn.images, drawn.pseudoinputs, columns=16)
 
 
-def samples(models, images):
+def samples(models: list[DVPVAE], images: np.ndarray) -> list[np.ndarray]:
     """Samples (Figure 9)."""
     return pictures.rows_of_samples(models[0].sample(128), columns=16)
 
 
-def pseudoinputs(models, images):
+def pseudoinputs(models: list[DVPVAE], images: np.ndarray) -> list[np.ndarray]:
     """Pseudoinputs drawn from the prior (Figure 10)."""
     return pictures.rows_of_samples(models[0].sample_with_pseudoinputs(128).pseudoinputs, columns=16)
 
 
-def partial_reconstructions(models, images):
+def partial_reconstructions(models: list[DVPVAE], images: np.ndarray) -> list[np.ndarray]:
     """Reconstructions from u alone, then from ever more latents (Figure 4)."""
     return list(pictures.partial_reconstructions(models[0], images[:16]).values())
 
 
-def samples_of_one_pseudoinput(models, images):
+def samples_of_one_pseudoinput(models: list[DVPVAE], images: np.ndarray) -> list[np.ndarray]:
     """A column for each seed: a pseudoinput, and below it samples that share it (Figure 6)."""
     columns = [pictures.samples_of_one_pseudoinput(model) for model in models]
     return list(np.stack(columns, axis=1))
@@ -55,13 +58,13 @@ OF_IMAGES = {
 }
 
 
-def save_images(path, draw, runs, images):
-    """Draws one row's part of a figure that shows images.
+def save_images(path: Path, draw: str, runs: list[Path], images: np.ndarray) -> None:
+    """Draws the images of one row of a figure.
 
     Args:
-        path: path of the PNG file to write.
-        draw: str, a key of `OF_IMAGES`.
-        runs: list of paths of run folders, one a seed.
+        path: the PNG file to write.
+        draw: a key of `OF_IMAGES`.
+        runs: the run folders, one for each seed.
         images: uint8 array `[N, D, D, C]`, the test images.
 
     Raises:
@@ -74,7 +77,7 @@ def save_images(path, draw, runs, images):
 # Plots, from a list of (row, run folders of all seeds, results of all seeds).
 
 
-def bound_by_size(figure, done):
+def bound_by_size(figure: Figure, done: list[Done]) -> None:
     """The bound against the size of the pseudoinput, a line for each type and prior (Figure 5)."""
     names = sorted({row.data for row, _, _ in done})
     for name, axes in zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True):
@@ -91,7 +94,7 @@ def bound_by_size(figure, done):
         axes.legend()
 
 
-def gradient_norms(figure, done):
+def gradient_norms(figure: Figure, done: list[Done]) -> None:
     """The norm of the gradient at each step, first seed (Figure 7)."""
     axes = figure.subplots()
     for row, runs, _ in done:
@@ -101,7 +104,7 @@ def gradient_norms(figure, done):
     axes.legend()
 
 
-def losses(figure, done):
+def losses(figure: Figure, done: list[Done]) -> None:
     """The negative ELBO in training and validation after each epoch, first seed (Figure 8)."""
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, title in zip(panels, ("bits_per_dim", "val_bits_per_dim"), ("training", "validation"), strict=True):
@@ -116,13 +119,13 @@ def losses(figure, done):
 PLOTS = {function.__name__: function for function in (bound_by_size, gradient_norms, losses)}
 
 
-def save_plot(path, draw, done):
+def save_plot(path: Path, draw: str, done: list[Done]) -> None:
     """Draws a figure that plots numbers.
 
     Args:
-        path: path of the PNG file to write.
-        draw: str, a key of `PLOTS`.
-        done: list of (`Row`, paths of the run folders of all seeds, dicts of their results).
+        path: the PNG file to write.
+        draw: a key of `PLOTS`.
+        done: the rows, with the run folders and the scores of all seeds.
 
     Raises:
         UserError: if it cannot be written.
@@ -132,10 +135,10 @@ def save_plot(path, draw, done):
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 
-def _read_csv(path: Path):
-    with path.open(newline="") as file:
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def _deviation(values):
+def _deviation(values: list[float]) -> float:
     return np.std(values, ddof=1) if len(values) > 1 else 0.0

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import zlib
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -91,7 +92,14 @@ def initialize(model: DVPVAE, config: TrainConfig, images: np.ndarray) -> None:
     model.set_weights(source.get_weights())
 
 
-def train(config: TrainConfig, images, resume=False, verbose="auto", strategy=None):
+def train(
+    config: TrainConfig,
+    images,
+    resume=False,
+    verbose="auto",
+    strategy=None,
+    announce: Callable[[DVPVAE], None] = lambda model: None,
+):
     """Trains a model, from where an earlier run of the same config stopped, and leaves all it gives in the run folder.
 
     Of several machines the chief alone reads and writes that folder, and prints.
@@ -102,6 +110,7 @@ def train(config: TrainConfig, images, resume=False, verbose="auto", strategy=No
         resume: bool, whether there must be a checkpoint to go on from.
         verbose: "auto", 0, 1 or 2, as in `keras.Model.fit`.
         strategy: what `make_strategy(config)` has given, or None to call it here.
+        announce: called with the model before it is trained.
 
     Returns:
         `dvpvae_tf.evaluation.bounds.Bound` of the best model on the test set; None on a machine that is not the chief.
@@ -122,11 +131,11 @@ def train(config: TrainConfig, images, resume=False, verbose="auto", strategy=No
     if chief:
         folder.prepare(resume)
     with workers.loss_of_worker_told():
-        _fit(folder, images, strategy, chief, verbose if chief else 0)
+        _fit(folder, images, strategy, chief, verbose if chief else 0, announce)
     return _report(folder, images[2]) if chief else None
 
 
-def _fit(folder, images, strategy, chief, verbose):
+def _fit(folder, images, strategy, chief, verbose, announce):
     """Trains the epochs that are not done yet."""
     config, (training, validation, _) = folder.config, images
     steps_per_epoch = len(training) // config.batch_size
@@ -138,6 +147,7 @@ def _fit(folder, images, strategy, chief, verbose):
 
     with strategy.scope():
         model = make_model(config, steps_per_epoch)
+    announce(model)
     # Outside the scope: there Keras, as it reads weights, makes variables that all workers would have to make.
     done = folder.restore(model) if chief else 0
     if chief and done == 0:

@@ -1,5 +1,1 @@
-"""The search for better settings with KerasTuner."""
-
-from dvpvae_tf.tuning.search import HyperDVPVAE, make_tuner, write_results
-
-__all__ = ["HyperDVPVAE", "make_tuner", "write_results"]
+"""The search for better settings with KerasTuner: `search.make_tuner` starts one, `report.write_results` ends it."""

@@ -116,6 +116,7 @@ def test_mistakes_in_tf_config_are_told_before_anything_is_read(text, message, m
 
 def test_a_dry_run_waits_for_nobody(monkeypatch, capsys):
     monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr("dvpvae_tf.train._print_costs", lambda *_: None)
     main(["--dry-run", "--dataset", "mnist5k", "--strategy", "multiworker"])
     assert "strategy: multiworker" in capsys.readouterr().out
 

@@ -15,6 +15,7 @@ from scipy import fft, signal, stats
 from dvpvae_tf import DVPVAE, convert
 from dvpvae_tf.config import ModelConfig, load_config
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.models import conversion
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.conversion import load_released_weights, read_state_dict
 
@@ -572,7 +573,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, command, capsys, monkeypatc
 
 def test_raw_weights_can_be_asked_for(tmp_path, command, monkeypatch):
     asked = []
-    monkeypatch.setattr(convert, "read_state_dict", lambda path, ema: asked.append(ema) or read_state_dict(path))
+    monkeypatch.setattr(conversion, "read_state_dict", lambda path, ema: asked.append(ema) or read_state_dict(path))
     command()
     command("--raw-weights", output="out/raw.keras")
     assert asked == [True, False]

@@ -51,7 +51,8 @@ def test_a_narrower_model_learns_from_photographs(photos, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_dry_run_says_how_large_the_model_is(photos, capsys):
+def test_a_dry_run_says_how_large_the_model_is(photos, capsys, monkeypatch):
+    monkeypatch.setattr("dvpvae_tf.train._print_costs", lambda *_: None)
     train(photos, "--dry-run")
     printed = capsys.readouterr().out
     assert f"Trainable parameters: {PARAMETERS:,}" in printed

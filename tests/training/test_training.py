@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import types
@@ -195,14 +196,28 @@ def test_weights_of_another_architecture_are_refused(make_config, splits, leave_
         training.train(config, splits, verbose=0)
 
 
-def test_dry_run_prints_settings_parameters_and_steps_and_writes_nothing(capsys, tmp_path):
-    options = ["--config", "mnist", "--dataset", "mnist5k", "--epochs", "3", "--batch-size", "100"]
+def test_dry_run_of_a_named_data_set_needs_no_data_and_writes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("dvpvae_tf.train._print_costs", lambda *_: None)
+    options = ["--config", "mnist", "--epochs", "3", "--batch-size", "100", "--data-dir", str(tmp_path)]
     main(["--dry-run", "--output", str(tmp_path / "runs"), *options])
     printed = capsys.readouterr().out
-    assert "dataset: mnist5k" in printed and "encoder_blocks: 3" in printed
+    assert "dataset: mnist" in printed and "encoder_blocks: 3" in printed
     assert "Trainable parameters: 646,371" in printed
-    assert "3 epochs of 40 steps of 100 images, 120 in all" in printed
-    assert not (tmp_path / "runs").exists()
+    assert "3 epochs of 550 steps of 100 images, 1,650 in all" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_measures_a_step_of_a_folder_smaller_than_the_batch(images, tmp_path, capsys):
+    for index, image in enumerate(images(20)):
+        keras.utils.save_img(tmp_path / f"{index}.png", image, scale=False)
+    small = "--model.scales 4 --model.layers-per-scale 1 --model.channels 8 --model.hidden-channels 8"
+    small += " --model.pseudoinput-size 3 --model.prior standard --model.encoder-blocks 1"
+    main(["--dry-run", "--dataset", f"folder:{tmp_path}", "--image-size", "8", *small.split()])
+    printed = capsys.readouterr().out
+    assert "The batch is 16 images, not 100: there are 16 to train on" in printed
+    assert "300 epochs of 1 steps of 16 images" in printed
+    assert re.search(r"\d+ s for the first step, [\d.e-]+ s for each other one; \d+ \w+ for all", printed)
+    assert re.search(r"Peak memory: \d+\.\d GB", printed)
 
 
 def test_mistakes_are_told_in_one_line_with_exit_code_2(capsys):

@@ -11,25 +11,25 @@ from PIL import Image
 
 from dvpvae_tf import reproduce
 from dvpvae_tf.config import load_config
-from dvpvae_tf.experiments import figures as drawings
-from dvpvae_tf.experiments import systems as experiments
-from dvpvae_tf.experiments.systems import Row, Scale
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.experiments import descriptions, figures, report, runs, tables
+from dvpvae_tf.experiments.descriptions import Row, Scale
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.pictures import rows as pictures_of
 
-DESCRIBED = experiments.read_experiments()
+DESCRIBED = descriptions.read_experiments()
 TRAINED = DESCRIBED.tables | DESCRIBED.figures | DESCRIBED.plots
 
 
 def rows_at(scale):
-    return [row for experiment in TRAINED.values() for row in experiments.rows_of(experiment, scale)]
+    return [row for experiment in TRAINED.values() for row in descriptions.rows_of(experiment, scale)]
 
 
 @pytest.mark.parametrize("scale", DESCRIBED.scales)
 @pytest.mark.parametrize("table", DESCRIBED.costs.values(), ids=list(DESCRIBED.costs))
 def test_every_row_of_costs_has_the_papers_size_but_for_the_smallest_scale(table, scale, tmp_path):
     for row in table.rows:
-        config = experiments.row_config(row, table.scales[scale].overrides.get(row.data, {}), 0, tmp_path)
+        config = descriptions.row_config(row, table.scales[scale].overrides.get(row.data, {}), 0, tmp_path)
         assert config.dataset == row.data
         if scale != "smoke":
             assert config.model == load_config(row.config, row.overrides).model
@@ -39,7 +39,7 @@ def test_every_row_of_costs_has_the_papers_size_but_for_the_smallest_scale(table
 def test_every_row_is_a_valid_run_of_its_data_set(scale, tmp_path):
     names, rows = {}, rows_at(scale)
     for row in rows:
-        config = experiments.row_config(row, DESCRIBED.scales[scale][row.data].overrides, 3, tmp_path)
+        config = descriptions.row_config(row, DESCRIBED.scales[scale][row.data].overrides, 3, tmp_path)
         assert config.dataset == row.data and config.seed == 3 and config.output == str(tmp_path)
         # Rows of one name are one run; others are other runs.
         assert names.setdefault(config.name, config) == config
@@ -48,7 +48,7 @@ def test_every_row_is_a_valid_run_of_its_data_set(scale, tmp_path):
 
 def test_the_paper_scale_changes_nothing(tmp_path):
     for row in rows_at("paper"):
-        config = experiments.row_config(row, DESCRIBED.scales["paper"][row.data].overrides, 0, tmp_path)
+        config = descriptions.row_config(row, DESCRIBED.scales["paper"][row.data].overrides, 0, tmp_path)
         expected = load_config(row.config, row.overrides | {"name": config.name, "output": str(tmp_path)})
         assert config == expected
 
@@ -56,20 +56,20 @@ def test_the_paper_scale_changes_nothing(tmp_path):
 def test_scale_and_row_both_count(tmp_path):
     row = Row(data="mnist", system="s", config="mnist", overrides={"model": {"channels": 64}})
     scale = Scale(samples=1, overrides={"epochs": 2, "model": {"channels": 8, "hidden_channels": 4}})
-    config = experiments.row_config(row, scale.overrides, 1, tmp_path)
+    config = descriptions.row_config(row, scale.overrides, 1, tmp_path)
     assert (config.epochs, config.model.channels, config.model.hidden_channels) == (2, 64, 4)
     assert config.name == "mnist_channels_64_seed1"
 
 
 def test_a_plot_has_a_row_for_each_choice_and_shares_the_run_of_the_preset():
-    rows = experiments.rows_of(DESCRIBED.plots["figure5"], "paper")
+    rows = descriptions.rows_of(DESCRIBED.plots["figure5"], "paper")
     assert len(rows) == len({(row.data, row.system) for row in rows}) == 2 * 2 * 2 * 5
     seven = next(row for row in rows if row.data == "mnist" and row.system == "dct, diffusion, 7")
     assert (
-        experiments.run_name(seven, 0) == experiments.run_name(DESCRIBED.tables["table1"].rows[0], 0) == "mnist_seed0"
+        descriptions.run_name(seven, 0) == descriptions.run_name(DESCRIBED.tables["table1"].rows[0], 0) == "mnist_seed0"
     )
     other = next(row for row in rows if row.data == "omniglot" and row.system == "downsample, mixture, 11")
-    model = experiments.row_config(other, {}, 0, "results").model
+    model = descriptions.row_config(other, {}, 0, "results").model
     assert (model.pseudoinput, model.prior, model.pseudoinput_size) == ("downsample", "mixture", 11)
 
 
@@ -80,13 +80,13 @@ def points_of(axes):
 
 
 def test_figure_5_plots_means_and_deviations_by_size():
-    rows = experiments.rows_of(DESCRIBED.plots["figure5"], "cpu")
+    rows = descriptions.rows_of(DESCRIBED.plots["figure5"], "cpu")
     nats = {row.system: 80.0 + number for number, row in enumerate(row for row in rows if row.data == "mnist")}
     done = [
         (row, [], [{"nats": nats[row.system] + each} for each in (-1.0, 1.0)]) for row in rows if row.data == "mnist"
     ]
     figure = Figure()
-    drawings.bound_by_size(figure, done)
+    figures.bound_by_size(figure, done)
     (axes,) = figure.axes
     assert axes.get_title() == "mnist" and "nats" in axes.get_ylabel()
     assert len(axes.containers) == 4
@@ -98,7 +98,7 @@ def test_figure_5_plots_means_and_deviations_by_size():
 
 
 def test_figures_7_and_8_plot_what_the_runs_have_logged(tmp_path):
-    rows = experiments.rows_of(DESCRIBED.plots["figure7"], "cpu")[:2]
+    rows = descriptions.rows_of(DESCRIBED.plots["figure7"], "cpu")[:2]
     done = []
     for number, row in enumerate(rows):
         run = tmp_path / f"run{number}"
@@ -107,14 +107,14 @@ def test_figures_7_and_8_plot_what_the_runs_have_logged(tmp_path):
         (run / "metrics.csv").write_text(f"epoch,bits_per_dim,val_bits_per_dim\n0,{number + 6},7\n1,4,4.5\n")
         done.append((row, [run, tmp_path / "second seed"], []))
     figure = Figure()
-    drawings.gradient_norms(figure, done)
+    figures.gradient_norms(figure, done)
     assert points_of(figure.axes[0]) == {
         "L = 20": [[1, 5], [2, 0.5], [3, 0.25]], "L = 28": [[1, 6], [2, 0.5], [3, 0.25]]
     }  # fmt: skip
-    drawings.save_plot(tmp_path / "figure8.png", "losses", done)
+    figures.save_plot(tmp_path / "figure8.png", "losses", done)
     assert Image.open(tmp_path / "figure8.png").size == (1080, 480)
     figure = Figure()
-    drawings.losses(figure, done)
+    figures.losses(figure, done)
     training, validation = map(points_of, figure.axes)
     assert training == {"L = 20": [[1, 6], [2, 4]], "L = 28": [[1, 7], [2, 4]]}
     assert validation == {"L = 20": [[1, 7], [2, 4.5]], "L = 28": [[1, 7], [2, 4.5]]}
@@ -137,17 +137,17 @@ def test_a_row_has_means_and_deviations_over_the_seeds():
         {"nats": 80.0, "bits_per_dim": 0.15, "active_units": 0.9, "parameters": 646371, "published": 70.0},
         {"nats": 82.0, "bits_per_dim": 0.16, "active_units": 0.8, "parameters": 646371, "published": 71.0},
     ]
-    cells = experiments.summarise(row, results)
+    cells = tables.summarise(row, results)
     assert cells["nats"] == f"81.00 ({np.std([80, 82], ddof=1):.2f})"
     assert cells["active_units"] == "85.0% (7.1%)" and cells["parameters"] == "646,371"
     assert cells["paper"] == "77.10 nats (0.05), 0.7M parameters"
     assert cells["continuous_time_negative_elbo"] == ""
-    assert experiments.summarise(row, results[:1])["nats"] == "80.00"
+    assert tables.summarise(row, results[:1])["nats"] == "80.00"
 
 
 def test_a_table_is_written_three_times(tmp_path):
-    rows = [dict.fromkeys(experiments.COLUMNS, "") | {"data": "mnist", "system": "a, b", "nats": "80.00"}]
-    experiments.write_table(tmp_path / "table", "A title", rows, ["A note."])
+    rows = [dict.fromkeys(tables.COLUMNS, "") | {"data": "mnist", "system": "a, b", "nats": "80.00"}]
+    tables.write_table(tmp_path / "table", "A title", rows, ["A note."])
     assert (tmp_path / "table.md").read_text() == (
         "# A title\n\n| data | system | iwae, nats |\n| --- | --- | --- |\n| mnist | a, b | 80.00 |\n\nA note.\n"
     )
@@ -167,7 +167,7 @@ def shallow(monkeypatch):
     overrides = overrides | {"model": overrides["model"] | {"layers_per_scale": [1, 1]}}
     smoke = smoke | {"mnist": smoke["mnist"].model_copy(update={"overrides": overrides})}
     described = DESCRIBED.model_copy(update={"scales": DESCRIBED.scales | {"smoke": smoke}})
-    monkeypatch.setattr(experiments, "read_experiments", lambda: described)
+    monkeypatch.setattr(descriptions, "read_experiments", lambda: described)
     return described
 
 
@@ -183,10 +183,10 @@ def at_hand(monkeypatch):
 
     def read_images(name, *_):
         if name != "mnist":
-            raise reproduce.UserError(f"{name} is not here")
+            raise UserError(f"{name} is not here")
         return tuple(np.random.default_rng(seed).integers(0, 256, (60, 28, 28, 1), "uint8") for seed in range(3))
 
-    monkeypatch.setattr(reproduce, "read_images", read_images)
+    monkeypatch.setattr(report, "read_images", read_images)
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_a_smoke_run_writes_its_table_and_is_taken_up_again(at_hand, shallow, sm
     assert scores["images_seen"] == 40 and scores["test_images"] == 8
     assert f"{scores['nats']:.2f}" in lines[1] and f"{scores['published']:.2f}" in lines[1]
 
-    monkeypatch.setattr(experiments.training, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runs.training, "train", lambda *_, **__: pytest.fail("trained again"))
     reproduce.main(command)
     assert (smoke_results / "smoke" / "table5.md").read_text() == written
 
@@ -216,7 +216,7 @@ def test_costs_are_measured_row_by_row(at_hand, tmp_path, monkeypatch, capsys):
         Row(data="mnist", system="Vamp", config="mnist_vamp", overrides={"model": {"vamp_components": 25}}),
     ]
     small = DESCRIBED.model_copy(update={"costs": {"table6": table.model_copy(update={"rows": rows})}})
-    monkeypatch.setattr(experiments, "read_experiments", lambda: small)
+    monkeypatch.setattr(descriptions, "read_experiments", lambda: small)
     reproduce.main(["table6", "--scale", "smoke", "--output", str(tmp_path)])
     written = (tmp_path / "smoke" / "table6.md").read_text()
     header = (
@@ -250,7 +250,7 @@ def test_a_plot_is_drawn_from_its_runs(at_hand, shallow, tmp_path, monkeypatch):
     vary = {"smoke": {"pseudoinput": ["dct"], "prior": ["mixture"], "pseudoinput_size": [3, 11]}}
     small = plot.model_copy(update={"rows": rows, "vary": vary})
     monkeypatch.setattr(
-        experiments, "read_experiments", lambda: shallow.model_copy(update={"plots": {"figure5": small}})
+        descriptions, "read_experiments", lambda: shallow.model_copy(update={"plots": {"figure5": small}})
     )
     reproduce.main(["figure5", "--scale", "smoke", "--output", str(tmp_path)])
     written = (tmp_path / "smoke" / "figure5.md").read_text()
@@ -265,7 +265,7 @@ def test_what_each_figure_draws(figure, tiny, images):
     models = [tiny(seed=seed) for seed in (0, 1)]
     for model in models:
         model.adapt(images())
-    rows = drawings.OF_IMAGES[figure.draw](models, images())
+    rows = figures.OF_IMAGES[figure.draw](models, images())
     assert pictures_of.grid(rows).ndim == 3
     expected = {"figure6": (6, 2), "figure4": (5, 12), "figure3": (2, 16), "figure9": (8, 16), "figure10": (8, 16)}
     name = next(name for name, value in DESCRIBED.figures.items() if value is figure)

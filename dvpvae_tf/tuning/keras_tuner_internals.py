@@ -1,0 +1,79 @@
+"""Private names of KerasTuner, all in one place, tested with version 1.4.
+
+What is changed, and why no public name does it:
+- `Oracle._random_values` draws the settings of a trial: one with too many parameters is drawn again. KerasTuner builds
+  such a model, fails the trial and counts it.
+- `BayesianOptimizationOracle._vectorize_trials` gives the Gaussian process its points. KerasTuner leaves out failed
+  trials, and may propose one of them for ever; here they count as the worst.
+- `Oracle._retry_queue` holds the trials that a killed search runs again. KerasTuner's holds finished ones, too.
+- `Tuner._populate_initial_space` builds a model for nothing but to learn what is searched.
+- `keras_tuner.src.config.DEBUG` prints the traceback of each failed trial. Its last line is printed here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras_tuner
+import numpy as np
+from keras_tuner.src import config as keras_tuner_config
+
+from dvpvae_tf.errors import UserError
+
+MOST_DRAWS = 1000
+keras_tuner_config.DEBUG = False
+
+
+class WithinBudget(keras_tuner.Oracle):
+    """An oracle that draws again what its `fits` refuses."""
+
+    fits: Callable[[dict[str, Any]], bool] = staticmethod(lambda values: True)
+
+    def _random_values(self):
+        for _ in range(MOST_DRAWS):
+            values = super()._random_values()
+            if values is None or self.fits(values):
+                return values
+        raise UserError(f"none of {MOST_DRAWS} draws has few enough parameters: give a larger --max-parameters")
+
+    def take_up(self) -> None:
+        """Goes on with an earlier search. What was running when it was killed is run again, and nothing else."""
+        self.reload()  # KerasTuner does so itself, but not before a first trial has ended
+        for trial_id in set(self.trials) - set(self.start_order):
+            del self.trials[trial_id]  # killed while it was being noted: it is drawn again
+        self._retry_queue = [each for each in self._retry_queue if self.trials[each].status == "RUNNING"]
+
+
+class RandomOracle(WithinBudget, keras_tuner.oracles.RandomSearchOracle):
+    """Draws all settings at random."""
+
+
+class HyperbandOracle(WithinBudget, keras_tuner.oracles.HyperbandOracle):
+    """Draws the settings of the first round at random, and goes on with the best."""
+
+
+class BayesianOracle(WithinBudget, keras_tuner.oracles.BayesianOptimizationOracle):
+    """Draws the first trials at random, and the others where a Gaussian process expects most."""
+
+    def populate_space(self, trial_id):
+        """Proposes the settings of a trial; where the process proposes a model that is too large, random ones."""
+        proposal = super().populate_space(trial_id)
+        if proposal["status"] == "RUNNING" and not self.fits(proposal["values"]):
+            return self._random_populate_space()
+        return proposal
+
+    def _vectorize_trials(self):
+        places, scores = super()._vectorize_trials()
+        failed = [
+            trial.hyperparameters.values for trial in self.trials.values() if trial.status in ("FAILED", "INVALID")
+        ]
+        theirs = [[each.value_to_prob(values[each.name]) for each in self._nonfixed_space()] for values in failed]
+        return np.array([*places, *theirs]), np.array([*scores, *[max(scores)] * len(failed)])
+
+
+class DeclaredSpace(keras_tuner.Tuner):
+    """A tuner whose hypermodel declares what is searched without building a model."""
+
+    def _populate_initial_space(self):
+        space = self.oracle.get_space()
+        self.hypermodel.declare_hyperparameters(space)
+        self.oracle.update_space(space)

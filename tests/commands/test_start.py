@@ -1,0 +1,60 @@
+"""How commands start: help and mistakes before TensorFlow is imported, and the program `dvpvae`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dvpvae_tf
+from dvpvae_tf import __main__ as program
+from dvpvae_tf.config.settings import NAMED_DATASETS
+from dvpvae_tf.data.pipelines import read_images
+
+PROJECT = Path(__file__).parents[2]
+# Any import of TensorFlow ends the process with a code of its own.
+WITHOUT_TENSORFLOW = "import sys\nclass Finder:\n    def find_spec(self, name, *_):\n        if name in "
+WITHOUT_TENSORFLOW += "('tensorflow', 'keras', 'keras_tuner', 'matplotlib'): sys.exit(77)\n"
+WITHOUT_TENSORFLOW += "sys.meta_path.insert(0, Finder())\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs `python -m` where TensorFlow cannot be imported; gives the exit code, output and errors."""
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
+
+    def run_module(*arguments):
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{PROJECT}"}
+        command = [sys.executable, "-m", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        return result.returncode, result.stdout, result.stderr
+
+    return run_module
+
+
+@pytest.mark.parametrize("command", dvpvae_tf.COMMANDS)
+def test_help_and_mistakes_come_before_tensorflow(run, command):
+    code, out, _ = run(f"dvpvae_tf.{command}", "--help")
+    assert code == 0 and out.startswith(f"usage: python -m dvpvae_tf.{command} ")
+    code, out, error = run("dvpvae_tf", command, "--no-such-option=3")
+    assert (code, out) == (2, "") and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_the_program_lists_its_commands_and_tells_unknown_ones(run):
+    code, out, _ = run("dvpvae_tf")
+    modules = {path.stem for path in (PROJECT / "dvpvae_tf").glob("*.py") if "\ndef main(" in path.read_text()}
+    assert code == 0 and {line.split()[0] for line in out.splitlines()[2:]} == modules - {"__main__"}
+    assert run("dvpvae_tf", "evalute") == (2, "", "error: unknown command evalute (did you mean evaluate?)\n")
+
+
+def test_the_program_runs_a_command(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        program.main(["convert", "--weights", "none.npz", "--config", "mnist", "--output", "model.keras"])
+    assert stop.value.code == 2 and "error: there is no file none.npz" in capsys.readouterr().err
+
+
+def test_sizes_of_a_named_data_set_are_those_that_are_read():
+    train = read_images("mnist5k")[0]
+    expected = NAMED_DATASETS["mnist5k"]
+    assert (train.shape[1:], len(train)) == (expected.image_shape, expected.training_images)
