@@ -34,8 +34,8 @@ class GaussianDiffusionPrior(DiffusionPrior):
         self.mean = mean
         self.variance = variance
 
-    def build(self, u_shape, noise_shape=None):
-        self.shape = tuple(u_shape[1:])
+    def build_network(self, u_shape):
+        """Nothing: the predictor has no weights."""
 
     def predict_noise(self, y, time, training=False):
         """The expectation of the noise in y_t given y_t; arguments and result as in `DiffusionPrior`."""

@@ -8,11 +8,17 @@ import tensorflow as tf
 
 from dvpvae_tf.layers.unet import UNet
 from dvpvae_tf.noise import to_uniform
+from dvpvae_tf.priors.calibration import Calibration, calibrate
+from dvpvae_tf.priors.covariances import kind_of
 from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
-from dvpvae_tf.priors.terms import DiffusionTerms, TrajectoryScore
-
-LOG_2_PI = math.log(2.0 * math.pi)
-STEPS_AT_A_TIME = 50  # in scoring, which bounds the memory
+from dvpvae_tf.priors.process import (
+    GRID_TIMES,
+    MOST_CALIBRATED_STEPS,
+    AncestralProcess,
+    CalibratedProcess,
+    ReverseProcess,
+)
+from dvpvae_tf.priors.terms import DiffusionTerms
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -28,23 +34,97 @@ class DiffusionPrior(keras.layers.Layer):
         dropout: float, dropout rate of the UNet.
         gamma_min: float, minus the log signal-to-noise ratio at t = 0.
         gamma_max: float, minus the log signal-to-noise ratio at t = 1.
-        steps: int, T: in how many steps it samples and scores unless told otherwise.
+        steps: int, T of the ancestral process, in which it samples and scores until it is calibrated.
         clip: bool, whether predictions of u are clipped to [-1, 1], as they may be where every u lies there.
+        calibrated_steps: int or None, T of the calibrated process; None where `calibrate` has not been called.
         **kwargs: passed to `keras.layers.Layer`.
     """
 
     def __init__(
-        self, channels=16, blocks=2, dropout=0.0, gamma_min=-6.0, gamma_max=7.0, steps=50, clip=True, **kwargs
+        self,
+        channels: int = 16,
+        blocks: int = 2,
+        dropout: float = 0.0,
+        gamma_min: float = -6.0,
+        gamma_max: float = 7.0,
+        steps: int = 50,
+        clip: bool = True,
+        calibrated_steps: int | None = None,
+        **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
         self.schedule = LinearNoiseSchedule(gamma_min, gamma_max)
-        self.steps = steps
+        self.ancestral_steps = steps
         self.clip = clip
+        self.calibrated_steps = calibrated_steps
         self.unet = UNet(channels, blocks, dropout, dtype=self.dtype_policy, name="unet")
 
     def build(self, u_shape, noise_shape=None):
         self.shape = tuple(u_shape[1:])
-        self.unet.build(tuple(u_shape), (u_shape[0],))
+        self.build_network(tuple(u_shape))
+        if self.calibrated_steps is not None:
+            self._add_tables()
+
+    def build_network(self, u_shape):
+        """Makes the weights of what predicts the noise."""
+        self.unet.build(u_shape, (u_shape[0],))
+
+    def _add_tables(self):
+        size = math.prod(self.shape)
+        shape = (len(GRID_TIMES), kind_of(size).width(size))
+        self.covariances = self.add_weight(
+            shape=shape, initializer="zeros", trainable=False, autocast=False, name="covariances"
+        )
+        shape = (MOST_CALIBRATED_STEPS, len(GRID_TIMES))
+        self.paths = self.add_weight(shape=shape, initializer="zeros", dtype="uint8", trainable=False, name="paths")
+
+    @property
+    def steps(self) -> int:
+        """T, unless another is asked for."""
+        return self.ancestral_steps if self.calibrated_steps is None else self.calibrated_steps
+
+    def process(self, steps: int | None = None) -> ReverseProcess:
+        """Gives the process that samples and scores: the calibrated one, or before `calibrate` the ancestral one.
+
+        Args:
+            steps: T; None takes the layer's own.
+
+        Returns:
+            The process of T steps.
+
+        Raises:
+            ValueError: see `check_steps`.
+        """
+        arguments = self.schedule, self.predict_u, self.shape, self.check_steps(steps)
+        if self.calibrated_steps is None:
+            return AncestralProcess(*arguments)
+        return CalibratedProcess(*arguments, covariances=self.covariances.value, paths=self.paths.value)
+
+    def calibrate(
+        self, u: np.ndarray, validation_u: np.ndarray, steps: int | None = None, seed: int = 0
+    ) -> Calibration | None:
+        """Gives the process the covariances and times that suit the trained network, once training is over.
+
+        Args:
+            u: float32 `[N, d, d, C]`, draws of r(u|x) of training images; 4,000 are enough for MNIST.
+            validation_u: the same of validation images.
+            steps: T from now on; None takes the smallest that is within 0.2 nats of T = 50 on `validation_u`.
+            seed: of the noise.
+
+        Returns:
+            What was found. None where it was of no use, such as with errors that are not finite: nothing changes then.
+        """
+        found = calibrate(self.schedule, self.predict_u, u, validation_u, steps, seed)
+        if found is None:
+            return None
+        if self.calibrated_steps is None:
+            self._tracker.unlock()  # Keras's own way to add weights to a layer that is built
+            self._add_tables()
+            self._tracker.lock()
+        self.calibrated_steps = found.steps
+        self.covariances.assign(found.covariances)
+        self.paths.assign(found.paths)
+        return found
 
     @property
     def bound_noise_size(self):
@@ -58,14 +138,15 @@ class DiffusionPrior(keras.layers.Layer):
             steps: T; None takes the layer's own.
 
         Returns:
-            T.
+            T; a calibrated process has 100 at most.
 
         Raises:
             ValueError: if it is below 1.
         """
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}.")
-        return int(self.steps if steps is None else steps)
+        steps = int(self.steps if steps is None else steps)
+        return steps if self.calibrated_steps is None else min(steps, MOST_CALIBRATED_STEPS)
 
     def sample_noise_size(self, steps=None):
         """How many normal numbers a row `sample` takes.
@@ -76,7 +157,7 @@ class DiffusionPrior(keras.layers.Layer):
         Returns:
             int.
         """
-        return (2 + self.check_steps(steps)) * math.prod(self.shape)
+        return self.process(steps).sample_noise_size
 
     @property
     def deterministic_noise_size(self):
@@ -100,7 +181,7 @@ class DiffusionPrior(keras.layers.Layer):
         time = to_uniform(noise[:, 0])
         noise = tf.reshape(noise[:, 1:], tf.shape(u))
         loss = self.diffusion_loss(u, time, noise, training)
-        return DiffusionTerms(loss, tf.zeros_like(loss) + self._reconstruction(), self.prior_kl(u))
+        return self._terms(u, loss)
 
     def score_noise_size(self, steps=None):
         """How many normal numbers a row `score` takes.
@@ -111,14 +192,10 @@ class DiffusionPrior(keras.layers.Layer):
         Returns:
             int.
         """
-        return (1 + self.check_steps(steps)) * math.prod(self.shape)
+        return self.process(steps).score_noise_size
 
     def score(self, u, noise, steps=None):
-        """Scores pseudoinputs under the process that `sample` runs, clip included, with one trajectory a row (Eq. 31).
-
-        The posterior and the model's step have one variance c sigma_s^2 and means c alpha_s u and c alpha_s u_hat
-        apart from what they share (Eq. 27 to 29). As the trajectory is known once its noise is, one pass of the UNet
-        scores all T steps, or 50 of them where there are more.
+        """Scores pseudoinputs under the process that `sample` runs, with one trajectory a row (Eq. 31).
 
         Args:
             u: float32 tensor `[N, d, d, C]`.
@@ -128,40 +205,7 @@ class DiffusionPrior(keras.layers.Layer):
         Returns:
             `TrajectoryScore`, nats; the mean of minus the log-weight is that of the sum of the terms.
         """
-        steps = self.check_steps(steps)
-        fresh = tf.reshape(noise, [-1, 1 + steps, *self.shape])
-        states = self.schedule.trajectory(fresh)
-        times = tf.constant(1.0 - np.arange(steps) / steps, tf.float32)
-        groups = [slice(start, min(start + STEPS_AT_A_TIME, steps)) for start in range(0, steps, STEPS_AT_A_TIME)]
-        predicted = tf.concat([self._predict_along(u, states[:, group], times[group]) for group in groups], axis=1)
-        distance = (u[:, tf.newaxis] - predicted) * self._step_scales(steps)
-        step_kls = 0.5 * _sum_over_all_but_rows(tf.square(distance))
-        steps_weight = -step_kls - _sum_over_all_but_rows(distance * fresh[:, 1:])
-        terms = DiffusionTerms(step_kls, tf.zeros_like(step_kls) + self._reconstruction(), self.prior_kl(u))
-        return TrajectoryScore(terms, steps_weight + self._ends_weight(u, states))
-
-    def _predict_along(self, u, states, times):
-        """u_hat at each time of a trajectory, `[N, T, d, d, C]`."""
-        times = tf.broadcast_to(times, tf.shape(states)[:2])
-        u = tf.broadcast_to(u[:, tf.newaxis], tf.shape(states))
-        u, states = (tf.reshape(value, [-1, *self.shape]) for value in (u, states))
-        flat_times = tf.reshape(times, [-1])
-        predicted = self.predict_u(self.schedule.diffuse(u, _like(flat_times), states), flat_times)
-        return tf.reshape(predicted, [-1, times.shape[1], *self.shape])
-
-    def _step_scales(self, steps):
-        """For each step c alpha_s over the standard deviation, that is sqrt(c SNR(s)): `[T, 1, 1, 1]`."""
-        c = -math.expm1(-self.schedule.slope / steps)
-        gamma = self.schedule.gamma(1.0 - np.arange(1, steps + 1) / steps)
-        return tf.constant(np.sqrt(c * np.exp(-gamma))[:, None, None, None], tf.float32)
-
-    def _ends_weight(self, u, states):
-        """Gives log p(y_1) - log q(y_1|u) + log r(u|y_0); the first two share their constants."""
-        time, last = tf.constant(1.0), states[:, 0]
-        y = self.schedule.diffuse(u, time, last)
-        at_one = 0.5 * (tf.square(last) - tf.square(y)) + tf.math.log(self.schedule.sigma(time))
-        at_zero = -0.5 * (tf.square(states[:, -1]) + LOG_2_PI + self.schedule.gamma_min)
-        return _sum_over_all_but_rows(at_one + at_zero)
+        return self.process(steps).score(u, noise)
 
     def released_estimate(self, u, noise, steps=None):
         """Estimates -L_vlb(u) as the released test code does, from below: not a bound.
@@ -182,7 +226,11 @@ class DiffusionPrior(keras.layers.Layer):
         times = tf.tile(tf.constant(np.arange(1, steps + 1) / steps, tf.float32), [rows])
         losses = self.diffusion_loss(tf.repeat(u, steps, axis=0), times, tf.reshape(noise, [-1, *self.shape]))
         loss = tf.reduce_mean(tf.reshape(losses, [-1, steps]), axis=1)
-        return DiffusionTerms(loss, tf.zeros_like(loss) + self._reconstruction(), self.prior_kl(u))
+        return self._terms(u, loss)
+
+    def _terms(self, u, loss):
+        reconstruction = tf.zeros_like(loss) + self.schedule.reconstruction(math.prod(self.shape))
+        return DiffusionTerms(loss, reconstruction, self.schedule.prior_kl(u))
 
     def diffusion_loss(self, u, time, noise, training=False):
         """The continuous-time integrand 1/2 gamma'(t) |eps - eps_hat(y_t, t)|^2.
@@ -199,25 +247,6 @@ class DiffusionPrior(keras.layers.Layer):
         y = self.schedule.diffuse(u, _like(time), noise)
         error = tf.math.squared_difference(self.predict_noise(y, time, training), noise)
         return 0.5 * self.schedule.slope * tf.reduce_sum(error, axis=[1, 2, 3])
-
-    def prior_kl(self, u):
-        """KL(q(y_1|u) || N(0, I)), the term L_1 of Eq. 31.
-
-        Args:
-            u: float32 tensor `[N, d, d, C]`.
-
-        Returns:
-            float32 tensor `[N]`, nats.
-        """
-        gamma = self.schedule.gamma_max
-        alpha_squared = 1.0 / (1.0 + math.exp(gamma))
-        # sigma^2 - 1 - log sigma^2 is a difference of nearly equal numbers: in double precision.
-        constant = math.log1p(math.exp(-gamma)) - alpha_squared
-        return 0.5 * tf.reduce_sum(alpha_squared * tf.square(u) + constant, axis=[1, 2, 3])
-
-    def _reconstruction(self):
-        """-E log r(u|y_0) of Eq. 30, the same for every u."""
-        return 0.5 * math.prod(self.shape) * (1.0 + LOG_2_PI + self.schedule.gamma_min)
 
     def predict_noise(self, y, time, training=False):
         """The UNet's prediction of the noise in y_t.
@@ -261,27 +290,18 @@ class DiffusionPrior(keras.layers.Layer):
         return self.schedule.posterior(y, self.predict_u(y, source), _like(source), _like(target))
 
     def sample(self, noise, steps=None, temperature=1.0):
-        """Draws pseudoinputs: y_1 from N(0, I), T ancestral steps, u from r(u|y_0) (Eq. 29, 30).
+        """Draws pseudoinputs: y_1 from N(0, I), T steps, then u (Eq. 29, 30).
 
         Args:
             noise: float32 tensor `[N, sample_noise_size(steps)]`, standard normal.
             steps: int or None, T; None takes the layer's own.
-            temperature: float or tensor that broadcasts against u, factor of the standard deviation of each step's
-                noise; y_1 is not scaled.
+            temperature: float or tensor that broadcasts against u, factor of the standard deviation of all noise but
+                that of y_1.
 
         Returns:
             float32 tensor `[N, d, d, C]`.
         """
-        steps = self.check_steps(steps)
-        noise = tf.reshape(noise, [-1, steps + 2, *self.shape])
-
-        def step(i, y):
-            time = 1.0 - tf.cast([i], tf.float32) / steps  # one for all rows: the UNet embeds it once
-            mean, deviation = self.transition(y, time, tf.maximum(time - 1.0 / steps, 0.0))
-            return i + 1, mean + temperature * deviation * noise[:, i + 1]
-
-        _, y = tf.while_loop(lambda i, y: i < steps, step, (0, noise[:, 0]))
-        return self._decode(y, temperature * noise[:, -1])
+        return self.process(steps).sample(noise, temperature)
 
     def sample_deterministic(self, noise, steps=None, temperature=1.0):
         """Draws pseudoinputs by DDIM: y_1 from N(0, I), T steps without noise, u from r(u|y_0) (Eq. 30).
@@ -310,12 +330,8 @@ class DiffusionPrior(keras.layers.Layer):
             return i + 1, self.schedule.diffuse(u, target, implied)
 
         _, y = tf.while_loop(lambda i, y: i < steps, step, (0, noise[:, 0]))
-        return self._decode(y, temperature * noise[:, 1])
-
-    def _decode(self, y, noise):
-        """Draws u from r(u|y_0) = N(y_0 / alpha_0, sigma_0^2 / alpha_0^2 I) (Eq. 30)."""
         gamma = self.schedule.gamma_min
-        return y / self.schedule.alpha(tf.constant(0.0)) + math.exp(0.5 * gamma) * noise
+        return y / self.schedule.alpha(tf.constant(0.0)) + math.exp(0.5 * gamma) * temperature * noise[:, 1]
 
     def get_config(self):
         return {
@@ -325,13 +341,10 @@ class DiffusionPrior(keras.layers.Layer):
             "dropout": self.unet.dropout,
             "gamma_min": self.schedule.gamma_min,
             "gamma_max": self.schedule.gamma_max,
-            "steps": self.steps,
+            "steps": self.ancestral_steps,
             "clip": self.clip,
+            "calibrated_steps": self.calibrated_steps,
         }
-
-
-def _sum_over_all_but_rows(values):
-    return tf.reduce_sum(values, axis=list(range(1, len(values.shape))))
 
 
 def _like(time):

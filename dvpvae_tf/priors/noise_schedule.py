@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import tensorflow as tf
 
 
@@ -53,26 +52,51 @@ class LinearNoiseSchedule:
         """
         return self.alpha(time) * u + self.sigma(time) * noise
 
-    def trajectory(self, noise):
-        """Draws the noise of a whole backward trajectory q(y_1|u) q(y_s|y_t, u) ... over equal steps (Eq. 26 to 28).
+    def trajectory(self, noise: tf.Tensor, gamma: tf.Tensor) -> tf.Tensor:
+        """Draws the noise of a whole backward trajectory q(y_1|u) q(y_s|y_t, u) ... (Eq. 26 to 28).
 
         Eq. 27 and 28 say of n_t, the noise in y_t = alpha_t u + sigma_t n_t, that n_s = sqrt(1 - c) n_t + sqrt(c) e
         with fresh e and c = 1 - SNR(t) / SNR(s): all n_t are one linear map of the fresh noise.
 
         Args:
-            noise: float32 tensor `[N, T + 1, d, d, C]`, standard normal: that of y_1, then that of each
-                step.
+            noise: float32 `[N, T + 1, d, d, C]`, standard normal: that of y_1, then that of each step.
+            gamma: float64 `[T + 1]`, minus the log signal-to-noise ratio at the times of the states, from 1 to 0.
 
         Returns:
-            float32 tensor like `noise`: n_t at t = 1, 1 - 1/T, ..., 0.
+            float32 tensor like `noise`: n_t at each time.
         """
         _, times, *shape = noise.shape
-        gamma = self.gamma(np.linspace(1.0, 0.0, times))
-        fresh = np.sqrt(np.append(1.0, -np.expm1(np.diff(gamma))))
-        kept = np.exp(0.5 * np.minimum(gamma[:, None] - gamma, 0.0))
-        mixing = tf.constant(np.tril(kept * fresh), tf.float32)
+        gamma = tf.convert_to_tensor(gamma, tf.float64)
+        fresh = tf.sqrt(tf.concat([[1.0], -tf.math.expm1(gamma[1:] - gamma[:-1])], axis=0))
+        kept = tf.exp(0.5 * tf.minimum(gamma[:, tf.newaxis] - gamma, 0.0))
+        mixing = tf.cast(tf.linalg.band_part(kept * fresh, -1, 0), tf.float32)
         flat = tf.reshape(noise, [-1, times, math.prod(shape)])
         return tf.reshape(mixing @ flat, [-1, times, *shape])
+
+    def prior_kl(self, u: tf.Tensor) -> tf.Tensor:
+        """KL(q(y_1|u) || N(0, I)), the term L_1 of Eq. 31.
+
+        Args:
+            u: float32 `[N, d, d, C]`.
+
+        Returns:
+            float32 `[N]`, nats.
+        """
+        alpha_squared = 1.0 / (1.0 + math.exp(self.gamma_max))
+        # sigma^2 - 1 - log sigma^2 is a difference of nearly equal numbers: in double precision.
+        constant = math.log1p(math.exp(-self.gamma_max)) - alpha_squared
+        return 0.5 * tf.reduce_sum(alpha_squared * tf.square(u) + constant, axis=[1, 2, 3])
+
+    def reconstruction(self, dimensions: int) -> float:
+        """-E log r(u|y_0) of Eq. 30, the same for every u.
+
+        Args:
+            dimensions: how many elements u has.
+
+        Returns:
+            float, nats.
+        """
+        return 0.5 * dimensions * (1.0 + math.log(2.0 * math.pi) + self.gamma_min)
 
     def posterior(self, y, u, source, target):
         """Mean and standard deviation of q(y_s|y_t, u), s < t (Eq. 26 to 28).

@@ -210,7 +210,7 @@ def computed_by_prior(model, recorded, u):
         "unet_eps_hat": prior.predict_noise(y, time),
         "diffusion_loss_t": prior.diffusion_loss(u, time, noise)[None],
         "reconstruction_nll_0": reconstruction_nll(schedule, np.asarray(u), recorded["noise_0"]),
-        "prior_kl_1": prior.prior_kl(u),
+        "prior_kl_1": schedule.prior_kl(u),
         "u_hat": prior.predict_u(y, time),
         "ancestral_mean": prior.transition(y, time, np.maximum(time - 1 / recorded["T"], 0).astype("float32"))[0],
     }
@@ -238,7 +238,7 @@ def test_the_recorded_kl_of_y_1_is_the_less_exact_one():
     u = recorded["u"].astype("float64")
     alpha_squared, variance = 1 / (1 + np.exp(7.0)), 1 / (1 + np.exp(-7.0))
     exact = 0.5 * (alpha_squared * u**2 + variance - 1 - np.log(variance)).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(model.prior.prior_kl(recorded["u"]), exact, rtol=1e-6)
+    np.testing.assert_allclose(model.prior.schedule.prior_kl(recorded["u"]), exact, rtol=1e-6)
     assert 1e-4 < np.abs(recorded["prior_kl_1"] / exact - 1).max() < 6e-4
 
 

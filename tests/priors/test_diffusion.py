@@ -108,8 +108,8 @@ def test_terms_of_the_bound(make_prior):
     alpha, sigma = (f(time.reshape(-1, 1, 1, 1)) for f in (prior.schedule.alpha, prior.schedule.sigma))
     error = np.sum((eps - prior.unet(alpha * u + sigma * eps, time)) ** 2, axis=(1, 2, 3))
     np.testing.assert_allclose(terms.diffusion, 0.5 * 13.0 * error, rtol=1e-4)
-    np.testing.assert_allclose(terms.prior_kl, prior.prior_kl(u))
-    np.testing.assert_allclose(terms.reconstruction, [prior._reconstruction()] * 5, rtol=1e-6)
+    np.testing.assert_allclose(terms.prior_kl, prior.schedule.prior_kl(u))
+    np.testing.assert_allclose(terms.reconstruction, [prior.schedule.reconstruction(DIMENSIONS)] * 5, rtol=1e-6)
     for term, called in zip(terms, prior(u, noise), strict=True):
         assert term.shape == (5,) and term.dtype == "float32"
         np.testing.assert_allclose(called, term, rtol=1e-5)
@@ -121,7 +121,7 @@ def test_prior_kl_agrees_with_tensorflow_probability(make_prior, gammas):
     alpha_squared, sigma_squared = squares(prior, 1.0)
     q = tfd.Normal(alpha_squared**0.5 * u.astype("float64"), sigma_squared**0.5)
     expected = tfd.kl_divergence(q, tfd.Normal(np.float64(0), np.float64(1))).numpy().sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(prior.prior_kl(u), expected, rtol=1e-5)
+    np.testing.assert_allclose(prior.schedule.prior_kl(u), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gamma_min", [-6.0, -1.0])
@@ -130,7 +130,7 @@ def test_reconstruction_agrees_with_monte_carlo(make_prior, gamma_min):
     alpha_squared, sigma_squared = squares(prior, 0.0)
     y = alpha_squared**0.5 * u + sigma_squared**0.5 * np.random.default_rng(0).normal(size=100_000)
     draws = -DIMENSIONS * stats.norm(y / alpha_squared**0.5, (sigma_squared / alpha_squared) ** 0.5).logpdf(u)
-    assert abs(draws.mean() - prior._reconstruction()) < 4 * draws.std() / np.sqrt(len(draws))
+    assert abs(draws.mean() - prior.schedule.reconstruction(DIMENSIONS)) < 4 * draws.std() / np.sqrt(len(draws))
 
 
 def moments_of_ancestral_sampling(prior, steps, temperature):
@@ -289,8 +289,8 @@ def test_a_trajectory_scores_as_its_steps_do_one_by_one(make_prior, steps, clip)
 
     np.testing.assert_allclose(score.log_weight, weight, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(score.terms.diffusion, kl, rtol=1e-4)
-    np.testing.assert_allclose(score.terms.reconstruction, [prior._reconstruction()] * 6, rtol=1e-6)
-    np.testing.assert_array_equal(score.terms.prior_kl, prior.prior_kl(u))
+    np.testing.assert_allclose(score.terms.reconstruction, [prior.schedule.reconstruction(DIMENSIONS)] * 6, rtol=1e-6)
+    np.testing.assert_array_equal(score.terms.prior_kl, prior.schedule.prior_kl(u))
 
 
 def test_weights_of_trajectories_average_to_the_density_of_the_process(make_gaussian_prior):
@@ -334,7 +334,7 @@ def test_the_released_estimate_is_the_sum_at_the_right_ends(make_prior):
     noises = tf.reshape(noise, [3, steps, *SHAPE])
     losses = [prior.diffusion_loss(u, tf.fill([3], (i + 1) / steps), noises[:, i]) for i in range(steps)]
     np.testing.assert_allclose(terms.diffusion, np.mean(losses, axis=0), rtol=1e-4)
-    np.testing.assert_array_equal(terms.prior_kl, prior.prior_kl(u))
+    np.testing.assert_array_equal(terms.prior_kl, prior.schedule.prior_kl(u))
 
 
 # DDIM

@@ -28,7 +28,9 @@ def test_a_trajectory_is_eq_27_and_28_step_by_step(schedule, steps):
         at, as_ = (alpha_squared(schedule, time) for time in times[i - 1 : i + 1])
         mean = (at / as_) ** 0.5 * (1 - as_) / (1 - at) * y[-1] + (as_ - at) / ((1 - at) * as_**0.5) * u
         y.append(mean + ((as_ - at) / as_ * (1 - as_) / (1 - at)) ** 0.5 * noise[:, i])
-    states = schedule.trajectory(tf.constant(noise, tf.float32)).numpy()
+    states = schedule.trajectory(
+        tf.constant(noise, tf.float32), schedule.gamma(np.linspace(1.0, 0.0, steps + 1))
+    ).numpy()
     for i, time in enumerate(times):
         squared = alpha_squared(schedule, time)
         of_state = squared**0.5 * u + (1 - squared) ** 0.5 * states[:, i]
