@@ -1,56 +1,158 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, tables of numbers, and locks on folders."""
 
+import contextlib
+import csv
+import errno
+import fcntl
 import os
 import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dvpvae_tf.errors import UserError
 
+LONGEST_NAME = 255  # bytes, of all common file systems
+DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-def write_atomically(path, write):
-    """Lets `write` fill a temporary file or folder, then gives it its name: there is never half of it under that name.
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Writes a file or folder under a temporary name, then renames it: no reader ever sees half of it.
 
     Args:
-        path: path to write; what is there is replaced, unless it is a folder that is not empty.
-        write: function of the temporary path.
+        path: the path to write. It replaces what is there, except for a folder that is not empty.
+        write: function of the temporary path, which has the same suffix.
 
     Raises:
         UserError: if it cannot be written.
     """
     path = Path(path).absolute()
-    temporary = path.with_name(f".writing-{path.name}")
-    _remove(temporary)  # what a killed process has left
+    name = f".writing-{path.name}"
+    temporary = path.with_name(name if len(os.fsencode(name)) <= LONGEST_NAME else f".writing-{path.name[-60:]}")
+    with _writing(path):
+        _remove(temporary)  # what a killed process has left
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            _remove(temporary)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns the error of a write that failed into a `UserError`."""
     try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        _remove(temporary)
+        yield
+    except Exception as error:
+        cause = error  # zipfile fails a second time, with another type, when it closes what it could not write
+        while not isinstance(cause, OSError) and cause.__context__ is not None:
+            cause = cause.__context__
+        if not isinstance(cause, OSError):
+            raise
+        hint = ": make room and run the same command again" if cause.errno in DISK_IS_FULL else ""
+        raise UserError(f"cannot write {path}: {cause.strerror or cause}{hint}") from error
 
 
-def _remove(path):
+def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     if path.is_file():
         path.unlink()
 
 
-def check_output(path, suffixes):
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a table as CSV, whole or not at all.
+
+    Args:
+        path: the file to write.
+        rows: the rows, all with the same keys, which make the header; without any, the file is empty.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        temporary.touch()
+        append_csv(temporary, rows)
+
+    write_atomically(path, write)
+
+
+def append_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Appends rows to a CSV file, which it makes where there is none.
+
+    Args:
+        path: the file.
+        rows: the rows. The columns are those of the file, or of the first row where the file is new.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    if not rows:
+        return
+    with _writing(Path(path)), open(path, "a+", newline="", encoding="utf-8") as file:
+        file.seek(0)
+        header = next(csv.reader(file), None)
+        writer = csv.DictWriter(file, header or list(rows[0]), extrasaction="ignore")
+        if not header:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    """Reads a CSV file and leaves out damaged lines: blank, cut short, or with bytes that are no text.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The rows; none where there is no file.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    text = path.read_bytes().decode("utf-8", errors="replace").replace("\0", "")
+    header, *rows = [line for line in csv.reader(text.splitlines()) if any(line)] or [[]]
+    return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+
+
+@contextlib.contextmanager
+def lock_folder(folder: str | Path) -> Iterator[None]:
+    """Lets no other process hold the same folder; the lock ends with the process, however that ends.
+
+    Args:
+        folder: an existing folder; the lock is on the file `.lock` in it.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    with open(Path(folder) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process works in {folder}: wait for its end, or give another name") from error
+        except OSError:
+            pass  # some network file systems have no locks
+        yield
+
+
+def check_output(path: str | Path, suffixes: Sequence[str]) -> None:
     """Checks, before long work, that its result can be written.
 
     Args:
-        path: path to be written.
+        path: the path to be written.
         suffixes: the suffixes that it may have, such as `[".png", ".npz"]`; "" is for a new or empty folder.
 
     Raises:
-        UserError: if it has another suffix, its folder does not exist or cannot be written to, or something else is
-            in its place.
+        UserError: if it has another suffix or a name that is too long, its folder does not exist or cannot be written
+            to, or something else is in its place.
     """
     path = Path(path)
     if path.suffix not in suffixes:
         or_folder = ", or without suffix for a folder" if "" in suffixes else ""
         choices = " or ".join(filter(None, suffixes))
         raise UserError(f"the output is {path}: give it a name that ends in {choices}{or_folder}")
+    with _writing(path):
+        path.exists()  # fails where the path is too long
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent} for the output: make it first")
     if path.suffix and path.is_dir():

@@ -2,24 +2,25 @@
 
 import tensorflow as tf
 
+from dvpvae_tf.config import DataConfig
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.devices import device_names
 from dvpvae_tf.errors import UserError
 
 
-def make_strategy(config):
-    """Gives the distribution strategy of a config: one device, all of this machine, or all of those in `TF_CONFIG`.
+def make_strategy(config: DataConfig) -> tf.distribute.Strategy:
+    """Makes the strategy that a config names: one device, all of this machine, or all machines of `TF_CONFIG`.
 
-    The batch size is that of all devices together: each takes an equal part of every batch. The learning rate is the
-    config's, however many devices there are: at the same batch size they train as one does. All machines must have the
-    same number of devices.
+    The batch size counts the images of all devices together, and each device takes an equal part of every batch. The
+    learning rate does not depend on the number of devices: at the same batch size they train as one does. All machines
+    must have the same number of devices.
 
     Args:
-        config: `TrainConfig`, or what else has its `strategy` and `batch_size`.
+        config: the settings of the data or of a run.
 
     Returns:
-        A `tf.distribute.Strategy`. With "multiworker", it is made when all machines are there, and must be made before
-        TensorFlow is used for anything else.
+        The strategy. "multiworker" waits until all machines are there, and must come before TensorFlow is used for
+        anything else.
 
     Raises:
         UserError: if the batch cannot be shared out evenly, or the machines cannot be connected.
@@ -36,6 +37,6 @@ def make_strategy(config):
     return tf.distribute.MirroredStrategy(devices)
 
 
-def _check_batch_size(config, devices):
+def _check_batch_size(config: DataConfig, devices: int) -> None:
     if config.batch_size % devices:
         raise UserError(f"--batch-size {config.batch_size} cannot be shared out evenly to {devices} devices.")

@@ -1,11 +1,11 @@
-"""Several machines that train one model: how they find one another, who writes, and what they must hold alike.
+"""Several machines that train one model: how they connect, which one writes files, and how they share its state.
 
-Each runs the same command, and `TF_CONFIG` tells it all addresses and which of them is its own:
+Each machine runs the same command. `TF_CONFIG` lists all addresses and says which of them is the machine's own:
 
     TF_CONFIG='{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}'
 
-The chief is worker 0, or the task of type `chief` where there is one: it alone reads and writes the run folder. When a
-machine is not heard of for ten seconds (a setting of TensorFlow's), it counts as lost, and the others end, too.
+The chief is worker 0, or the task of type `chief` where there is one. It alone reads and writes the run folder. A
+machine that does not answer for ten seconds (a setting of TensorFlow's) counts as lost, and the others end, too.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -23,11 +25,11 @@ ADDRESS = re.compile(r"([^\s:]+|\[.+\]):\d+")
 EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
 
 
-def cluster_size():
+def cluster_size() -> int:
     """Counts the machines of `TF_CONFIG`, and checks that this is one of them.
 
     Returns:
-        int.
+        The number of machines.
 
     Raises:
         UserError: if the environment variable is missing or is not as said above.
@@ -55,11 +57,11 @@ def cluster_size():
     return sum(map(len, jobs.values()))
 
 
-def connect():
+def connect() -> tf.distribute.MultiWorkerMirroredStrategy:
     """Waits until all machines of `TF_CONFIG` are there.
 
     Returns:
-        `tf.distribute.MultiWorkerMirroredStrategy`.
+        The strategy that trains on all of them.
 
     Raises:
         UserError: if the port is taken, or TensorFlow has been used before.
@@ -85,46 +87,43 @@ def connect():
     return strategy
 
 
-def is_chief(strategy):
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that reads and writes files.
 
     Args:
-        strategy: `tf.distribute.Strategy`.
-
-    Returns:
-        bool.
+        strategy: the strategy of the training.
     """
     return strategy.extended.should_checkpoint
 
 
 @tf.function
-def _first_replica_holds(values):
+def _sum_of_first_replica(values):
     context = tf.distribute.get_replica_context()
     first = tf.cast(context.replica_id_in_sync_group, tf.int32) == 0
     mine = [tf.where(first, value, tf.zeros_like(value)) for value in values]
     return [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in mine]
 
 
-def of_chief(strategy, values):
-    """What the chief holds.
+def broadcast_from_chief(strategy: tf.distribute.Strategy, values: Sequence[Any]) -> list[tf.Tensor]:
+    """Sends the chief's values to all workers, which call this together.
 
     Args:
-        strategy: `tf.distribute.Strategy`.
-        values: list of tensors, variables or numbers, on all workers of the same shapes.
+        strategy: the strategy of all workers.
+        values: tensors, variables or numbers, of the same shapes and types on all workers.
 
     Returns:
-        list of tensors, the chief's.
+        The chief's values.
     """
-    held = strategy.run(_first_replica_holds, args=([tf.convert_to_tensor(value) for value in values],))
-    return [strategy.experimental_local_results(value)[0] for value in held]
+    received = strategy.run(_sum_of_first_replica, args=([tf.convert_to_tensor(value) for value in values],))
+    return [strategy.experimental_local_results(value)[0] for value in received]
 
 
 @contextlib.contextmanager
-def loss_of_worker_told():
-    """Turns the errors of TensorFlow that tell the loss of another worker into one of ours.
+def raise_worker_lost() -> Iterator[None]:
+    """Turns the errors that TensorFlow raises when another worker ends into one of ours.
 
     Raises:
-        WorkerLost: in their place.
+        WorkerLost: in place of `UnavailableError` and `AbortedError`.
     """
     try:
         yield

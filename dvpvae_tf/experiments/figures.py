@@ -3,7 +3,6 @@
 `systems.yaml` names these functions.
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dvpvae_tf import DVPVAE, pictures
 from dvpvae_tf.experiments.descriptions import Row
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import read_csv, write_atomically
 from dvpvae_tf.models.loading import load_model
 
 Done = tuple[Row, list[Path], list[dict[str, float]]]  # a row, and the run folders and scores of all seeds
@@ -98,7 +97,7 @@ def gradient_norms(figure: Figure, done: list[Done]) -> None:
     """The norm of the gradient at each step, first seed (Figure 7)."""
     axes = figure.subplots()
     for row, runs, _ in done:
-        norms = [float(line["gradient_norm"]) for line in _read_csv(runs[0] / "gradient_norms.csv")]
+        norms = [float(line["gradient_norm"]) for line in read_csv(runs[0] / "gradient_norms.csv")]
         axes.plot(range(1, len(norms) + 1), norms, label=row.system, linewidth=1)
     axes.set(xlabel="step", ylabel="norm of the gradient, before clipping", yscale="log")
     axes.legend()
@@ -109,7 +108,7 @@ def losses(figure: Figure, done: list[Done]) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, title in zip(panels, ("bits_per_dim", "val_bits_per_dim"), ("training", "validation"), strict=True):
         for row, runs, _ in done:
-            values = [float(line[key]) for line in _read_csv(runs[0] / "metrics.csv")]
+            values = [float(line[key]) for line in read_csv(runs[0] / "metrics.csv")]
             axes.plot(range(1, len(values) + 1), values, label=row.system, marker=".")
         axes.set(title=title, xlabel="epoch", yscale="log")
     panels[0].set_ylabel("negative ELBO, bits per dimension")
@@ -133,11 +132,6 @@ def save_plot(path: Path, draw: str, done: list[Done]) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     PLOTS[draw](figure, done)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def _deviation(values: list[float]) -> float:

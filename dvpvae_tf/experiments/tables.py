@@ -1,6 +1,5 @@
 """The tables of the experiments: what a row shows, and the files that are written."""
 
-import csv
 import json
 from functools import partial
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dvpvae_tf.experiments.descriptions import Row
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import write_atomically, write_csv
 
 COLUMNS = {
     "data": "data",
@@ -91,10 +90,4 @@ def write_table(path: Path, title: str, rows: list[dict[str, str]], notes: list[
     }
     for suffix, text in texts.items():
         write_atomically(path.with_suffix(suffix), partial(Path.write_text, data=text, encoding="utf-8"))
-    write_atomically(path.with_suffix(".csv"), lambda temporary: _write_csv(temporary, shown, rows))
-
-
-def _write_csv(path: Path, shown: dict[str, str], rows: list[dict[str, str]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerows([list(shown.values()), *([row[key] for key in shown] for row in rows)])
+    write_csv(path.with_suffix(".csv"), [{name: row[key] for key, name in shown.items()} for row in rows])

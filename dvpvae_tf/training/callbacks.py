@@ -1,17 +1,18 @@
 """What a training run does at the end of each step and epoch."""
 
-import csv
-import functools
+import math
 import shutil
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import evaluation, pictures
-from dvpvae_tf.config import learning_rate_at
+from dvpvae_tf.config import TrainConfig, learning_rate_at
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.files import write_atomically
-from dvpvae_tf.training.run_folder import MONITORED
+from dvpvae_tf.files import append_csv, write_atomically
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.training.run_folder import MONITORED, Progress, RunFolder
 
 MOST_SKIPPED_STEPS = 20
 
@@ -23,15 +24,14 @@ class TakeAverage(keras.callbacks.Callback):
     apart.
 
     Args:
-        averaged: `DVPVAE`, takes them.
+        averaged: the model that takes them.
     """
 
-    def __init__(self, averaged):
+    def __init__(self, averaged: DVPVAE):
         super().__init__()
         self.averaged = averaged
 
     def on_epoch_end(self, epoch, logs=None):
-        """Copies after an epoch."""
         swap = keras.callbacks.SwapEMAWeights()
         swap.set_model(self.model)
         swap.on_test_begin()
@@ -39,108 +39,34 @@ class TakeAverage(keras.callbacks.Callback):
         swap.on_test_end()
 
 
-class SaveModels(keras.callbacks.Callback):
-    """Keeps the averaged weights as `last.keras` and, where the validation is the best so far, `best.keras`.
-
-    Args:
-        folder: `RunFolder`.
-        averaged: `DVPVAE` with the averaged weights.
-        best: float, the best validation bound so far, nats.
-    """
-
-    def __init__(self, folder, averaged, best):
-        super().__init__()
-        self.folder = folder
-        self.averaged = averaged
-        self.best = best
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Saves after an epoch."""
-        write_atomically(self.folder.last, self.averaged.save)
-        if logs[MONITORED] < self.best:
-            self.best = logs[MONITORED]
-            write_atomically(self.folder.best, lambda path: shutil.copyfile(self.folder.last, path))
-
-
-class SaveCheckpoint(keras.callbacks.Callback):
-    """Keeps all that a resumed run needs (weights, EMA, optimizer, step) of the last two epochs.
-
-    Args:
-        folder: `RunFolder`.
-    """
-
-    def __init__(self, folder):
-        super().__init__()
-        self.folder = folder
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Saves after an epoch."""
-        save = functools.partial(self.model.save_weights, overwrite=True)  # over what a kill may have left
-        write_atomically(self.folder.checkpoint(epoch + 1), save)
-        for old in self.folder.saved_epochs()[2:]:
-            self.folder.checkpoint(old).unlink()
-
-
-class LogGradientNorms(keras.callbacks.Callback):
-    """Writes the norm of the gradient at each step, before it is clipped (Figure 7): epoch, step in it, norm.
-
-    Args:
-        folder: `RunFolder`.
-    """
-
-    def __init__(self, folder):
-        super().__init__()
-        self.path = folder.gradient_norms
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Starts an epoch."""
-        self.norms = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Notes the norm of a step."""
-        # A sum of one number, read from the first device at hand: `result` would need all workers.
-        norms = self.model.distribute_strategy.experimental_local_results(self.model.last_gradient_norm.total.value)
-        self.norms.append(float(norms[0]))
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes the norms of an epoch."""
-        header = [] if self.path.exists() else [["epoch", "step", "gradient_norm"]]
-        rows = [[epoch, step, norm] for step, norm in enumerate(self.norms)]
-        with open(self.path, "a", newline="") as file:
-            csv.writer(file).writerows([*header, *rows])
-
-
 class StopWhenNotFinite(keras.callbacks.Callback):
     """Ends a run that skips one step after another because its loss or gradient is not finite.
 
     Args:
-        folder: `RunFolder`, named in the message.
+        folder: the folder of the run, named in the message.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: RunFolder):
         super().__init__()
         self.folder = folder
-        self.in_a_row = 0
+        self.skipped_in_a_row = 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Starts counting anew with the metric."""
-        self.total = 0.0
+        self.total = 0.0  # the metric starts anew, too
 
     def on_train_batch_end(self, batch, logs=None):
-        """Counts.
+        """Counts the skipped steps.
 
         Raises:
-            UserError: after too many steps in a row.
+            UserError: after too many in a row.
         """
         total = float(logs["skipped_steps"])
-        self.in_a_row = self.in_a_row + 1 if total > self.total else 0
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if total > self.total else 0
         self.total = total
-        if self.in_a_row >= MOST_SKIPPED_STEPS:
+        if self.skipped_in_a_row >= MOST_SKIPPED_STEPS:
             kept = self.folder.saved_epochs()
             state = (
-                f"the state after epoch {kept[0]} is kept in {self.folder.checkpoints}"
-                if kept
-                else "no epoch was finished"
+                f"the state after epoch {kept[0]} is kept in {self.folder.checkpoints}" if kept else "no epoch was kept"
             )
             raise UserError(
                 f"The loss or its gradient was not finite in {MOST_SKIPPED_STEPS} steps in a row ({state}): "
@@ -148,17 +74,102 @@ class StopWhenNotFinite(keras.callbacks.Callback):
             )
 
 
+class FollowProgress(keras.callbacks.Callback):
+    """Notes the best epoch, and ends a run that finds no better one.
+
+    An epoch counts only if its last step was not skipped and its validation bound is finite.
+
+    Args:
+        progress: the best epoch so far.
+        steps: the callback that counts skipped steps, which must come first.
+        patience: after how many epochs without a better one to stop; 0 for never.
+    """
+
+    def __init__(self, progress: Progress, steps: StopWhenNotFinite, patience: int = 0):
+        super().__init__()
+        self.progress = progress
+        self.steps = steps
+        self.patience = patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.healthy = self.steps.skipped_in_a_row == 0 and math.isfinite(logs[MONITORED])
+        if self.healthy and logs[MONITORED] < self.progress.best:
+            self.progress = Progress(float(logs[MONITORED]), epoch + 1)
+        if self.is_exhausted(epoch + 1):
+            self.model.stop_training = True
+
+    def is_exhausted(self, epochs: int) -> bool:
+        """Whether there has been no better epoch for as long as the patience lasts.
+
+        Args:
+            epochs: how many epochs are finished.
+        """
+        return 0 < self.patience <= epochs - self.progress.best_epoch
+
+
+class LogEpochs(keras.callbacks.Callback):
+    """Writes the metrics of each epoch, and the norm of the gradient at each step before it is clipped (Figure 7).
+
+    Args:
+        folder: the folder of the run.
+    """
+
+    def __init__(self, folder: RunFolder):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.norms = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        # A sum of one number, read from the first device at hand: `result` would need all workers.
+        norms = self.model.distribute_strategy.experimental_local_results(self.model.last_gradient_norm.total.value)
+        self.norms.append(float(norms[0]))
+
+    def on_epoch_end(self, epoch, logs=None):
+        append_csv(self.folder.metrics, [{"epoch": epoch, **logs}])
+        norms = [{"epoch": epoch, "step": step, "gradient_norm": norm} for step, norm in enumerate(self.norms)]
+        append_csv(self.folder.gradient_norms, norms)
+
+
+class SaveEpoch(keras.callbacks.Callback):
+    """Saves the averaged model as `last.keras`, the best one as `best.keras`, and what a resumed run needs.
+
+    It leaves out an epoch after which the model is broken. It comes after all that writes logs: an epoch with a
+    checkpoint is finished.
+
+    Args:
+        folder: the folder of the run.
+        averaged: the model with the averaged weights.
+        follower: knows the best epoch.
+    """
+
+    def __init__(self, folder: RunFolder, averaged: DVPVAE, follower: FollowProgress):
+        super().__init__()
+        self.folder = folder
+        self.averaged = averaged
+        self.follower = follower
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not self.follower.healthy:
+            return
+        write_atomically(self.folder.last, self.averaged.save)
+        if self.follower.progress.best_epoch == epoch + 1:
+            write_atomically(self.folder.best, lambda path: shutil.copyfile(self.folder.last, path))
+        self.folder.save(self.model, epoch + 1, self.follower.progress)
+
+
 class TensorBoardPictures(keras.callbacks.Callback):
     """Writes pictures, KL and active units of each layer to TensorBoard, with the averaged weights.
 
     Args:
-        folder: `RunFolder`.
-        averaged: `DVPVAE` with the averaged weights.
+        folder: the folder of the run.
+        averaged: the model with the averaged weights.
         images: uint8 array `[N, D, D, C]`, of the validation set.
-        every: int, epochs between two writings.
+        every: epochs between two writings.
     """
 
-    def __init__(self, folder, averaged, images, every):
+    def __init__(self, folder: RunFolder, averaged: DVPVAE, images: np.ndarray, every: int):
         super().__init__()
         self.averaged = averaged
         self.images = images
@@ -166,7 +177,6 @@ class TensorBoardPictures(keras.callbacks.Callback):
         self.writer = tf.summary.create_file_writer(str(folder.tensorboard / "pictures"))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes after an epoch."""
         if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
             return
         statistics = evaluation.layer_statistics(self.averaged, self.images)
@@ -182,14 +192,14 @@ class TensorBoardPictures(keras.callbacks.Callback):
         self.writer.flush()
 
 
-def learning_rate_schedule(config):
+def learning_rate_schedule(config: TrainConfig) -> keras.callbacks.LearningRateScheduler:
     """Makes the callback that sets the learning rate of each epoch (Table 7).
 
     Args:
-        config: `TrainConfig`.
+        config: the settings of the run.
 
     Returns:
-        `keras.callbacks.LearningRateScheduler`.
+        The callback.
     """
     rates = config.model_dump(include={"epochs", "warmup_epochs", "learning_rate", "end_learning_rate"})
     return keras.callbacks.LearningRateScheduler(lambda epoch, _: learning_rate_at(epoch, **rates))

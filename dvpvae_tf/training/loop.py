@@ -3,8 +3,9 @@
 import contextlib
 import itertools
 import math
+import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -12,35 +13,37 @@ import tensorflow as tf
 
 from dvpvae_tf import evaluation, pictures
 from dvpvae_tf.config import TrainConfig, ema_momentum_for
+from dvpvae_tf.config.train_arguments import limit_batch_size
 from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.strategies import make_strategy
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.files import DISK_IS_FULL, write_atomically
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.optimizers import Adamax
 from dvpvae_tf.training.callbacks import (
-    LogGradientNorms,
-    SaveCheckpoint,
-    SaveModels,
+    FollowProgress,
+    LogEpochs,
+    SaveEpoch,
     StopWhenNotFinite,
     TakeAverage,
     TensorBoardPictures,
     learning_rate_schedule,
 )
-from dvpvae_tf.training.run_folder import FREE_TO_CHANGE, MONITORED, RunFolder
+from dvpvae_tf.training.run_folder import FREE_TO_MOVE, Progress, RunFolder
 
 
-def make_model(config, steps_per_epoch):
+def make_model(config: TrainConfig, steps_per_epoch: int) -> DVPVAE:
     """Builds and compiles the model of a run.
 
     Args:
-        config: `TrainConfig`.
-        steps_per_epoch: int.
+        config: the settings of the run.
+        steps_per_epoch: optimizer steps of one epoch, at least 1.
 
     Returns:
-        `DVPVAE`, compiled, its optimizer built.
+        The model, compiled, its optimizer built.
     """
     keras.utils.set_random_seed(config.seed)
     dtype = "mixed_bfloat16" if config.mixed_precision else "float32"
@@ -94,67 +97,88 @@ def initialize(model: DVPVAE, config: TrainConfig, images: np.ndarray) -> None:
 
 def train(
     config: TrainConfig,
-    images,
-    resume=False,
-    verbose="auto",
-    strategy=None,
+    images: Sequence[np.ndarray],
+    resume: bool = False,
+    verbose: str | int = "auto",
+    strategy: tf.distribute.Strategy | None = None,
     announce: Callable[[DVPVAE], None] = lambda model: None,
-):
-    """Trains a model, from where an earlier run of the same config stopped, and leaves all it gives in the run folder.
+) -> evaluation.Bound | None:
+    """Trains a model, from where an earlier run of the same settings stopped, and leaves its results in the run folder.
 
     Of several machines the chief alone reads and writes that folder, and prints.
 
     Args:
-        config: `TrainConfig` with a name.
+        config: the settings of the run, with a name.
         images: uint8 arrays `[N, D, D, C]` of the training, validation and test split.
-        resume: bool, whether there must be a checkpoint to go on from.
+        resume: whether there must be a checkpoint to go on from.
         verbose: "auto", 0, 1 or 2, as in `keras.Model.fit`.
         strategy: what `make_strategy(config)` has given, or None to call it here.
-        announce: called with the model before it is trained.
+        announce: called on the chief with the model before it is trained.
 
     Returns:
-        `dvpvae_tf.evaluation.bounds.Bound` of the best model on the test set; None on a machine that is not the chief.
+        The bound of the best model on the test set; None on a machine that is not the chief.
 
     Raises:
         UserError: for every mistake that the user can put right.
         WorkerLost: if another machine fails.
     """
     strategy = strategy or make_strategy(config)
-    folder = RunFolder(config)
+    config = limit_batch_size(config, len(images[0]))
     devices, parts = strategy.num_replicas_in_sync, config.gradient_accumulation
     if config.batch_size % (devices * parts):
         raise UserError(
             f"--batch-size {config.batch_size} has no {parts} equal parts on each of {devices} devices: change it, or "
             "--gradient-accumulation."
         )
+    folder = RunFolder(config)
     chief = workers.is_chief(strategy)
-    if chief:
-        folder.prepare(resume)
-    with workers.loss_of_worker_told():
-        _fit(folder, images, strategy, chief, verbose if chief else 0, announce)
-    return _report(folder, images[2]) if chief else None
+    with folder.open(resume, images) if chief else contextlib.nullcontext():
+        with workers.raise_worker_lost(), _raise_disk_full(folder):
+            model = _make_on_all_devices(config, images, strategy)
+            if chief:
+                announce(model)
+            _fit(model, folder, images, chief, verbose if chief else 0)
+        return _report(folder, images[2]) if chief else None
 
 
-def _fit(folder, images, strategy, chief, verbose, announce):
+@contextlib.contextmanager
+def _raise_disk_full(folder):
+    """Turns TensorFlow's error of a full disk, which TensorBoard's files meet, into a `UserError`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reasons = [os.strerror(number) for number in DISK_IS_FULL if os.strerror(number) in error.message]
+        if not reasons:
+            raise
+        raise UserError(
+            f"cannot write to {folder.path}: {reasons[0]}: make room and run the same command again"
+        ) from error
+
+
+def _make_on_all_devices(config, images, strategy):
+    with strategy.scope():
+        return make_model(config, len(images[0]) // config.batch_size)
+
+
+def _fit(model, folder, images, chief, verbose):
     """Trains the epochs that are not done yet."""
     config, (training, validation, _) = folder.config, images
-    steps_per_epoch = len(training) // config.batch_size
+    strategy = model.distribute_strategy
 
     def shared_out(batches):
         return strategy.distribute_datasets_from_function(
             lambda context: share_of_worker(batches, config.batch_size, context)
         )
 
-    with strategy.scope():
-        model = make_model(config, steps_per_epoch)
-    announce(model)
-    # Outside the scope: there Keras, as it reads weights, makes variables that all workers would have to make.
-    done = folder.restore(model) if chief else 0
+    # Outside the strategy's scope: there Keras, as it reads weights, makes variables that all workers must make.
+    done, progress = folder.restore(model) if chief else (0, Progress())
     if chief and done == 0:
         initialize(model, config, training)
     if config.strategy == "multiworker":
-        done = _begin_as_chief(strategy, model, done, _fingerprint(config, images))
-    if done >= config.epochs:
+        done, progress = _begin_as_chief(strategy, model, done, progress, _fingerprint(config, images))
+    steps = StopWhenNotFinite(folder)
+    follower = FollowProgress(progress, steps, config.early_stopping_epochs)
+    if done >= config.epochs or follower.is_exhausted(done):
         return
     model.fit(
         shared_out(
@@ -163,57 +187,62 @@ def _fit(folder, images, strategy, chief, verbose, announce):
         validation_data=shared_out(evaluation_batches(validation, config.batch_size)),
         initial_epoch=done,
         epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=len(training) // config.batch_size,
         validation_steps=math.ceil(len(validation) / config.batch_size),
-        callbacks=_callbacks(folder, model, validation[:200], done, chief),
+        callbacks=_callbacks(folder, model, validation[:200], steps, follower, chief),
         verbose=verbose,
     )
 
 
-def _begin_as_chief(strategy, model, done, fingerprint):
-    """Gives all workers the chief's state of the model and its number of epochs, if they have the same to do."""
+def _begin_as_chief(strategy, model, done, progress, fingerprint):
+    """Gives all workers the chief's state of the model and its progress, if they have the same to do."""
     variables = [*model.weights, *model.optimizer.variables]
-    numbers, *values = workers.of_chief(strategy, [tf.constant([done, fingerprint], tf.int64), *variables])
-    done, expected = numbers.numpy()
+    numbers = tf.constant([done, progress.best_epoch, fingerprint], tf.int64)
+    numbers, best, *values = workers.broadcast_from_chief(
+        strategy, [numbers, tf.constant(progress.best, tf.float64), *variables]
+    )
+    done, best_epoch, expected = numbers.numpy()
     if fingerprint != expected:
         raise UserError("The settings or the images of this worker are not the chief's: give all workers the same.")
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-    return int(done)
+    return int(done), Progress(float(best), int(best_epoch))
 
 
 def _fingerprint(config, images):
     """A number that two workers have in common if they are to do the same."""
-    number = zlib.crc32(repr(config.model_dump(exclude=FREE_TO_CHANGE)).encode())
+    number = zlib.crc32(repr(config.model_dump(exclude=FREE_TO_MOVE)).encode())
     for split in images:
         number = zlib.crc32(split, number)
     return number
 
 
-def _callbacks(folder, model, images, done, chief):
+def _callbacks(folder, model, images, steps, follower, chief):
     """The callbacks of a run, in the order in which they must see the end of an epoch; the chief's write."""
     config = folder.config
     averaged = DVPVAE.from_config(model.get_config())
-    callbacks = [learning_rate_schedule(config), StopWhenNotFinite(folder), TakeAverage(averaged)]
+    callbacks = [learning_rate_schedule(config), steps, TakeAverage(averaged), follower]
     if chief:
         callbacks += [
-            SaveModels(folder, averaged, folder.best_so_far(done)),
             TensorBoardPictures(folder, averaged, images, config.picture_every_epochs),
             keras.callbacks.TensorBoard(folder.tensorboard, write_graph=False),
-            keras.callbacks.CSVLogger(folder.metrics, append=True),
-            LogGradientNorms(folder),
-            SaveCheckpoint(folder),
+            LogEpochs(folder),
+            SaveEpoch(folder, averaged, follower),
         ]
     if not config.validate_raw_weights:
         callbacks.insert(0, keras.callbacks.SwapEMAWeights())
-    if config.early_stopping_epochs:
-        callbacks.append(keras.callbacks.EarlyStopping(MONITORED, patience=config.early_stopping_epochs))
     return callbacks
 
 
 def _report(folder, test):
     """Evaluates the best model on the test set and draws its pictures."""
+    if not folder.best.exists():
+        raise UserError(
+            "The validation bound was not finite after any epoch: try a lower --learning-rate or --gradient-clip-norm "
+            "under another --name."
+        )
     model = load_model(folder.best)
-    pictures.save(folder.path / "samples.png", pictures.samples(model))
-    pictures.save(folder.path / "reconstructions.png", pictures.reconstructions(model, test[:10]))
+    rows_of = {"samples": pictures.samples(model), "reconstructions": pictures.reconstructions(model, test[:10])}
+    for name, rows in rows_of.items():
+        write_atomically(folder.path / f"{name}.png", lambda path, rows=rows: pictures.save(path, rows))
     return evaluation.negative_elbo(model, evaluation_batches(test, folder.config.batch_size))

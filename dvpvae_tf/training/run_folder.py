@@ -1,33 +1,51 @@
 """The folder of one training run."""
 
-import csv
+import contextlib
+import hashlib
+import json
+import math
+import operator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from dvpvae_tf.config import TrainConfig, load_config, write_config
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import lock_folder, read_csv, write_atomically, write_csv
 
 MONITORED = "val_negative_elbo"
+SPLITS = ("training", "validation", "test")
 # What may differ between a run and its continuation without changing what is computed.
 FREE_TO_CHANGE = {
-    *("data_dir", "omniglot_mat", "name", "output", "picture_every_epochs"),
+    *("data_dir", "omniglot_mat", "name", "output", "picture_every_epochs", "early_stopping_epochs"),
     *("strategy", "jit_compile", "gradient_accumulation", "remat"),
 }
+# The images may be elsewhere: they are compared themselves.
+FREE_TO_MOVE = {*FREE_TO_CHANGE, "dataset"}
+
+
+class Progress(NamedTuple):
+    """The best validation bound so far, nats, and the number of epochs that were finished when it was reached."""
+
+    best: float = math.inf
+    best_epoch: int = 0
 
 
 class RunFolder:
-    """The files of one run: `config.yaml`, metrics of epochs and steps, `tensorboard/`, `checkpoints/`, models, images.
+    """The files of one run: settings, images seen, metrics of epochs and steps, `tensorboard/`, checkpoints, models.
 
     Args:
-        config: `TrainConfig` with a name.
+        config: the settings, with a name.
     """
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        self.path = Path(config.output) / config.name
+        self.path = Path(config.output) / str(config.name)
         self.config_file = self.path / "config.yaml"
+        self.images_file = self.path / "images.npz"
         self.metrics = self.path / "metrics.csv"
         self.gradient_norms = self.path / "gradient_norms.csv"
         self.tensorboard = self.path / "tensorboard"
@@ -35,30 +53,48 @@ class RunFolder:
         self.best = self.path / "best.keras"
         self.last = self.path / "last.keras"
 
-    def prepare(self, resume):
-        """Makes the folder, or checks that the run in it is this one.
+    @contextlib.contextmanager
+    def open(self, resume: bool, images: Sequence[np.ndarray]) -> Iterator[None]:
+        """Makes the folder, or checks that the run in it is this one, and keeps other processes out meanwhile.
 
         Args:
-            resume: bool, whether there must be something to go on from.
+            resume: whether there must be something to go on from.
+            images: uint8 arrays `[N, D, D, C]` of the training, validation and test split.
 
         Raises:
-            UserError: if the folder cannot be written, holds another run, or there is nothing to resume.
+            UserError: if the folder cannot be written, holds another run or one of other images, another process
+                trains in it, or there is nothing to resume.
         """
-        if self.config_file.exists():
-            self._check_same_run(resume)
-        if resume and not self.saved_epochs():
-            raise UserError(
-                f"There is no checkpoint in {self.path} to resume from: leave out --resume to start the run."
-            )
+        hashes = {name: hash_images(split) for name, split in zip(SPLITS, images, strict=True)}
         try:
+            if self.config_file.exists():
+                self._check_same_run(resume, hashes)
+            if resume and not self.saved_epochs():
+                raise UserError(
+                    f"There is no checkpoint in {self.path} to resume from: leave out --resume to start the run."
+                )
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            write_config(self.config, self.config_file)
+            lock = contextlib.ExitStack()
+            lock.enter_context(lock_folder(self.path))
         except OSError as error:
             raise UserError(f"Cannot write to {self.path}: {error.strerror}. Give another --output folder.") from error
+        with lock:
+            write_atomically(self.config_file, lambda path: write_config(self.config, path))
+            write_atomically(self.images_file, lambda path: np.savez(path, **hashes))
+            yield
 
-    def _check_same_run(self, resume: bool) -> None:
+    def _check_same_run(self, resume: bool, hashes: dict[str, np.ndarray]) -> None:
         ours, theirs = self.config.model_dump(), load_config(self.config_file).model_dump()
-        different = sorted(key for key in ours if ours[key] != theirs[key] and key not in FREE_TO_CHANGE)
+        earlier = _read_hashes(self.images_file)
+        changed = [name for name in earlier if not np.array_equal(earlier[name], hashes[name])]
+        if changed and ours["dataset"] == theirs["dataset"]:
+            counts = ", ".join(f"{name}: {len(hashes[name])} now, {len(earlier[name])} then" for name in changed)
+            raise UserError(
+                f"{self.config.dataset} holds other images than when {self.path} was started ({counts}): "
+                "put them back as they were, or give this run another --name."
+            )
+        free = FREE_TO_MOVE if earlier and not changed else FREE_TO_CHANGE
+        different = sorted(key for key in ours if ours[key] != theirs[key] and key not in free)
         longer = different == ["epochs"] and ours["epochs"] > theirs["epochs"]
         if different and not (longer and resume):
             train_on = "--resume to train on, or " if longer else ""
@@ -67,76 +103,123 @@ class RunFolder:
                 f"give {train_on}this one another --name, or remove that folder."
             )
 
-    def saved_epochs(self):
+    def saved_epochs(self) -> list[int]:
         """The numbers of finished epochs that there are checkpoints of, newest first."""
-        return sorted(
-            (int(path.name.split(".")[0]) for path in self.checkpoints.glob("[0-9]*.weights.h5")), reverse=True
-        )
+        return sorted(self._checkpoints(), reverse=True)
 
-    def checkpoint(self, epochs):
-        """The checkpoint after so many epochs."""
-        return self.checkpoints / f"{epochs}.weights.h5"
+    def _checkpoints(self) -> dict[int, Path]:
+        """All checkpoints by their number of epochs; earlier versions wrote `.weights.h5` files."""
+        paths = [path for suffix in ("weights.h5", "keras") for path in self.checkpoints.glob(f"[0-9]*.{suffix}")]
+        return {int(path.name.partition(".")[0]): path for path in paths}
 
-    def restore(self, model):
-        """Loads the newest checkpoint that can be read.
+    def save(self, model: keras.Model, epochs: int, progress: Progress) -> None:
+        """Writes all that a resumed run needs (weights, EMA, optimizer, step), and keeps it of the last two epochs.
+
+        Keras writes a `.keras` file through Python. For a `.weights.h5` file it lets HDF5 write to the disk, and that
+        crashes the process where the disk is full.
 
         Args:
-            model: compiled `DVPVAE`, its optimizer built.
+            model: the compiled model.
+            epochs: how many epochs are finished.
+            progress: the best of these epochs.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        state = self.checkpoints / f"{epochs}.json"
+        write_atomically(state, lambda path: path.write_text(json.dumps(progress._asdict())))
+        write_atomically(self.checkpoints / f"{epochs}.keras", model.save)
+        for old in self.saved_epochs()[2:]:
+            self._checkpoints()[old].unlink()
+            (self.checkpoints / f"{old}.json").unlink(missing_ok=True)
+
+    def restore(self, model: keras.Model) -> tuple[int, Progress]:
+        """Loads the newest checkpoint that can be read, and removes from the logs what was noted after it.
+
+        Args:
+            model: the compiled model, its optimizer built.
 
         Returns:
-            int, how many epochs are done; 0 if there is no checkpoint.
+            How many epochs are finished, 0 if there is no checkpoint, and the best of them.
 
         Raises:
             UserError: if there are checkpoints and none can be read.
         """
+        epochs = self._load_weights(model)
+        for log in (self.metrics, self.gradient_norms):
+            rows = [row for row in read_csv(log) if _epoch_of(row) < epochs]
+            if rows:
+                write_csv(log, rows)
+            else:
+                log.unlink(missing_ok=True)
+        return epochs, self._progress(epochs)
+
+    def _load_weights(self, model: keras.Model) -> int:
         for epochs in self.saved_epochs():
+            path = self._checkpoints()[epochs]
             try:
-                model.load_weights(self.checkpoint(epochs))
+                model.load_weights(path)
                 return epochs
-            except (OSError, ValueError, KeyError) as error:
-                print(f"{self.checkpoint(epochs)} is damaged and left out ({str(error).splitlines()[0]})")
+            except Exception as error:  # zipfile, h5py and Keras raise many types for a damaged file
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                print(f"{path} is damaged and left out ({reason})")
         if self.saved_epochs():
             raise UserError(f"No checkpoint in {self.checkpoints} can be read: remove {self.path} to start again.")
         return 0
 
-    def best_so_far(self, epochs):
-        """The best validation bound of the first epochs, from `metrics.csv`; what was logged of later ones is removed.
-
-        Args:
-            epochs: int, how many epochs count.
-
-        Returns:
-            float, nats; infinity if there are none.
-        """
-        _keep_epochs(self.gradient_norms, epochs)
-        header, rows = _keep_epochs(self.metrics, epochs)
-        return min((float(row[header.index(MONITORED)]) for row in rows), default=np.inf)
+    def _progress(self, epochs: int) -> Progress:
+        """The best of the first epochs: what was saved, or for a run of an earlier version what its log says."""
+        try:
+            return Progress(**json.loads((self.checkpoints / f"{epochs}.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            rows = [row for row in read_csv(self.metrics) if _epoch_of(row) < epochs]
+            logged = [Progress(_bound_of(row), _epoch_of(row) + 1) for row in rows]
+            return min(logged, key=operator.attrgetter("best"), default=Progress())
 
 
-def _keep_epochs(path, epochs):
-    """Removes the rows of later epochs from a log, and gives its header and the rows that are left."""
-    if not path.exists():
-        return [], []
-    with path.open(newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    rows = [row for row in rows if int(row[0]) < epochs]
-    write_atomically(path, lambda temporary: _write_csv(temporary, [header, *rows]))
-    return header, rows
+def _epoch_of(row: dict[str, str]) -> float:
+    """The epoch of a row of a log; infinity where the row is damaged."""
+    return int(row["epoch"]) if row.get("epoch", "").isdecimal() else math.inf
 
 
-def _write_csv(path, rows):
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows(rows)
+def _bound_of(row: dict[str, str]) -> float:
+    """The validation bound of a row of a log; infinity where it is not finite or damaged."""
+    with contextlib.suppress(KeyError, ValueError):
+        bound = float(row[MONITORED])
+        return bound if math.isfinite(bound) else math.inf
+    return math.inf
 
 
-def run_config(path):
+def hash_images(images: np.ndarray) -> np.ndarray:
+    """Computes a number for each image that tells it from others.
+
+    Args:
+        images: uint8 array `[N, D, D, C]`.
+
+    Returns:
+        uint64 array `[N]`.
+    """
+    digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def _read_hashes(path: Path) -> dict[str, np.ndarray]:
+    """Those of each split; nothing for a run of an earlier version, which kept none."""
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in SPLITS}
+    except Exception:  # NumPy and zipfile raise many types for a damaged file
+        return {}
+
+
+def run_config(path: str | Path) -> TrainConfig | None:
     """Reads the settings of a training run.
 
     Args:
         path: folder of a training run, or a `.keras` file in one.
 
     Returns:
-        `dvpvae_tf.config.TrainConfig`; None if there is no `config.yaml` there.
+        The settings; None if there is no `config.yaml` there.
 
     Raises:
         UserError: if it cannot be read.

@@ -1,6 +1,5 @@
 """What a search leaves behind: a table of its trials, a picture of them, and the settings of the best."""
 
-import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dvpvae_tf.config import TrainConfig, settings_as_yaml
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import write_atomically, write_csv
 from dvpvae_tf.tuning.space import Choices, Range
 
 OBJECTIVE = keras_tuner.Objective("val_bits_per_dim", "min")
@@ -35,7 +34,7 @@ def write_results(tuner: keras_tuner.Tuner) -> Path:
     folder, config, names = Path(tuner.directory), tuner.hypermodel.config, list(tuner.hypermodel.choices)
     trials = sorted(tuner.oracle.trials.values(), key=lambda trial: (_score(trial), trial.trial_id))
     rows = [_row(trial, names) for trial in trials]
-    write_atomically(folder / "results.csv", lambda path: _write_csv(path, rows))
+    write_csv(folder / "results.csv", rows)
     write_atomically(folder / "results.md", lambda path: path.write_text(_as_markdown(rows, config), encoding="utf-8"))
     if not trials or trials[0].status != "COMPLETED":
         raise UserError(f"no trial was completed: {folder / 'results.md'} says why")
@@ -75,13 +74,6 @@ def _row(trial: Trial, names: list[str]) -> Row:
         "status": trial.status.lower(),
         "reason": reason(trial),
     }
-
-
-def _write_csv(path: Path, rows: list[Row]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _as_markdown(rows: list[Row], config: TrainConfig) -> str:

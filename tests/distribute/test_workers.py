@@ -45,6 +45,8 @@ if devices := int(os.environ["DEVICES"]):
         tuple(f"{worker}/device:CPU:{index}" for index in range(devices)), "CPU"
     )
 from dvpvae_tf.train import main
+from dvpvae_tf.training import callbacks
+callbacks.TensorBoardPictures.on_epoch_end = lambda *arguments: None
 models = []
 make_model = loop.make_model
 loop.make_model = lambda *arguments: models.append(make_model(*arguments)) or models[-1]
@@ -117,7 +119,8 @@ def test_mistakes_in_tf_config_are_told_before_anything_is_read(text, message, m
 def test_a_dry_run_waits_for_nobody(monkeypatch, capsys):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.setattr("dvpvae_tf.train._print_costs", lambda *_: None)
-    main(["--dry-run", "--dataset", "mnist5k", "--strategy", "multiworker"])
+    small = "--model.scales 7 --model.layers-per-scale 1 --model.channels 8 --model.encoder-blocks 1"
+    main(["--dry-run", "--dataset", "mnist5k", "--strategy", "multiworker", *small.split()])
     assert "strategy: multiworker" in capsys.readouterr().out
 
 
@@ -142,7 +145,7 @@ def test_a_chief_that_does_not_come_is_told(monkeypatch):
 
 
 def test_the_loss_of_a_worker_is_told_in_one_line_with_exit_code_1(capsys):
-    with pytest.raises(SystemExit) as stop, exit_on_error(), workers.loss_of_worker_told():
+    with pytest.raises(SystemExit) as stop, exit_on_error(), workers.raise_worker_lost():
         raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: ...\n...")
     assert stop.value.code == LOST
     error = capsys.readouterr().err
@@ -280,7 +283,7 @@ def test_a_killed_worker_ends_the_others_and_the_job_started_again_ends_as_if_no
     The second time, both have two devices, and these take their share of a batch image by image.
     """
     folders = [tmp_path / "chief", tmp_path / "other"]
-    checkpoint = folders[0] / "run" / "checkpoints" / "1.weights.h5"
+    checkpoint = folders[0] / "run" / "checkpoints" / "1.keras"
     while not checkpoint.exists():
         with processes(2 * [arguments], folders) as (chief, other):
             while not checkpoint.exists() and chief.poll() is None:

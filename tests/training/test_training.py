@@ -23,8 +23,22 @@ from dvpvae_tf.train import main
 from dvpvae_tf.training import callbacks, loop
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_graphs():
+    """Leaves out TensorFlow's rewriting of graphs, which takes longer than these runs."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@pytest.fixture(scope="module")
+def small_settings(tiny_settings):
+    """One scale is enough: what a run does does not depend on the model."""
+    return tiny_settings | {"scales": (4,), "layers_per_scale": (1,)}
+
+
 @pytest.fixture
-def make_config(tmp_path, tiny_settings):
+def make_config(tmp_path, small_settings):
     def make(**changes):
         settings = {
             "epochs": 3,
@@ -32,11 +46,18 @@ def make_config(tmp_path, tiny_settings):
             "warmup_epochs": 1,
             "output": str(tmp_path),
             "name": "run",
-            "model": tiny_settings,
+            "model": small_settings,
         }
         return load_config("mnist5k", settings | changes)
 
     return make
+
+
+@pytest.fixture
+def steps_alone(monkeypatch):
+    """Runs train and validate, and neither draw nor test."""
+    monkeypatch.setattr(callbacks.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
+    monkeypatch.setattr(loop, "_report", lambda *_: None)
 
 
 @pytest.fixture
@@ -71,14 +92,14 @@ def kill_after_epoch(epoch, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, tmp_path, monkeypatch, capsys):
+def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, tmp_path, monkeypatch):
     whole = make_config(name="whole")
     bound = training.train(whole, splits, verbose=0)
     folder = tmp_path / "whole"
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "config.yaml", "metrics.csv", "gradient_norms.csv", "tensorboard", "checkpoints", "best.keras", "last.keras",
-        "samples.png", "reconstructions.png",
+        ".lock", "config.yaml", "images.npz", "metrics.csv", "gradient_norms.csv", "tensorboard", "checkpoints",
+        "best.keras", "last.keras", "samples.png", "reconstructions.png",
     }  # fmt: skip
     assert load_config(folder / "config.yaml") == whole
     rows = read_metrics(folder)
@@ -102,7 +123,7 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
 
     # TensorBoard.
     tags = EventAccumulator(str(folder / "tensorboard" / "pictures")).Reload().Tags()
-    assert {"kl_z/z_2", "kl_z/z_1", "active_units/z_1", "active_units/all"} <= set(tags["tensors"])
+    assert {"kl_z/z_1", "active_units/z_1", "active_units/all"} <= set(tags["tensors"])
     assert {"samples", "reconstructions"} <= set(tags["tensors"])
 
     # The same run, killed in its second epoch and started again.
@@ -118,7 +139,7 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
     with open(tmp_path / "killed" / "gradient_norms.csv", "a") as file:
         file.write("1,0,0.5\n")
     # Nor must a checkpoint that was being written count.
-    (tmp_path / "killed" / "checkpoints" / ".writing-2.weights.h5").write_bytes(b"half")
+    (tmp_path / "killed" / "checkpoints" / ".writing-2.keras").write_bytes(b"half")
     resumed = training.train(killed, splits, resume=True, verbose=0)
     assert read_metrics(tmp_path / "killed") == rows
     assert read_csv(tmp_path / "killed" / "gradient_norms.csv") == norms
@@ -129,43 +150,33 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
             np.testing.assert_array_equal(one, two)
 
     # Run once more, a finished run reports again and trains no further.
-    before = (folder / "checkpoints" / "3.weights.h5").stat().st_mtime_ns
+    before = (folder / "checkpoints" / "3.keras").stat().st_mtime_ns
     assert training.train(whole, splits, verbose=0) == bound
-    assert (folder / "checkpoints" / "3.weights.h5").stat().st_mtime_ns == before
-
-    # A damaged checkpoint is told and left out; when all are damaged, that is told.
-    (folder / "checkpoints" / "3.weights.h5").write_bytes(b"not a checkpoint")
-    assert training.RunFolder(whole).restore(training.make_model(whole, 4)) == 2
-    assert "3.weights.h5 is damaged" in capsys.readouterr().out
-    (folder / "checkpoints" / "2.weights.h5").write_bytes(b"")
-    with pytest.raises(UserError, match="No checkpoint in .* can be read"):
-        training.RunFolder(whole).restore(training.make_model(whole, 4))
-
-    # Other settings do not mix with the run that is there.
-    with pytest.raises(UserError, match=r"other settings \(batch_size differ\)"):
-        training.train(make_config(name="whole", batch_size=4), splits, verbose=0)
+    assert (folder / "checkpoints" / "3.keras").stat().st_mtime_ns == before
 
 
-def test_twenty_steps_in_a_row_that_are_not_finite_end_the_run(make_config, splits, tmp_path):
+def test_a_run_that_blows_up_ends_and_keeps_nothing_broken(make_config, splits, tmp_path):
+    """The first step is taken and ruins the weights: all later ones are skipped."""
     config = make_config(epochs=40, learning_rate=1e25, end_learning_rate=0, picture_every_epochs=100)
-    with pytest.raises(UserError, match="not finite in 20 steps in a row"):
+    with pytest.raises(UserError, match="not finite in 20 steps in a row .no epoch was kept.: try a lower"):
         training.train(config, splits, verbose=0)
+    assert not list((tmp_path / "run").rglob("*.keras"))
     assert not (tmp_path / "run" / "samples.png").exists()
 
 
-def test_nothing_to_resume_and_folders_that_cannot_be_written(make_config, splits, tmp_path):
-    with pytest.raises(UserError, match="no checkpoint in .* to resume"):
-        training.train(make_config(), splits, resume=True)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="Cannot write to .*another --output"):
-        training.train(make_config(output=str(tmp_path / "file")), splits)
-
-
-@pytest.fixture
-def steps_alone(monkeypatch):
-    """Runs train and validate, and neither draw nor test."""
-    monkeypatch.setattr(callbacks.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
-    monkeypatch.setattr(loop, "_report", lambda *_: None)
+def test_a_run_without_progress_stops_and_stays_stopped(make_config, splits, tmp_path, steps_alone, capsys):
+    """No step changes a weight, so no epoch is better than the first; the batch is larger than the training set."""
+    config = make_config(
+        epochs=5, batch_size=100, early_stopping_epochs=2, learning_rate=1e-30, end_learning_rate=0, warmup_epochs=0
+    )
+    training.train(config, splits, verbose=0)
+    assert "The batch is 33 images, not 100: there are 33 to train on" in capsys.readouterr().out
+    assert load_config(tmp_path / "run" / "config.yaml").batch_size == 33
+    rows = read_metrics(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    (tmp_path / "run" / "metrics.csv").unlink()
+    training.train(config, splits, verbose=0)
+    assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
 @pytest.mark.slow
@@ -190,10 +201,13 @@ def test_a_run_can_be_extended_and_another_start_from_its_weights(make_config, s
 
 
 def test_weights_of_another_architecture_are_refused(make_config, splits, leave_run, tmp_path):
-    model = load_config("mnist5k").model.model_copy(update={"image_size": 8, "scales": (4,), "layers_per_scale": (1,)})
-    config = make_config(init_from=str(leave_run()), model=model.model_dump() | {"pseudoinput_size": 3})
+    config = make_config(init_from=str(leave_run()))
     with pytest.raises(UserError, match="are for a model with other settings: give those with --config, such as"):
         training.train(config, splits, verbose=0)
+
+
+SMALL = "--model.scales 4 --model.layers-per-scale 1 --model.channels 8 --model.hidden-channels 8"
+SMALL += " --model.pseudoinput-size 3 --model.encoder-blocks 1 --model.prior-blocks 1"
 
 
 def test_dry_run_of_a_named_data_set_needs_no_data_and_writes_nothing(capsys, tmp_path, monkeypatch):
@@ -210,9 +224,7 @@ def test_dry_run_of_a_named_data_set_needs_no_data_and_writes_nothing(capsys, tm
 def test_dry_run_measures_a_step_of_a_folder_smaller_than_the_batch(images, tmp_path, capsys):
     for index, image in enumerate(images(20)):
         keras.utils.save_img(tmp_path / f"{index}.png", image, scale=False)
-    small = "--model.scales 4 --model.layers-per-scale 1 --model.channels 8 --model.hidden-channels 8"
-    small += " --model.pseudoinput-size 3 --model.prior standard --model.encoder-blocks 1"
-    main(["--dry-run", "--dataset", f"folder:{tmp_path}", "--image-size", "8", *small.split()])
+    main(["--dry-run", "--dataset", f"folder:{tmp_path}", "--image-size", "8", *SMALL.split()])
     printed = capsys.readouterr().out
     assert "The batch is 16 images, not 100: there are 16 to train on" in printed
     assert "300 epochs of 1 steps of 16 images" in printed
@@ -234,11 +246,17 @@ def test_the_command_trains_on_a_folder_of_pictures_in_bfloat16(images, tmp_path
     (tmp_path / "pictures").mkdir()
     for index, image in enumerate(images(60, channels=3)):
         keras.utils.save_img(tmp_path / "pictures" / f"{index}.png", image, scale=False)
-    small = "--model.scales 4,2 --model.layers-per-scale 1,1 --model.channels 8 --model.hidden-channels 8"
-    small += " --model.pseudoinput-size 3"
     main(
         ["--dataset", f"folder:{tmp_path / 'pictures'}", "--image-size", "8", "--mixed-precision", "--name", "own"]
-        + ["--epochs", "1", "--batch-size", "8", "--output", str(tmp_path), *small.split()]
+        + [
+            "--epochs",
+            "1",
+            "--batch-size",
+            "8",
+            "--output",
+            str(tmp_path),
+            *SMALL.split(),
+        ]
     )
     assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
     model = keras.saving.load_model(tmp_path / "own" / "best.keras")
@@ -247,7 +265,7 @@ def test_the_command_trains_on_a_folder_of_pictures_in_bfloat16(images, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dataset", ["omniglot", "cifar10", "tfds:cifar10"])
+@pytest.mark.parametrize("dataset", ["omniglot", "cifar10"])
 def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
     """A narrow model, one pass: the bound must come out far below that of the starting weights."""
     narrow = "--model.channels 8 --model.hidden-channels 8 --model.encoder-blocks 1 --model.layers-per-scale"
@@ -313,7 +331,7 @@ from dvpvae_tf import DVPVAE
 from dvpvae_tf.config import load_config
 from dvpvae_tf.training import callbacks, loop
 
-call, make_model, save, models = DVPVAE.call, loop.make_model, callbacks.SaveCheckpoint.on_epoch_end, []
+call, make_model, save, models = DVPVAE.call, loop.make_model, callbacks.SaveEpoch.on_epoch_end, []
 
 def not_finite_for_white_images(self, images, seeds=None, training=False):
     elbo = call(self, images, seeds=seeds, training=training)
@@ -325,7 +343,7 @@ def save_and_die(self, epoch, logs=None):
     if epoch + 1 == stop_after:
         os._exit(0)
 
-DVPVAE.call, callbacks.SaveCheckpoint.on_epoch_end = not_finite_for_white_images, save_and_die
+DVPVAE.call, callbacks.SaveEpoch.on_epoch_end = not_finite_for_white_images, save_and_die
 loop.make_model = lambda *arguments: models.append(make_model(*arguments)) or models[-1]
 images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype("uint8")
 images[7] = 255
@@ -338,7 +356,7 @@ for variable in [*model.weights, *model.optimizer.variables]:
 
 
 @pytest.mark.slow
-def test_two_and_four_devices_train_as_one_does(tmp_path, tiny_settings):
+def test_two_and_four_devices_train_as_one_does(tmp_path, small_settings):
     """Same global batch, a clip that acts at every step, an uneven validation set: the same curve and averaged weights.
 
     In each epoch the loss of one image is not finite: all devices skip that step. The run on two devices is killed
@@ -348,7 +366,7 @@ def test_two_and_four_devices_train_as_one_does(tmp_path, tiny_settings):
     for devices, strategy, stops in ((1, "single", [0]), (2, "mirrored", [1, 0]), (4, "mirrored", [0])):
         settings = {
             "epochs": 2, "batch_size": 8, "gradient_clip_norm": 0.3, "strategy": strategy, "name": str(devices),
-            "output": str(tmp_path), "picture_every_epochs": 100, "model": tiny_settings,
+            "output": str(tmp_path), "picture_every_epochs": 100, "model": small_settings,
         }  # fmt: skip
         for stop_after in stops:
             command = [sys.executable, "-c", MIRRORED, json.dumps([devices, settings, stop_after])]

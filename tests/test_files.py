@@ -1,0 +1,118 @@
+"""Files that are written whole or not at all, tables of numbers, and locks on folders."""
+
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.files import append_csv, check_output, lock_folder, read_csv, write_atomically, write_csv
+
+ROWS = [{"epoch": "0", "loss": "1.5"}, {"epoch": "1", "loss": "0.5"}]
+
+
+@pytest.fixture
+def full_disk():
+    """Lets every write beyond a few bytes of a file fail, as on a full disk; gives the function that makes room."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def make_room():
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    yield make_room
+    make_room()
+
+
+def test_what_is_written_to_a_table_is_read_from_it(tmp_path):
+    path = tmp_path / "table.csv"
+    assert read_csv(path) == []
+    append_csv(path, [])
+    append_csv(path, ROWS[:1])
+    append_csv(path, [{"loss": 0.5, "epoch": 1, "new": 3}])  # the columns stay those of the file
+    assert path.read_bytes() == b"epoch,loss\r\n0,1.5\r\n1,0.5\r\n"
+    assert read_csv(path) == ROWS
+    write_csv(path, ROWS[1:])
+    assert read_csv(path) == ROWS[1:]
+    write_csv(path, [])
+    append_csv(path, ROWS)  # an empty file is no file with a header
+    assert read_csv(path) == ROWS
+
+
+@pytest.mark.parametrize("damage", [b"\r\n", b"0", b"\0\0\0\0", b"2,", b"\xff\xfe", b"2,0.3,1\r\n\0\n\n7"])
+def test_damaged_lines_of_a_table_are_left_out(tmp_path, damage):
+    path = tmp_path / "table.csv"
+    write_csv(path, ROWS)
+    with path.open("ab") as file:
+        file.write(damage)
+    expected = [*ROWS, {"epoch": "2", "loss": ""}] if damage == b"2," else ROWS
+    assert read_csv(path) == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"\r\n", b"\0\0", b"epoch,loss\r\n"])
+def test_a_table_without_rows(tmp_path, content):
+    (tmp_path / "table.csv").write_bytes(content)
+    assert read_csv(tmp_path / "table.csv") == []
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(tmp_path, full_disk):
+    path, table = tmp_path / "text", tmp_path / "table.csv"
+    path.write_text("old")
+    table.write_text("epoch\n")
+    message = "cannot write {}: File too large: make room and run the same command again"
+    for write in (
+        lambda: write_atomically(path, lambda new: new.write_text("new" * 100)),
+        lambda: write_csv(path, 50 * ROWS),
+    ):
+        with pytest.raises(UserError) as error:
+            write()
+        assert str(error.value) == message.format(path)
+    with pytest.raises(UserError, match=message.format(table)):
+        append_csv(table, 100 * ROWS)
+    assert path.read_text() == "old" and {each.name for each in tmp_path.iterdir()} == {"text", "table.csv"}
+    full_disk()
+    write_atomically(path, lambda new: new.write_text("new" * 100))
+    assert path.read_text() == "new" * 100
+
+
+def test_names_as_long_as_the_file_system_allows(tmp_path):
+    for name in (251 * "n" + ".png", 84 * "文" + ".p", 255 * "n"):
+        write_atomically(tmp_path / name, lambda path: path.write_text("whole"))
+        assert (tmp_path / name).read_text() == "whole"
+    with pytest.raises(UserError, match="cannot write .*: File name too long$"):
+        write_atomically(tmp_path / (256 * "n"), lambda path: path.write_text("whole"))
+    for output in (tmp_path / (256 * "n" + ".png"), tmp_path / "/".join(60 * [100 * "n"]) / "a.png"):
+        with pytest.raises(UserError, match="cannot write .*: File name too long$"):
+            check_output(output, [".png"])
+
+
+def test_another_error_than_of_writing_is_passed_on(tmp_path):
+    with pytest.raises(KeyError):
+        write_atomically(tmp_path / "file", lambda path: {}["missing"])
+    assert list(tmp_path.iterdir()) == []
+
+
+LOCK = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(99)
+"""
+
+
+def test_one_process_holds_a_folder_and_a_kill_frees_it(tmp_path):
+    other = subprocess.Popen([sys.executable, "-S", "-c", LOCK, tmp_path / ".lock"], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"another process works in {tmp_path}"), lock_folder(tmp_path):
+            pass
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.communicate()
+    with lock_folder(tmp_path):
+        pass
+    with lock_folder(tmp_path), pytest.raises(UserError), lock_folder(tmp_path):
+        pass
