@@ -2,10 +2,13 @@
 
 import contextlib
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
+
+DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class UserError(ValueError):
@@ -41,8 +44,8 @@ def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
         on_interrupt: what the user can do after Ctrl-C, such as "the same command goes on".
 
     Raises:
-        SystemExit: with code 2 for a `UserError`, 1 for a `WorkerLost` or where nobody reads the output any more,
-            130 for Ctrl-C.
+        SystemExit: with code 2 for a `UserError`, a name that is too long or a full disk, 1 for a `WorkerLost` or where
+            nobody reads the output any more, 130 for Ctrl-C.
     """
     _open_closed_streams()
     with contextlib.suppress(AttributeError):  # a notebook's streams have no `reconfigure`
@@ -60,6 +63,10 @@ def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
         _exit(130, "interrupted" + (f": {on_interrupt}" if on_interrupt else ""))
     except BrokenPipeError:
         _exit(1)
+    except OSError as error:
+        if error.errno not in {errno.ENAMETOOLONG, *DISK_IS_FULL}:
+            raise
+        _exit(2, f"error: {error.filename or 'the output'}: {error.strerror}")
 
 
 def _open_closed_streams() -> None:

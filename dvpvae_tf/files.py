@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import errno
 import fcntl
 import os
 import shutil
@@ -10,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.errors import DISK_IS_FULL, UserError
 
 LONGEST_NAME = 255  # bytes, of all common file systems
-DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:

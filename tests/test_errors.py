@@ -31,6 +31,8 @@ def run(body, redirection="", **environment):
         ("print('done')", (0, "done\n", "")),
         ("raise UserError('no such file')", (2, "", "error: no such file\n")),
         ("raise WorkerLost('worker 1 ended')", (1, "", "error: worker 1 ended\n")),
+        ("open(300 * 'n')", (2, "", f"error: {300 * 'n'}: File name too long\n")),
+        ("open('/dev/full', 'w').write(9999 * 'n')", (2, "", "error: the output: No space left on device\n")),
         ("raise KeyboardInterrupt", (130, "", "interrupted: the same command goes on\n")),
     ],
 )

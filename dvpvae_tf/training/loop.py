@@ -17,8 +17,8 @@ from dvpvae_tf.config.train_arguments import limit_batch_size
 from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.strategies import make_strategy
-from dvpvae_tf.errors import UserError
-from dvpvae_tf.files import DISK_IS_FULL, write_atomically
+from dvpvae_tf.errors import DISK_IS_FULL, UserError
+from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.loading import load_model
