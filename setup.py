@@ -33,6 +33,7 @@ setup(
         "dvpvae_tf.experiments": ["systems.yaml"],
         "dvpvae_tf.data": ["checksums.tsv"],
         "dvpvae_tf.configs": ["*.yaml"],
+        "dvpvae_tf": ["py.typed"],
     },
     install_requires=[
         "keras>=3.15,<4",
@@ -61,10 +62,18 @@ setup(
         "test": [
             "pytest>=9,<10",
             "ruff==0.17.6",
+            "mypy>=2.4,<3",
             "setuptools>=70.1",
             "kubernetes-validate>=1.37,<2",
             *serving,
             *notebooks,
+        ],
+        "docs": [
+            "mkdocs>=1.6.1,<2",
+            "mkdocs-material>=9.8,<10",
+            "mkdocs-jupyter>=0.26.3,<0.27",
+            "mkdocstrings>=1,<2",
+            "mkdocstrings-python>=2,<3",
         ],
         "serving": serving,
         "torch": ["torch>=2.6,<3"],  # opens .pt checkpoints; older releases do so unsafely

@@ -1,4 +1,4 @@
-"""What a person gets who installs the package, and whether CI does what the README says."""
+"""What a person gets who installs the package."""
 
 import ast
 import os
@@ -66,6 +66,10 @@ def test_presets_and_checksums_are_found_after_the_clone_is_gone(installed, tmp_
     assert result.stdout.split() == [str(path) for path in expected]
 
 
+def test_type_checkers_see_that_the_package_is_typed(installed):
+    assert (installed / "dvpvae_tf" / "py.typed").is_file()
+
+
 def test_nothing_but_the_package_is_installed(installed):
     assert (installed / "bin" / "dvpvae").exists()
     folders = {path.name for path in installed.iterdir()} - {"bin"}
@@ -100,64 +104,3 @@ def _imported_by(node):
 
 def _normal(name):
     return re.sub(r"[-_.]+", "-", name).lower()
-
-
-# .ci/run, with tools that only note how they are called
-
-
-@pytest.fixture
-def ci(tmp_path):
-    """Runs a copy of `.ci/run` in a project with the given README; `failing` is the tool that fails."""
-    project, calls = tmp_path / "project", tmp_path / "calls"
-    (project / ".ci").mkdir(parents=True)
-    (project / ".venv").mkdir()
-    shutil.copy(PROJECT / ".ci" / "run", project / ".ci")
-    python = tmp_path / "bin" / "python3"
-    python.parent.mkdir()
-    python.write_text(
-        "#!/bin/bash\n"
-        'echo "${0##*/} $*" >> "$CALLS"\n'
-        'tools() { for name in pip ruff python; do cp "$0" "$1/$name"; done; }\n'
-        'if [ "$2" = venv ]; then mkdir -p "$3/bin" && tools "$3/bin"; fi\n'
-        'if [ "${0##*/}" = "$FAILING" ]; then exit 3; fi\n'
-    )
-    python.chmod(0o755)
-
-    def run(readme, failing=""):
-        (project / "README.md").write_text(readme)
-        calls.write_text("")
-        environment = {
-            "PATH": f"{python.parent}:{os.environ['PATH']}",
-            "CALLS": str(calls),
-            "FAILING": failing,
-        }
-        script = ["bash", str(project / ".ci" / "run")]
-        result = subprocess.run(script, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True)
-        assert list((project / ".venv").iterdir()) == []
-        return result.returncode, calls.read_text().splitlines()
-
-    return run
-
-
-def test_ci_runs_the_readmes_test_command_in_an_environment_of_its_own(ci):
-    status, calls = ci((PROJECT / "README.md").read_text(encoding="utf-8"))
-    assert status == 0
-    assert calls[0].startswith("python3 -m venv /") and not calls[0].endswith("/project/.venv")
-    assert calls[1:] == [
-        "pip install -q -e .[test]",
-        "ruff check .",
-        "ruff format --check .",
-        "python -m pytest",
-        "python -m pytest -m slow",
-    ]
-    assert not Path(calls[0].split()[-1]).exists()
-
-
-@pytest.mark.parametrize(("tool", "calls"), [("pip", 2), ("ruff", 3), ("python", 5)])
-def test_ci_fails_and_stops_where_a_tool_fails(ci, tool, calls):
-    status, called = ci(f"```bash\n{TEST}\n```\n", failing=tool)
-    assert status == 3 and len(called) == calls
-
-
-def test_ci_fails_without_a_test_command_in_the_readme(ci):
-    assert ci(f"```bash\n{TRAIN}\n```\n") == (1, [])

@@ -1,14 +1,21 @@
-"""The README's notebook snippets do what their comments say."""
+"""README and documentation say what is true: size, links, commands and snippets."""
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+from dvpvae_tf.__main__ import COMMANDS
+
+PROJECT = Path(__file__).parents[1]
+README = PROJECT / "README.md"
+PAGES = [README, *sorted((PROJECT / "docs").glob("*.md")), *sorted((PROJECT / "docs" / "results").glob("*.md"))]
+COMMAND = "python -m dvpvae_tf."
 
 CHECKS = """
 import numpy as np
@@ -20,28 +27,90 @@ assert len(inference.kl) == 8 and inference.kl[0].shape == (16,)
 again = keras.saving.load_model("m.keras").evaluate(test, return_dict=True, verbose=0)
 expected = model.evaluate(test, return_dict=True, verbose=0)
 np.testing.assert_allclose(again["negative_elbo"], expected["negative_elbo"], rtol=1e-5)
+images = next(iter(test)).numpy()[:20]
 """
-
-MORE_IMAGES = "images = next(iter(test)).numpy()[:20]\n"
-MORE_CHECKS = """
-from pathlib import Path
-assert Path("figure4.png").stat().st_size > 1000
-assert list(rows) == ["input", "pseudoinput", "u", "u, z"]
+EVALUATION_CHECKS = """
 assert result.estimates.shape == (20,) and result.kl_z.shape == (20, 8)
 assert result.estimates.mean() < result.negative_elbo.mean()
+"""
+SAMPLING_CHECKS = """
+from pathlib import Path
 assert drawn.images.shape == drawn.pseudoinputs.shape == (64, 28, 28, 1)
 """
+PICTURES_CHECKS = """
+assert Path("figure4.png").stat().st_size > 1000
+assert len(rows) >= 3
+"""
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def snippets(page):
+    return re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
+
+
+def commands(page):
+    """The arguments of every command of the package in the page, the name of the command first."""
+    for block in re.findall(r"```bash\n(.*?)```", text_of(page), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if COMMAND in line else []
+            for i, word in enumerate(words):
+                if word.startswith("dvpvae_tf."):
+                    end = next((j for j in range(i, len(words)) if words[j] in ("&&", "|", ";")), len(words))
+                    yield (word.removeprefix("dvpvae_tf."), *words[i + 1 : end])
+
+
+ALL_COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+
+
+def test_the_readme_is_short():
+    lines = text_of(README).splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(page))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_readme_names_every_command():
+    named = set(re.findall(r"`(\w+)`", text_of(README)))
+    assert set(COMMANDS) <= named
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS, ids=" ".join)
+def test_commands_are_accepted(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tuning").mkdir()
+    (tmp_path / "tuning" / "best.yaml").write_text("base: mnist5k\n")
+    name, *arguments = (word.replace("$seed", "0") for word in command)
+    if name == "train":
+        from dvpvae_tf.config.train_arguments import parse_train_arguments as parse
+    else:
+        parse = importlib.import_module(f"dvpvae_tf.{name}").parse_arguments
+    if "--help" in arguments:
+        with pytest.raises(SystemExit, match="0"):
+            parse(arguments)
+    else:
+        parse(arguments)
 
 
 @pytest.mark.slow
-def test_the_notebook_snippets_work_as_written(tmp_path):
-    text = README.read_text(encoding="utf-8")
-    starts = ("import keras, dvpvae_tf", "from dvpvae_tf import evaluation")
-    first, second = (re.search(rf"```python\n({start}.*?)```", text, re.DOTALL)[1] for start in starts)
+def test_the_snippets_work_as_written(tmp_path):
+    docs = PROJECT / "docs"
+    (readme,), (evaluation,), (sampling, pictures) = map(
+        snippets, (README, docs / "evaluation.md", docs / "sampling.md")
+    )
+    code = readme + CHECKS + evaluation + EVALUATION_CHECKS
+    code += sampling + SAMPLING_CHECKS + "images = next(iter(test)).numpy()\n" + pictures + PICTURES_CHECKS
     result = subprocess.run(
-        [sys.executable, "-c", first + CHECKS + MORE_IMAGES + second + MORE_CHECKS],
+        [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(README.parent)},
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
     )

@@ -103,11 +103,7 @@ class UNetBlock(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class SelfAttention(keras.layers.Layer):
-    """One-head self-attention over all positions, as a residual: `[N, d, d, channels]` to the same.
-
-    Args:
-        **kwargs: passed to `keras.layers.Layer`.
-    """
+    """One-head self-attention over all positions, as a residual: `[N, d, d, channels]` to the same."""
 
     def build(self, input_shape):
         channels = input_shape[-1]
