@@ -4,6 +4,7 @@ from dvpvae_tf.command_line import SPLITS
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.loading import load_model
+from dvpvae_tf.models.presets import is_preset, preset_metadata
 from dvpvae_tf.training.run_folder import run_config
 
 
@@ -51,12 +52,19 @@ def data_settings(arguments):
     """
     given = {key: getattr(arguments, key) for key in ("data_dir", "image_size", "omniglot_mat")}
     config = run_config(arguments.model)
-    if config is None and arguments.dataset is None:
-        raise UserError(f"{arguments.model} is no run folder, so it names no data: give --dataset")
-    if arguments.dataset in (None, getattr(config, "dataset", None)):
-        of_run = {key: getattr(config, key) for key in given} if config else given
-        given = {key: of_run[key] if value is None else value for key, value in given.items()}
-    return {"name": arguments.dataset or config.dataset, **given}
+    trained_on = _trained_on(arguments.model, config)
+    if trained_on is None and arguments.dataset is None:
+        raise UserError(f"{arguments.model} does not say what data it was trained on: give --dataset")
+    if config is not None and arguments.dataset in (None, config.dataset):
+        given = {key: getattr(config, key) if value is None else value for key, value in given.items()}
+    return {"name": arguments.dataset or trained_on, **given}
+
+
+def _trained_on(model, config):
+    """The data set that a run or a trained preset names, or None."""
+    if config is not None:
+        return config.dataset
+    return preset_metadata(model).get("dataset") if is_preset(model) else None
 
 
 def images_of(arguments, model):

@@ -107,7 +107,12 @@ def add_model_arguments(parser):
     Args:
         parser: `Parser`.
     """
-    parser.add_argument("--model", required=True, metavar="RUN", help="folder of a training run, or a .keras file")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="trained preset (mnist, ...), folder of a training run, or .keras file",
+    )
     parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
     parser.add_argument("--seed", type=seed, default=0, help="of all noise (default: %(default)s)")
 

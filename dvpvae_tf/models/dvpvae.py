@@ -248,23 +248,43 @@ class DVPVAE(BoundModel):
     # What users call
 
     @classmethod
-    def from_preset(cls, name: str, **kwargs) -> "DVPVAE":
-        """Makes the model of a preset.
+    def from_preset(cls, name: str, load_weights: bool = False, **kwargs) -> "DVPVAE":
+        """Makes the model of a preset, with starting weights or trained ones.
 
         Args:
-            name: a preset of `configs/` such as "mnist", or the path of a YAML file.
-            **kwargs: passed to the constructor, such as `seed` or `dtype`.
+            name: a preset of `configs/` such as "mnist", or the path of a YAML file; or the folder of a preset that
+                `save_to_preset` has written.
+            load_weights: whether to load trained weights: those that come with the library, or those in the folder.
+            **kwargs: arguments of the constructor to change, such as `seed` or `dtype`.
 
         Returns:
-            A built `DVPVAE` with starting weights.
+            A built `DVPVAE`.
 
         Raises:
-            UserError: if there is no such preset or it is not valid.
+            UserError: if there is no such preset, it has no trained weights (the message names those that have some),
+                or its files are damaged.
         """
         from dvpvae_tf.config import load_config
         from dvpvae_tf.models.build import build_model
+        from dvpvae_tf.models.presets import is_preset_folder, load_preset
 
+        if load_weights or is_preset_folder(name):
+            return load_preset(name, load_weights, **kwargs)
         return build_model(load_config(name).model, **kwargs)
+
+    def save_to_preset(self, folder: str, **metadata) -> None:
+        """Saves the model as a preset: `config.json`, `metadata.json` and `model.weights.h5`, without an optimizer.
+
+        Args:
+            folder: the folder to write: a new one, or an older preset that is replaced.
+            **metadata: what else `metadata.json` says of the model, such as `dataset` and `epochs`; JSON values.
+
+        Raises:
+            UserError: if something else is in that place, or it cannot be written.
+        """
+        from dvpvae_tf.models.presets import save_preset
+
+        save_preset(self, folder, **metadata)
 
     def adapt(self, images: tf.data.Dataset | np.ndarray) -> None:
         """Prepares the pseudoinputs, in one pass: S of Algorithm 1, or where those of a VampPrior start.

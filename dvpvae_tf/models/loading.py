@@ -9,13 +9,15 @@ import numpy as np
 
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.dvpvae import DVPVAE
+from dvpvae_tf.models.presets import config_with, is_preset, load_preset, trained_presets
 
 
 def load_model(path, dtype=None):
     """Loads a trained model.
 
     Args:
-        path: folder of a training run, whose best model is taken, or a `.keras` file.
+        path: folder of a training run, whose best model is taken, or a `.keras` file, or a trained preset: its name,
+            such as "mnist", or its folder.
         dtype: str or None, the dtype policy to compute in, such as "mixed_bfloat16"; None keeps the model's.
 
     Returns:
@@ -25,8 +27,14 @@ def load_model(path, dtype=None):
         UserError: if there is no such model, or the file is damaged or holds something else.
     """
     file = Path(path) / "best.keras" if Path(path).is_dir() else Path(path)
+    if not file.is_file() and is_preset(path):
+        return load_preset(path, **({} if dtype is None else {"dtype": dtype}))
     if not file.is_file():
-        raise UserError(f"there is no model {file}: give the folder of a training run, or a .keras file")
+        names = "".join(f", {name}" for name in trained_presets())
+        raise UserError(
+            f"there is no model {file}: give the folder of a training run, a .keras file, or a trained preset"
+            + (f" ({names[2:]})" if names else "")
+        )
     try:
         model = keras.saving.load_model(file, compile=False)
     except Exception as error:  # zipfile, h5py and Keras raise many types for a damaged or foreign file
@@ -55,9 +63,6 @@ def fingerprint(arrays):
 
 def _with_dtype(model, dtype):
     """The same model, computing in another dtype."""
-    config = model.get_config() | {"dtype": dtype}
-    if config["prior"] is not None:
-        config["prior"]["config"]["dtype"] = dtype
-    other = DVPVAE.from_config(config)
+    other = DVPVAE.from_config(config_with(model.get_config(), {"dtype": dtype}))
     other.set_weights(model.get_weights())
     return other

@@ -80,13 +80,37 @@ def save_preset(model: keras.Model, folder: str | Path, **metadata: Any) -> None
     write_atomically(folder, write)
 
 
+def is_preset(name_or_folder: str | Path) -> bool:
+    """Tells whether `load_preset` would find a preset.
+
+    Args:
+        name_or_folder: the name of a trained preset, or a folder.
+
+    Returns:
+        Whether it is one.
+    """
+    return is_preset_folder(name_or_folder) or str(name_or_folder) in trained_presets()
+
+
+def is_preset_folder(path: str | Path) -> bool:
+    """Tells whether a path is the folder of a preset.
+
+    Args:
+        path: any path.
+
+    Returns:
+        Whether it is one.
+    """
+    return (Path(path) / CONFIG_FILE).is_file()
+
+
 def load_preset(name_or_folder: str | Path, load_weights: bool = True, **settings: Any) -> keras.Model:
     """Loads a model that `save_preset` has saved.
 
     Args:
         name_or_folder: the name of a trained preset, such as "mnist", or a folder.
         load_weights: whether to load its weights; otherwise the model has starting weights.
-        **settings: arguments of the model's constructor to change, such as `seed`.
+        **settings: arguments of the model's constructor to change, such as `seed` or `dtype`.
 
     Returns:
         A built `DVPVAE`.
@@ -98,7 +122,7 @@ def load_preset(name_or_folder: str | Path, load_weights: bool = True, **setting
     folder = find_trained_preset(name_or_folder)
     serialized = _read_json(folder / CONFIG_FILE)
     try:
-        serialized["config"] |= settings
+        serialized["config"] = config_with(serialized["config"], settings)
         model = keras.saving.deserialize_keras_object(serialized)
     except Exception as error:  # Keras raises many types for a config that it does not understand
         raise UserError(f"{folder / CONFIG_FILE} describes no model of this library ({_first_line(error)})") from error
@@ -107,6 +131,23 @@ def load_preset(name_or_folder: str | Path, load_weights: bool = True, **setting
     if load_weights:
         _load_weights(model, folder)
     return model
+
+
+def config_with(config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Changes settings of a model's config; the prior computes in the model's dtype.
+
+    Args:
+        config: what `DVPVAE.get_config` returns.
+        settings: arguments of the constructor to change.
+
+    Returns:
+        A new config.
+    """
+    changed = {**config, **settings}
+    if "dtype" in settings and changed["prior"] is not None:
+        prior = changed["prior"]
+        changed["prior"] = {**prior, "config": {**prior["config"], "dtype": settings["dtype"]}}
+    return changed
 
 
 def preset_metadata(name_or_folder: str | Path) -> dict[str, Any]:

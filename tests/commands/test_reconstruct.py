@@ -117,4 +117,4 @@ def test_mistakes_are_told_in_one_line(command, capsys, flags, message):
 def test_a_model_file_alone_names_no_data(command, capsys):
     with pytest.raises(SystemExit):
         command(model="ladder.keras")
-    assert "names no data: give --dataset" in capsys.readouterr().err
+    assert "give --dataset" in capsys.readouterr().err

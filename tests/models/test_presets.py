@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from dvpvae_tf import DVPVAE, load_model
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.presets import (
     CONFIG_FILE,
@@ -45,6 +46,17 @@ def test_the_weights_come_back_bit_for_bit(model, preset):
     assert again.seed == 3 and again.adapted
     for ours, theirs in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_methods_of_the_model_and_load_model_take_presets(model, preset):
+    model.save_to_preset(preset, epochs=3)
+    assert preset_metadata(preset)["epochs"] == 3
+    for again in (DVPVAE.from_preset(preset, load_weights=True), load_model(preset)):
+        np.testing.assert_array_equal(again.get_weights()[-1], model.get_weights()[-1])
+    assert not DVPVAE.from_preset(preset).adapted
+    assert load_model(preset, "mixed_bfloat16").prior.dtype_policy.name == "mixed_bfloat16"
+    with pytest.raises(UserError, match="there are no trained weights named 'omniglot'"):
+        DVPVAE.from_preset("omniglot", load_weights=True)
 
 
 @pytest.mark.slow
