@@ -1,35 +1,42 @@
 """The model and the images that the options of a command name."""
 
+import argparse
+from typing import Any
+
+import numpy as np
+
 from dvpvae_tf.command_line import SPLITS
+from dvpvae_tf.config import NAMED_DATASETS
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.models.presets import is_preset, preset_metadata
 from dvpvae_tf.training.run_folder import run_config
 
 
-def model_of(arguments):
+def model_of(arguments: argparse.Namespace) -> DVPVAE:
     """Loads the model that the arguments name.
 
     Args:
         arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments`.
 
     Returns:
-        `DVPVAE`.
+        The model, in bfloat16 where that is asked for.
 
     Raises:
-        UserError: see `load_model`.
+        UserError: if there is no such model, or its file is damaged.
     """
     return load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
 
 
-def check_steps(arguments, model, option="--steps"):
-    """Checks that diffusion steps are asked of a model that takes them alone.
+def check_steps(arguments: argparse.Namespace, model: DVPVAE, option: str = "--steps") -> None:
+    """Refuses an option about diffusion steps where the prior has none.
 
     Args:
         arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments`.
-        model: the `DVPVAE` that they name.
-        option: str, the option that the user gave.
+        model: the model that they name.
+        option: the option that the user gave.
 
     Raises:
         UserError: if the prior of the model has no steps, or it has no prior.
@@ -38,14 +45,14 @@ def check_steps(arguments, model, option="--steps"):
         raise UserError(f"{option} is for models with a diffusion prior, and {arguments.model} has none: leave it out")
 
 
-def data_settings(arguments):
+def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Gives the settings of the data: the arguments, and for those left out the run's.
 
     Args:
         arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments` and `add_data_arguments`.
 
     Returns:
-        dict of the arguments of `dvpvae_tf.data.pipelines.read_images`.
+        The arguments of `dvpvae_tf.data.pipelines.read_images`.
 
     Raises:
         UserError: if neither names a data set.
@@ -67,12 +74,12 @@ def _trained_on(model, config):
     return preset_metadata(model).get("dataset") if is_preset(model) else None
 
 
-def images_of(arguments, model):
-    """Reads the images that the arguments name.
+def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
+    """Reads the images that the arguments name, at the size of the model where they name none.
 
     Args:
         arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments` and `add_data_arguments`.
-        model: `DVPVAE`.
+        model: the model that they are for.
 
     Returns:
         uint8 array `[N, D, D, C]` of the split.
@@ -81,6 +88,8 @@ def images_of(arguments, model):
         UserError: if they cannot be read or do not fit the model.
     """
     settings = data_settings(arguments)
+    if settings["name"] not in NAMED_DATASETS and settings["image_size"] is None:
+        settings["image_size"] = model.image_shape[0]
     images = read_images(**settings)[SPLITS.index(arguments.split)]
     if images.shape[1:] != model.image_shape:
         sizes = [" x ".join(map(str, shape)) for shape in (images.shape[1:], model.image_shape)]

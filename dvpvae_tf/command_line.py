@@ -1,41 +1,42 @@
-"""What the commands share: how they parse."""
+"""Options that several commands share, and the types of their values."""
 
 import argparse
 import math
 
+from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.sharding import Shard
 
 SPLITS = ("train", "validation", "test")
 
 
-def count(text):
-    """Parses an integer that is at least 1, for `type` of an argument.
+def count(text: str) -> int:
+    """Parses an integer from 1 on, for `type` of an argument.
 
     Args:
-        text: str.
+        text: what the user typed.
 
     Returns:
-        int.
+        The integer.
 
     Raises:
-        argparse.ArgumentTypeError: if it is something else.
+        argparse.ArgumentTypeError: if it is anything else.
     """
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
     return int(text)
 
 
-def temperature(text):
-    """Parses a finite number that is at least 0, for `type` of an argument.
+def temperature(text: str) -> float:
+    """Parses a finite number from 0 on, for `type` of an argument.
 
     Args:
-        text: str.
+        text: what the user typed.
 
     Returns:
-        float.
+        The number.
 
     Raises:
-        argparse.ArgumentTypeError: if it is something else.
+        argparse.ArgumentTypeError: if it is anything else.
     """
     try:
         value = float(text)
@@ -46,34 +47,34 @@ def temperature(text):
     return value
 
 
-def seed(text):
+def seed(text: str) -> int:
     """Parses a seed, for `type` of an argument.
 
     Args:
-        text: str.
+        text: what the user typed.
 
     Returns:
-        int from 0 to 2^31 - 1.
+        The seed, from 0 to 2^31 - 1.
 
     Raises:
-        argparse.ArgumentTypeError: if it is something else.
+        argparse.ArgumentTypeError: if it is anything else.
     """
     if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 to {2**31 - 1}")
     return int(text)
 
 
-def shard(text):
+def shard(text: str) -> Shard:
     """Parses which part of a job this process does, for `type` of an argument.
 
     Args:
-        text: str, such as "0/3": the first of three.
+        text: what the user typed, such as "0/3" for the first of three.
 
     Returns:
-        `dvpvae_tf.distribute.sharding.Shard`.
+        The shard.
 
     Raises:
-        argparse.ArgumentTypeError: if it is something else.
+        argparse.ArgumentTypeError: if it is anything else.
     """
     index, slash, number = text.partition("/")
     if not (slash and (index + number).isascii() and index.isdigit() and number.isdigit() and int(index) < int(number)):
@@ -81,11 +82,11 @@ def shard(text):
     return Shard(int(index), int(number))
 
 
-def add_sharding_arguments(parser):
+def add_sharding_arguments(parser: Parser) -> None:
     """Adds the options that share the work out to devices and processes: `--strategy` and `--shard`.
 
     Args:
-        parser: `Parser`.
+        parser: takes the options.
     """
     parser.add_argument(
         "--strategy",
@@ -101,11 +102,11 @@ def add_sharding_arguments(parser):
     )
 
 
-def add_model_arguments(parser):
+def add_model_arguments(parser: Parser) -> None:
     """Adds the options that say which model is loaded and how: `--model`, `--mixed-precision`, `--seed`.
 
     Args:
-        parser: `Parser`.
+        parser: takes the options.
     """
     parser.add_argument(
         "--model",
@@ -114,14 +115,14 @@ def add_model_arguments(parser):
         help="trained preset (mnist, ...), folder of a training run, or .keras file",
     )
     parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
-    parser.add_argument("--seed", type=seed, default=0, help="of all noise (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the noise (default: %(default)s)")
 
 
-def add_temperature_argument(parser):
+def add_temperature_argument(parser: Parser) -> None:
     """Adds the option `--temperature`, of the z that are drawn from the prior.
 
     Args:
-        parser: `Parser`.
+        parser: takes the options.
     """
     parser.add_argument(
         "--temperature",
@@ -131,11 +132,11 @@ def add_temperature_argument(parser):
     )
 
 
-def add_data_arguments(parser):
+def add_data_arguments(parser: Parser) -> None:
     """Adds the options that say which images are read: `--dataset`, `--split` and where they are.
 
     Args:
-        parser: `Parser`.
+        parser: takes the options.
     """
     parser.add_argument("--dataset", help="as in training (default: that of the run)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
@@ -143,11 +144,11 @@ def add_data_arguments(parser):
     add_data_places(parser)
 
 
-def add_data_places(parser):
+def add_data_places(parser: Parser) -> None:
     """Adds the options that say where data are: `--data-dir` and `--omniglot-mat`.
 
     Args:
-        parser: `Parser`.
+        parser: takes the options.
     """
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
     parser.add_argument("--omniglot-mat", metavar="FILE", help="OMNIGLOT's chardata.mat, if already at hand")

@@ -1,6 +1,7 @@
 """The command line parser of all commands."""
 
 import argparse
+from typing import Any, NoReturn
 
 from dvpvae_tf.errors import UserError, did_you_mean
 
@@ -9,12 +10,12 @@ class Parser(argparse.ArgumentParser):
     """An `argparse` parser whose mistakes are `UserError`s.
 
     Args:
-        command: str, the name of the module: `python -m dvpvae_tf.<command>`.
-        description: str, what the command does.
+        command: the name of the module: `python -m dvpvae_tf.<command>`.
+        description: what the command does.
         **kwargs: passed to `argparse.ArgumentParser`.
     """
 
-    def __init__(self, command, description, **kwargs):
+    def __init__(self, command: str, description: str, **kwargs: Any):
         super().__init__(
             prog=f"python -m dvpvae_tf.{command}",
             description=description,
@@ -23,11 +24,11 @@ class Parser(argparse.ArgumentParser):
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
         )
 
-    def error(self, message):
-        """Tells a mistake.
+    def error(self, message: str) -> NoReturn:
+        """Reports a mistake.
 
         Args:
-            message: str, what `argparse` has found.
+            message: what `argparse` has found.
 
         Raises:
             UserError: always.

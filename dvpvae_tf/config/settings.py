@@ -148,7 +148,7 @@ class DataConfig(StrictSettings):
 class TrainConfig(DataConfig):
     """One training run: data, optimisation and model (Table 7)."""
 
-    epochs: int = Field(gt=0, description="Passes over the training set.")
+    epochs: int = Field(gt=0, description="Passes over the training set; more with --resume train on.")
     learning_rate: float = Field(gt=0, description="Learning rate after the warm-up.")
     end_learning_rate: float = Field(ge=0, description="Learning rate at the end of the cosine.")
     warmup_epochs: int = Field(ge=0, description="Epochs of linear warm-up.")

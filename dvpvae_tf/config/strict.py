@@ -88,7 +88,7 @@ def _explain(mistake: Any, kind: type[StrictSettings], source: str) -> str:
         return f"{nested}{mistake['ctx']['error']}"
     if mistake["type"] == "extra_forbidden":
         known = _known_keys(kind, keys[:-1])
-        hint = did_you_mean(keys[-1], known) or f" (the keys are {', '.join(known)})"
+        hint = did_you_mean(keys[-1], known) or (f" (the keys are {', '.join(known)})" if known else "")
         return f"{key}: unknown key{hint}: correct or remove it"
     if mistake["type"] == "missing":
         from_preset = ", or start from a preset, as with `base: mnist`" if source and len(keys) == 1 else ""
@@ -98,9 +98,12 @@ def _explain(mistake: Any, kind: type[StrictSettings], source: str) -> str:
 
 
 def _known_keys(kind: type[BaseModel], parents: Iterable[str]) -> list[str]:
-    """The keys of the settings that are nested in `kind` under `parents`."""
+    """The keys of the settings that are nested in `kind` under `parents`; none under a dictionary or list."""
     for key in parents:
-        annotation = kind.model_fields[key].annotation
-        nested = (each for each in (annotation, *get_args(annotation)) if isinstance(each, type))
-        kind = next(each for each in nested if issubclass(each, BaseModel))
+        field = kind.model_fields.get(key)
+        annotations = (field.annotation, *get_args(field.annotation)) if field else ()
+        nested = [each for each in annotations if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not nested:
+            return []
+        kind = nested[0]
     return list(kind.model_fields)

@@ -7,9 +7,13 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf import DVPVAE
+from dvpvae_tf.config import TrainConfig
 from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.training.loop import make_model
 
@@ -17,17 +21,19 @@ BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 WARM_UP_STEPS = 2  # the first traces the graph
 
 
-def measure_in_new_process(config, images, timed_steps, timed_images):
-    """Measures in a process of its own, whose peak memory is that of this model alone.
+def measure_in_new_process(
+    config: TrainConfig, images: np.ndarray, timed_steps: int, timed_images: int
+) -> dict[str, float]:
+    """Runs `measure` in a process of its own, whose peak memory is that of this model alone.
 
     Args:
-        config: see `measure`.
-        images: see `measure`.
-        timed_steps: see `measure`.
-        timed_images: see `measure`.
+        config: the settings of the model and its training.
+        images: uint8 array `[N, D, D, C]`, the training images.
+        timed_steps: how many training steps are timed.
+        timed_images: how many images are sampled.
 
     Returns:
-        See `measure`.
+        The costs that `measure` gives.
     """
     kept = images[: max(config.batch_size, config.model.vamp_components)]
     fresh = multiprocessing.get_context("spawn")
@@ -35,19 +41,21 @@ def measure_in_new_process(config, images, timed_steps, timed_images):
         return process.submit(measure, config, kept, len(images), timed_steps, timed_images).result()
 
 
-def measure(config, images, epoch_images, timed_steps, timed_images):
+def measure(
+    config: TrainConfig, images: np.ndarray, epoch_images: int, timed_steps: int, timed_images: int
+) -> dict[str, float]:
     """Measures the training steps and the sampler of a model.
 
     Args:
-        config: `dvpvae_tf.config.TrainConfig`.
+        config: the settings of the model and its training.
         images: uint8 array `[N, D, D, C]`, at least a batch, and as many as a VampPrior starts from.
-        epoch_images: int, images in an epoch.
-        timed_steps: int, how many steps are timed, after two to warm up; the median counts.
-        timed_images: int, how many images are sampled, after a batch to warm up.
+        epoch_images: images in an epoch.
+        timed_steps: how many steps are timed, after two to warm up; the median counts.
+        timed_images: how many images are sampled, after a batch to warm up.
 
     Returns:
-        dict: "epoch_seconds"; "memory_gb", the peak of the device's memory, or of the process where there is no GPU,
-        data and library included; "parameters"; "sample_seconds" for 1,000 images.
+        "epoch_seconds"; "memory_gb", the peak of the device's memory, or of the process where there is no GPU, data and
+        library included; "parameters"; "sample_seconds" for 1,000 images.
     """
     steps_per_epoch = max(1, epoch_images // config.batch_size)
     model = make_model(config, steps_per_epoch)
@@ -64,40 +72,40 @@ def measure(config, images, epoch_images, timed_steps, timed_images):
     }
 
 
-def time_training_steps(model, images, steps):
+def time_training_steps(model: DVPVAE, images: np.ndarray, steps: int) -> list[float]:
     """Times training steps on one batch.
 
     Args:
-        model: `DVPVAE`, compiled and adapted.
-        images: array `[N, D, D, C]`, the batch.
-        steps: int, how many.
+        model: the model, compiled and adapted.
+        images: uint8 array `[N, D, D, C]`, the batch.
+        steps: how many steps to take.
 
     Returns:
-        list of float, seconds; the first step traces the graph, the next may still warm up.
+        The seconds of each step; the first step traces the graph, the next may still warm up.
     """
     model.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors(images).repeat())
     return [_seconds(lambda: float(model.train_function(batches)["negative_elbo"])) for _ in range(steps)]
 
 
-def _seconds(work):
+def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def training_flops(model, batch_size):
+def training_flops(model: DVPVAE, batch_size: int) -> float:
     """Counts the floating-point operations of a training step, forward and backward, in the graph of one.
 
     Those of convolutions and matrix products count, two for each multiplication and addition; what is left out
     (activations, noise, the optimizer) is a small part of the operations, though not of the time.
 
     Args:
-        model: `DVPVAE`.
-        batch_size: int, images in a step; a VampPrior's components are shared out to them.
+        model: the model.
+        batch_size: images in a step, which share the cost of a VampPrior's components.
 
     Returns:
-        float, operations an image.
+        Operations for each image.
     """
 
     @tf.function
@@ -110,14 +118,14 @@ def training_flops(model, batch_size):
     return graph_flops(graph) / batch_size
 
 
-def graph_flops(graph):
+def graph_flops(graph: tf.Graph) -> int:
     """Counts the floating-point operations of the convolutions and matrix products of a graph.
 
     Args:
-        graph: `tf.Graph` with static shapes; what it calls in functions of its own is not counted.
+        graph: the graph, with static shapes. What it calls in functions of its own is not counted.
 
     Returns:
-        int.
+        Operations, two for each multiplication and addition.
     """
     counters = {
         "Conv2D": lambda op: _convolution(op.outputs[0], op.inputs[1]),
@@ -130,26 +138,26 @@ def graph_flops(graph):
     return 2 * sum(counters[op.type](op) for op in graph.get_operations() if op.type in counters)
 
 
-def _convolution(outputs, kernel):
+def _convolution(outputs: tf.Tensor, kernel: tf.Tensor) -> int:
     """Multiplications of a convolution `[N, h, w, out]`, its kernel `[height, width, in, out]`, or of a gradient."""
     return math.prod(outputs.shape) * math.prod(kernel.shape[:3])
 
 
-def _product(op, transposed):
+def _product(op: tf.Operation, transposed: str) -> int:
     return math.prod(op.outputs[0].shape) * op.inputs[0].shape[-2 if op.get_attr(transposed) else -1]
 
 
-def _einsum(op):
+def _einsum(op: tf.Operation) -> int:
     indices = op.get_attr("equation").decode().split("->")[0].split(",")
     pairs = zip(indices, op.inputs, strict=True)
     return math.prod({i: size for letters, x in pairs for i, size in zip(letters, x.shape, strict=True)}.values())
 
 
-def peak_memory():
+def peak_memory() -> int:
     """Reads the peak of the GPU's memory, or, where there is none, of that of the process.
 
     Returns:
-        int, bytes.
+        Bytes.
     """
     if tf.config.list_logical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]

@@ -1,14 +1,20 @@
-"""Takes over the weights of the authors' PyTorch checkpoints, tensor by tensor."""
+"""Copies the weights of the authors' PyTorch checkpoints into models of this library, tensor by tensor."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.layers import ResBlock, TopDownBlock, UNet
 from dvpvae_tf.layers.pseudoinputs import DCTPseudoinput
+from dvpvae_tf.models.dvpvae import DVPVAE
 from dvpvae_tf.priors import DiffusionPrior
+
+Tensors = dict[str, np.ndarray]
+Sources = Iterator[tuple[str, keras.Variable]]
 
 # What a state dict holds beside the weights, with the reason why it is dropped. Patterns match whole names.
 DROPPED = {
@@ -19,16 +25,16 @@ DROPPED = {
 }
 
 
-def read_state_dict(path, ema=True):
+def read_state_dict(path: str | Path, ema: bool = True) -> Tensors:
     """Reads the tensors of a checkpoint.
 
     Args:
-        path: str or path of an `.npz` file (an array a name), else of a PyTorch file (a state dict, or the
-            authors' checkpoint that holds one or two of them).
-        ema: bool. True takes the EMA weights where the checkpoint has them, False the raw ones.
+        path: an `.npz` file with an array for each tensor, or a PyTorch file: a state dict, or the authors'
+            checkpoint that holds one or two of them.
+        ema: takes the averaged (EMA) weights where the checkpoint has them, else the raw ones.
 
     Returns:
-        dict from names to float arrays.
+        The float arrays by the names of the state dict.
 
     Raises:
         UserError: if there is no such file, it cannot be read, or PyTorch is needed and not installed.
@@ -46,12 +52,12 @@ def read_state_dict(path, ema=True):
         raise UserError(f"{path} is damaged, or holds other things than the tensors of a model") from error
 
 
-def _read_npz(path):
+def _read_npz(path: Path) -> Tensors:
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _read_torch(path, ema):
+def _read_torch(path: Path, ema: bool) -> Tensors:
     try:
         import torch
     except ImportError as error:
@@ -63,16 +69,15 @@ def _read_torch(path, ema):
     return {name: tensor.detach().float().numpy() for name, tensor in checkpoint.items()}
 
 
-def load_released_weights(model, tensors):
+def load_released_weights(model: DVPVAE, tensors: Tensors) -> dict[str, str]:
     """Copies the authors' weights into a model of the same architecture; all of them, or none.
 
     Args:
-        model: `DVPVAE`.
-        tensors: dict from the names of the authors' state dict to arrays in PyTorch's layout (convolutions
-            OIHW).
+        model: the model that takes them.
+        tensors: arrays by the names of the authors' state dict, in PyTorch's layout (convolutions OIHW).
 
     Returns:
-        dict from the names that were dropped to the reason.
+        The reasons by the names of the tensors that were dropped.
 
     Raises:
         UserError: if a tensor is missing, left over or of another shape, which it names, or the weights are
@@ -107,15 +112,12 @@ def load_released_weights(model, tensors):
     return dropped
 
 
-def _some(names):
+def _some(names: list[str]) -> str:
     return "none" if not names else ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _drop_dead_weights(model, tensors):
-    """Takes out of `tensors` what reaches nothing in the last layer under latent aggregation.
-
-    Returns what and why.
-    """
+def _drop_dead_weights(model: DVPVAE, tensors: Tensors) -> dict[str, str]:
+    """Removes from `tensors` the weights of the last layer that have no effect; gives the reasons by their names."""
     last = model.num_layers - (model.pseudoinput is None)
     block = f"decoder.decoder_blocks.{last}"
     if model.top_down.likelihood_input == "last_features":
@@ -134,14 +136,14 @@ def _drop_dead_weights(model, tensors):
     return dropped
 
 
-def _check_kind(model):
+def _check_kind(model: DVPVAE) -> None:
     kind = isinstance(model.pseudoinput, DCTPseudoinput), isinstance(model.prior, DiffusionPrior)
     if model.pseudoinput is not None and not all(kind):
         raise UserError("the authors' weights are for DCT pseudoinputs with a diffusion prior: change --config")
 
 
-def _check_schedule(model, constants):
-    """Another noise schedule changes no shape, so it is looked at apart."""
+def _check_schedule(model: DVPVAE, constants: Tensors) -> None:
+    """Compares the noise schedules, which change no shape."""
     for end in ("gamma_min", "gamma_max"):
         theirs = constants.get(f"decoder.decoder_blocks.0.ctx_prior.noise_schedule.{end}")
         if theirs is not None and not np.allclose(theirs, ours := getattr(model.prior.schedule, end)):
@@ -150,8 +152,8 @@ def _check_schedule(model, constants):
             )
 
 
-def _released_shape(variable):
-    """The shape of a variable in PyTorch's layout."""
+def _released_shape(variable: keras.Variable) -> tuple[int, ...]:
+    """Gives the shape of a variable in PyTorch's layout."""
     shape = tuple(variable.shape)
     if len(shape) == 4:
         return (shape[3], shape[2], *shape[:2])  # HWIO to OIHW
@@ -160,12 +162,12 @@ def _released_shape(variable):
     return shape[::-1]
 
 
-def _fits(value, variable):
+def _fits(value: np.ndarray, variable: keras.Variable) -> bool:
     shape, expected = np.shape(value), _released_shape(variable)
     return shape in (expected, (*expected, 1)) if len(expected) == 2 else shape == expected
 
 
-def _to_keras_layout(value, variable):
+def _to_keras_layout(value: np.ndarray, variable: keras.Variable) -> np.ndarray:
     value = np.asarray(value, "float32")
     rank = len(variable.shape)
     if rank == 4:
@@ -175,8 +177,8 @@ def _to_keras_layout(value, variable):
     return value.reshape(value.shape[:rank]).T  # some dense layers are 1x1 convolutions there
 
 
-def _sources(model):
-    """Pairs of a name in the authors' state dict and the variable it fills."""
+def _sources(model: DVPVAE) -> Sources:
+    """Pairs each name of the authors' state dict with the variable that it fills."""
     yield from _layer("encoder.pre_process.0", model.bottom_up.conv_in)
     for scale, stage in enumerate(model.bottom_up.stages):
         for index, block in enumerate(stage):
@@ -193,21 +195,21 @@ def _sources(model):
         yield from _unet("decoder.decoder_blocks.0.ctx_prior.model", model.prior.unet)
 
 
-def _layer(name, layer):
-    """A convolution, dense or normalisation layer."""
+def _layer(name: str, layer: keras.Layer) -> Sources:
+    """Pairs the weights of a convolution, dense or normalisation layer."""
     normalisation = isinstance(layer, keras.layers.GroupNormalization)
     yield f"{name}.weight", layer.gamma if normalisation else layer.kernel
     yield f"{name}.bias", layer.beta if normalisation else layer.bias
 
 
-def _res_block(name, block, inner="net.{}.net.0", last="net.{}"):
+def _res_block(name: str, block: ResBlock, inner: str = "net.{}.net.0", last: str = "net.{}") -> Sources:
     for index, layer in enumerate(block.convolutions):
         yield from _layer(f"{name}.{(last if index == 3 else inner).format(index)}", layer)
     if block.skip is not None:
         yield from _layer(f"{name}.skip", block.skip)
 
 
-def _top_down_block(name, block):
+def _top_down_block(name: str, block: TopDownBlock) -> Sources:
     yield from _res_block(f"{name}.s_to_p", block.prior)
     yield from _res_block(f"{name}.s_to_q", block.posterior)
     if block.has_output:
@@ -215,7 +217,7 @@ def _top_down_block(name, block):
         yield from _res_block(f"{name}.resnet.0", block.residual)
 
 
-def _unet(name, unet):
+def _unet(name: str, unet: UNet) -> Sources:
     yield from _layer(f"{name}.time_embed.0", unet.time_embedding.hidden)
     yield from _layer(f"{name}.time_embed.2", unet.time_embedding.output_layer)
     yield from _layer(f"{name}.input_blocks.0.0", unet.conv_in)
@@ -232,7 +234,7 @@ def _unet(name, unet):
     yield from _layer(f"{name}.out.2", unet.conv_out)
 
 
-def _unet_block(name, block):
+def _unet_block(name: str, block: keras.Layer) -> Sources:
     yield from _layer(f"{name}.in_layers.0", block.norm_in)
     yield from _layer(f"{name}.in_layers.2", block.conv_in)
     yield from _layer(f"{name}.emb_layers.1", block.modulation)

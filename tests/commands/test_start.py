@@ -13,19 +13,24 @@ from dvpvae_tf.config.settings import NAMED_DATASETS
 from dvpvae_tf.data.pipelines import read_images
 
 PROJECT = Path(__file__).parents[2]
-# Any import of TensorFlow ends the process with a code of its own.
-WITHOUT_TENSORFLOW = "import sys\nclass Finder:\n    def find_spec(self, name, *_):\n        if name in "
-WITHOUT_TENSORFLOW += "('tensorflow', 'keras', 'keras_tuner', 'matplotlib'): sys.exit(77)\n"
-WITHOUT_TENSORFLOW += "sys.meta_path.insert(0, Finder())\n"
+# Where TensorFlow is imported, the process ends with a code of its own, or as by Ctrl-C.
+INSTEAD_OF_TENSORFLOW = """
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name in ("tensorflow", "keras", "keras_tuner", "matplotlib"):
+            raise KeyboardInterrupt if "CTRL_C" in os.environ else SystemExit(77)
+sys.meta_path.insert(0, Finder())
+"""
 
 
 @pytest.fixture
 def run(tmp_path):
     """Runs `python -m` where TensorFlow cannot be imported; gives the exit code, output and errors."""
-    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
+    (tmp_path / "sitecustomize.py").write_text(INSTEAD_OF_TENSORFLOW)
 
-    def run_module(*arguments):
-        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{PROJECT}"}
+    def run_module(*arguments, **variables):
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{PROJECT}", **variables}
         command = [sys.executable, "-m", *arguments]
         result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
         return result.returncode, result.stdout, result.stderr
@@ -46,6 +51,18 @@ def test_the_program_lists_its_commands_and_tells_unknown_ones(run):
     modules = {path.stem for path in (PROJECT / "dvpvae_tf").glob("*.py") if "\ndef main(" in path.read_text()}
     assert code == 0 and {line.split()[0] for line in out.splitlines()[2:]} == modules - {"__main__"}
     assert run("dvpvae_tf", "evalute") == (2, "", "error: unknown command evalute (did you mean evaluate?)\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["dvpvae_tf.train"], "interrupted: the same command goes on after the last finished epoch\n"),
+        (["dvpvae_tf.sample", "--help"], "interrupted\n"),
+        (["dvpvae_tf", "sample", "--help"], "interrupted\n"),
+    ],
+)
+def test_ctrl_c_during_imports_gives_no_traceback(run, command, line):
+    assert run(*command, CTRL_C="1") == (130, "", line)
 
 
 def test_the_program_runs_a_command(monkeypatch, capsys):

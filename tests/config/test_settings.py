@@ -12,6 +12,7 @@ import pytest
 from dvpvae_tf import config as config_module
 from dvpvae_tf.config import (
     ModelConfig,
+    StrictSettings,
     TrainConfig,
     default_model,
     ema_momentum_for,
@@ -19,6 +20,7 @@ from dvpvae_tf.config import (
     learning_rate_at,
     list_presets,
     load_config,
+    validate,
     write_config,
 )
 from dvpvae_tf.config.train_arguments import parse_train_arguments
@@ -639,3 +641,31 @@ def test_default_model_for_mnist_is_mnists():
 def test_default_model_refuses_other_images():
     assert "images with 2 channels" in message(default_model, 32, 2)
     assert "side 7 are too small" in message(default_model, 7, 1)
+
+
+# Settings of every kind
+
+
+class Scale(StrictSettings):
+    side: int
+
+
+class Part(StrictSettings):
+    sizes: dict[str, Scale]
+
+
+def test_a_mistake_deep_in_settings_names_its_place():
+    values = {"sizes": {"small": {"side": 3, "sid": 4}}}
+    assert message(validate, Part, values, "sizes.yaml: ") == (
+        "sizes.yaml: sizes.small.sid: unknown key: correct or remove it"
+    )
+    assert message(validate, Part, {"sizes": {"small": {}}}, "sizes.yaml: ").startswith(
+        "sizes.yaml: sizes.small.side: miss"
+    )
+    assert message(validate, Part, {"sizes": 3}) == "sizes: 3 should be a valid dictionary"
+
+
+def test_an_override_is_named_where_it_is_the_mistake(write):
+    path = write("base: mnist\nepochs: 0\n")
+    assert message(load_config, path, {"seed": 1}) == f"{path}: epochs: 0 should be greater than 0"
+    assert message(load_config, path, {"seed": -1, "epochs": 1}) == "seed: -1 should be greater than or equal to 0"

@@ -153,7 +153,13 @@ def config_of(settings):
 
 
 def build(settings):
-    return build_model(config_of(settings))
+    """A model; tests that load all its weights share it."""
+    return _build(tuple(settings.items()))
+
+
+@cache
+def _build(settings):
+    return build_model(config_of(dict(settings)))
 
 
 # The golden files
@@ -571,11 +577,17 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, command, capsys, monkeypatc
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_raw_weights_can_be_asked_for(tmp_path, command, monkeypatch):
+def test_raw_weights_can_be_asked_for(command, monkeypatch):
     asked = []
-    monkeypatch.setattr(conversion, "read_state_dict", lambda path, ema: asked.append(ema) or read_state_dict(path))
-    command()
-    command("--raw-weights", output="out/raw.keras")
+
+    def read(path, ema):
+        asked.append(ema)
+        raise UserError("read")
+
+    monkeypatch.setattr(conversion, "read_state_dict", read)
+    for flags in ([], ["--raw-weights"]):
+        with pytest.raises(SystemExit):
+            command(*flags)
     assert asked == [True, False]
 
 

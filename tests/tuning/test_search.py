@@ -208,8 +208,9 @@ def test_images_of_another_size_and_without_end_are_refused(make_tuner, config, 
 
 @pytest.mark.slow
 def test_a_trial_is_scored_by_its_averaged_weights_and_best_yaml_trains_the_same(make_tuner, batches, config, tmp_path):
-    config = config.model_copy(update={"epochs": 6})  # in fewer steps there is no average
-    tuner = run(make_tuner(max_trials=1, config=config), batches)
+    small = config.model.model_copy(update={"scales": (4,), "layers_per_scale": (1,), "prior": "standard"})
+    config = config.model_copy(update={"epochs": 6, "model": small})  # in fewer steps there is no average
+    tuner = run(make_tuner(Space(learning_rate=TINY_SPACE.learning_rate), max_trials=1, config=config), batches)
     (trial,) = tuner.oracle.trials.values()
     (model,) = tuner.get_best_models()
     assert model.adapted
@@ -522,8 +523,8 @@ def command(tmp_path, images, tiny_settings):
     (tmp_path / "images").mkdir()
     for number, image in enumerate(images(60)[..., 0]):
         Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
-    base = {"base": "mnist5k", "batch_size": 8, "epochs": 3, "model": {**tiny_settings, "prior": "standard"}}
-    base["model"] = {key: list(each) if isinstance(each, tuple) else each for key, each in base["model"].items()}
+    model = {**tiny_settings, "prior": "standard", "scales": [4], "layers_per_scale": [1]}
+    base = {"base": "mnist5k", "batch_size": 8, "epochs": 3, "model": model}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(base))
     space = "learning_rate: {min: 0.001, max: 0.02}\npseudoinput_size: [2, 3]\n"
     (tmp_path / "space.yaml").write_text(space)
