@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from dvpvae_tf import command_inputs, evaluation, export
 from dvpvae_tf.models.loading import load_model
+from dvpvae_tf.serving.saved_model import load_newest
 
 SIDE = 4
 
@@ -88,15 +89,14 @@ def write_version():
 
 @pytest.fixture(scope="session")
 def serving():
-    """Serves a folder at a free port as long as the context lasts, and gives the URL of the model `grey`."""
+    """Serves a loaded version at a free port as long as the context lasts, and gives the URL of the model `grey`."""
     pytest.importorskip("starlette", reason="needs the extra serving: pip install -e '.[serving]'")
     uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serving: pip install -e '.[serving]'")
-    from dvpvae_tf.serving.saved_model import load_newest
     from dvpvae_tf.serving.server import application
 
     @contextlib.contextmanager
-    def serve(folder, **limits):
-        app = application(load_newest(folder), "grey", **limits)
+    def serve(loaded, **limits):
+        app = application(loaded, "grey", **limits)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -115,7 +115,7 @@ def url(write_version, serving, tmp_path_factory):
     """Version 1, served to all tests: at most 8 rows and 64 KiB in a request."""
     folder = tmp_path_factory.mktemp("grey")
     write_version(folder, 1)
-    with serving(folder, max_rows=8, max_body_bytes=2**16) as address:
+    with serving(load_newest(folder), max_rows=8, max_body_bytes=2**16) as address:
         yield address
 
 

@@ -21,10 +21,16 @@ SEEDS = [3, 0, 11]
 
 
 @pytest.fixture(scope="module")
-def expected():
+def loaded():
+    return load_newest(MODEL)
+
+
+@pytest.fixture(scope="module")
+def expected(loaded):
     """Its images of `SEEDS` at temperature 0.8, as levels."""
-    signatures = load_newest(MODEL).module.signatures
-    outputs = signatures["sample"](seed=tf.constant(SEEDS, tf.int64), temperature=tf.fill([len(SEEDS)], 0.8))
+    outputs = loaded.module.signatures["sample"](
+        seed=tf.constant(SEEDS, tf.int64), temperature=tf.fill([len(SEEDS)], 0.8)
+    )
     return 255 * outputs["images"].numpy()
 
 
@@ -34,8 +40,8 @@ def check(samples, expected):
     assert expected.max() > 200 and expected.mean() < 80  # white strokes on black
 
 
-def test_the_thin_server_and_the_client_draw_the_models_images(expected, serving, tmp_path):
-    with serving(MODEL) as url:
+def test_the_thin_server_and_the_client_draw_the_models_images(loaded, expected, serving, tmp_path):
+    with serving(loaded) as url:
         check(sample(url, SEEDS, 0.8), expected)
         client.main(
             ["--url", url, "--num", "4", "--seed", "0", "--batch-size", "3", "--output", str(tmp_path / "a.npz")]
