@@ -11,7 +11,7 @@ from dvpvae_tf.command_line import add_temperature_argument, count, seed
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import write_atomically
-from dvpvae_tf.models.dvpvae import Samples
+from dvpvae_tf.models import Samples
 from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
 from dvpvae_tf.serving import client
 

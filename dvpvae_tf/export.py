@@ -11,7 +11,7 @@ from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, mode
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
-from dvpvae_tf.models.dvpvae import DVPVAE
+from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.serving import saved_model
 from dvpvae_tf.training.run_folder import run_config
 

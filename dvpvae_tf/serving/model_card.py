@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import tensorflow as tf
 
 from dvpvae_tf.config import TrainConfig
-from dvpvae_tf.models.dvpvae import DVPVAE
+from dvpvae_tf.models import DVPVAE
 
 CARD = """# {name}, version {version}
 

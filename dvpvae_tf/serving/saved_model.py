@@ -16,7 +16,7 @@ import tensorflow as tf
 from dvpvae_tf.config import TrainConfig, settings_as_yaml
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import write_atomically
-from dvpvae_tf.models.dvpvae import DVPVAE
+from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.serving import signatures
 from dvpvae_tf.serving.model_card import model_card
 
