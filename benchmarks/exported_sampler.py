@@ -50,7 +50,7 @@ def measure(samplers, rows, repeats):
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Time an exported sampler against the model in the process.")
     parser.add_argument("--preset", default="mnist", help="preset or YAML file (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=50, help="diffusion steps T (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="diffusion steps T (default: those of the preset)")
     parser.add_argument("--repeats", type=int, default=9, help="rounds (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too")
     return parser.parse_args()

@@ -21,6 +21,7 @@ from dvpvae_tf.experiments.costs import peak_memory
 def measure(arguments):
     """Seconds of the first batch, which traces the graph, and of `repeats` passes over all images."""
     model = DVPVAE.from_preset(arguments.preset)
+    arguments.steps = model.prior.check_steps(arguments.steps) if model.prior else None
     model.adapt(np.random.default_rng(0).integers(0, 256, (500, *model.image_shape), "uint8"))
     start = time.perf_counter()
     model.sample(1, steps=arguments.steps)
@@ -37,7 +38,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description="Time sampling with the starting weights of a preset.")
     parser.add_argument("--preset", default="mnist", help="preset (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1000, help="images of a pass (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=25, help="diffusion steps T (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="diffusion steps T (default: those of the preset)")
     parser.add_argument("--repeats", type=int, default=5, help="timed passes (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results as JSON too")
     return parser.parse_args()
@@ -53,8 +54,9 @@ def main():
         "peak_memory_gb": peak_memory() / 1e9,
     }
     print(
-        f"{arguments.preset}, T = {arguments.steps}: {results['seconds_per_1000_images']:.2f} s for 1,000 images, "
-        f"the median of {arguments.repeats}\nthe first image {first:.1f} s\n"
+        f"{arguments.preset}, T = {arguments.steps or 'none'}: "
+        f"{results['seconds_per_1000_images']:.2f} s for 1,000 images, the median of {arguments.repeats}\n"
+        f"the first image {first:.1f} s\n"
         f"peak memory {results['peak_memory_gb']:.2f} GB"
     )
     if arguments.output:

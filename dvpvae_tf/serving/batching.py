@@ -1,6 +1,7 @@
 """Dynamic batching: rows of concurrent requests go through the model together."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 Arrays = dict[str, np.ndarray]
+
+MAX_WAIT = 0.05  # seconds
 
 
 class _Job(NamedTuple):
@@ -23,21 +26,21 @@ class _Job(NamedTuple):
 class Batcher:
     """Computes one signature for concurrent requests, one batch at a time.
 
-    While a batch is computed, further requests wait, and the next batch takes all of them, up to `max_rows`. So an idle
-    server answers at once and a busy one uses large batches. If a batch fails, each of its requests is computed alone:
-    a request never fails because of another.
+    While a batch is computed, further requests wait, and the next batch takes all of them, up to `max_rows`. Before a
+    batch starts, it waits for a tenth of the time of the last one, at most `MAX_WAIT`: clients that were just answered
+    join it with their next request. If a batch fails, each of its requests is computed alone: a request never fails
+    because of another.
 
     Args:
         signature: function of tensors by name that returns tensors by name, all with first dimension N. Each row of its
             outputs depends on that row of its inputs alone.
         max_rows: limit of the rows of a batch.
-        window: seconds to wait for further requests before a batch starts.
     """
 
-    def __init__(self, signature: Callable, max_rows: int, window: float):
+    def __init__(self, signature: Callable, max_rows: int):
         self._signature = signature
         self._max_rows = max_rows
-        self._window = window
+        self._wait = 0.0
         self._waiting: deque[_Job] = deque()
         self._one_at_a_time = asyncio.Lock()
 
@@ -57,8 +60,10 @@ class Batcher:
         self._waiting.append(job)
         async with self._one_at_a_time:
             if not job.outputs.done():  # else it was part of the batch of a request that came before
-                await asyncio.sleep(self._window)
+                await asyncio.sleep(self._wait)
+                start = time.perf_counter()
                 await self._compute(self._next_batch())
+                self._wait = min(MAX_WAIT, 0.1 * (time.perf_counter() - start))
         return job.outputs.result()
 
     def _next_batch(self) -> list[_Job]:

@@ -17,8 +17,6 @@ from dvpvae_tf.serving import protocol
 from dvpvae_tf.serving.batching import Batcher
 from dvpvae_tf.serving.saved_model import LoadedVersion
 
-BATCH_WINDOW = 0.005  # seconds, short beside the time of a batch
-
 
 def application(loaded: LoadedVersion, name: str, max_rows: int = 64, max_body_bytes: int = 16 * 2**20) -> Starlette:
     """Makes the web application that serves a model.
@@ -48,9 +46,7 @@ def application(loaded: LoadedVersion, name: str, max_rows: int = 64, max_body_b
     app.state.version = str(loaded.version)
     app.state.module = loaded.module  # TensorFlow frees the variables with it
     app.state.signatures = loaded.module.signatures
-    app.state.batchers = {
-        key: Batcher(signature, max_rows, BATCH_WINDOW) for key, signature in loaded.module.signatures.items()
-    }
+    app.state.batchers = {key: Batcher(each, max_rows) for key, each in loaded.module.signatures.items()}
     app.state.max_rows = max_rows
     app.state.max_body_bytes = max_body_bytes
     return app

@@ -24,7 +24,7 @@ def batcher(batches):
             raise tf.errors.InvalidArgumentError(None, None, "negative")
         return {"doubled": 2 * numbers}
 
-    return Batcher(double, max_rows=8, window=0.01)
+    return Batcher(double, max_rows=8)
 
 
 def answers(batcher, *requests):

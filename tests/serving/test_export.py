@@ -134,6 +134,17 @@ def test_no_version_is_visible_before_it_is_whole(run_folder, tmp_path, monkeypa
     assert [path.name for path in output.iterdir()] == ["3"]
 
 
+def test_a_prior_without_steps_is_exported_without_steps(quick, tiny, images, tmp_path):
+    model = tiny(prior="mixture")
+    model.adapt(images(4))
+    version = saved_model.write_version(tmp_path / "blobs", 1, model)
+    card = (version / "assets.extra" / "model_card.md").read_text()
+    assert "Diffusion steps T: none" in card and "`negative_elbo`, the negative ELBO,\n" in card
+    with pytest.raises(ValueError, match="steps"):
+        saved_model.write_version(tmp_path / "blobs", 2, model, steps=3)
+    assert [path.name for path in (tmp_path / "blobs").iterdir()] == ["1"]
+
+
 def test_without_the_extra_it_says_that_the_first_answers_are_slow(quick, run_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(saved_model, "has_serving_api", lambda: False)
     run(run_folder, tmp_path / "blobs", "--bound-images", 0)
