@@ -13,7 +13,7 @@ from dvpvae_tf.errors import exit_on_error
 
 __version__ = "0.1.0"
 # The commands that import TensorFlow after they have parsed their options.
-COMMANDS = ("train", "tune", "reproduce", "convert")
+COMMANDS = ("train", "tune", "reproduce", "convert", "export", "serve")
 
 
 def _command() -> str | None:

@@ -1,19 +1,20 @@
 """The command `python -m dvpvae_tf.export`: writes a trained model as a version folder for TensorFlow Serving."""
 
+from __future__ import annotations
+
 import argparse
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dvpvae_tf import evaluation
-from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, model_of
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
-from dvpvae_tf.models import DVPVAE
-from dvpvae_tf.serving import saved_model
-from dvpvae_tf.training.run_folder import run_config
+
+if TYPE_CHECKING:
+    from dvpvae_tf.models import DVPVAE
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -80,6 +81,10 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
     Raises:
         UserError: for a mistake that the user can correct.
     """
+    from dvpvae_tf.command_inputs import check_steps, model_of
+    from dvpvae_tf.serving import saved_model
+    from dvpvae_tf.training.run_folder import run_config
+
     version = arguments.version or saved_model.next_version(arguments.output)
     saved_model.check_version(arguments.output, version)
     model = model_of(arguments)
@@ -95,6 +100,9 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
 
 def _measure_bound(arguments: argparse.Namespace, model: DVPVAE) -> dict | None:
     """The bound of the model card, or None where it is left out."""
+    from dvpvae_tf import evaluation
+    from dvpvae_tf.command_inputs import data_settings, images_of
+
     if not arguments.bound_images:
         return None
     try:
@@ -123,7 +131,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     with exit_on_error():
         command = shlex.join(["python", "-m", "dvpvae_tf.export", *(sys.argv[1:] if argv is None else argv)])
-        path = export(parse_arguments(argv), command)
+        arguments = parse_arguments(argv)
+        from dvpvae_tf.serving import saved_model
+
+        path = export(arguments, command)
         if not saved_model.has_serving_api():
             print("without warm-up requests the first answers will be slow: pip install 'dvpvae_tf[serving]'")
         print(f"wrote {path}: see {path / saved_model.EXTRA / 'model_card.md'}")

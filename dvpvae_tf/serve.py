@@ -10,7 +10,6 @@ from pathlib import Path
 from dvpvae_tf.command_line import count
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
-from dvpvae_tf.serving import saved_model
 
 MAX_CONNECTIONS = 64  # further ones get status 503, after which clients try again
 
@@ -61,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             import uvicorn
 
+            from dvpvae_tf.serving import saved_model
             from dvpvae_tf.serving.server import application
         except ImportError as error:
             raise UserError(f"serving needs {error.name}: pip install -e '.[serving]'") from error
