@@ -12,7 +12,7 @@ from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.models.presets import is_preset, preset_metadata
-from dvpvae_tf.training.run_folder import run_config
+from dvpvae_tf.training.run_folder import count_trained_on, run_config
 
 
 def model_of(arguments: argparse.Namespace) -> DVPVAE:
@@ -85,7 +85,8 @@ def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
         uint8 array `[N, D, D, C]` of the split.
 
     Raises:
-        UserError: if they cannot be read or do not fit the model.
+        UserError: if they cannot be read or do not fit the model, or the split has moved since the model was trained,
+            so that it holds images that the model was trained on.
     """
     settings = data_settings(arguments)
     if settings["name"] not in NAMED_DATASETS and settings["image_size"] is None:
@@ -94,4 +95,11 @@ def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
     if images.shape[1:] != model.image_shape:
         sizes = [" x ".join(map(str, shape)) for shape in (images.shape[1:], model.image_shape)]
         raise UserError(f"{settings['name']} has images of {sizes[0]} but the model is for {sizes[1]}")
+    of_run = arguments.split != "train" and not is_preset(arguments.model)
+    seen = count_trained_on(arguments.model, arguments.split, images) if of_run else 0
+    if seen:
+        raise UserError(
+            f"{arguments.model} was trained on {seen} of the {len(images)} {arguments.split} images of "
+            f"{settings['name']}: files were added or removed since then; put them back, or give another --dataset"
+        )
     return images

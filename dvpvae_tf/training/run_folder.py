@@ -203,6 +203,27 @@ def hash_images(images: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
+def count_trained_on(path: str | Path, split: str, images: np.ndarray) -> int:
+    """Counts the images of a split that a run was trained on, as the split has changed since.
+
+    Images that were in both splits from the start, as duplicates, do not count.
+
+    Args:
+        path: folder of a training run, or a `.keras` file in one.
+        split: "validation" or "test".
+        images: uint8 array `[N, D, D, C]`, the split as it is now.
+
+    Returns:
+        Their number; 0 where the run has no record of its images.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    earlier = _read_hashes(folder / "images.npz")
+    if not earlier:
+        return 0
+    now = hash_images(images)
+    return int((np.isin(now, earlier["training"]) & ~np.isin(now, earlier[split])).sum())
+
+
 def _read_hashes(path: Path) -> dict[str, np.ndarray]:
     """Those of each split; nothing for a run of an earlier version, which kept none."""
     try:

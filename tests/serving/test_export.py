@@ -11,6 +11,7 @@ from dvpvae_tf.config import load_config
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.serving import saved_model
+from dvpvae_tf.training.run_folder import hash_images
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,17 @@ def test_images_that_are_not_there_are_told_with_the_way_round(quick, run_folder
     assert (
         "blobs are not here; or leave the bound out of the model card with --bound-images 0" in capsys.readouterr().err
     )
+    assert not list((tmp_path / "blobs").iterdir())
+
+
+def test_a_bound_on_images_that_were_trained_on_is_refused(quick, leave_run, images, tmp_path, capsys):
+    run_folder, test = leave_run(), images(12, seed=12)
+    hashes = {"training": hash_images(test[:4]), "validation": hash_images(test[:0]), "test": hash_images(test[3:])}
+    np.savez(run_folder / "images.npz", **hashes)
+    with pytest.raises(SystemExit):
+        run(run_folder, tmp_path / "blobs")
+    error = capsys.readouterr().err
+    assert "was trained on 3 of the 12 test images of folder:blobs" in error and "--bound-images 0" in error
     assert not list((tmp_path / "blobs").iterdir())
 
 
