@@ -85,8 +85,9 @@ def test_the_readme_names_every_command():
 @pytest.mark.parametrize("command", ALL_COMMANDS, ids=" ".join)
 def test_commands_are_accepted(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tuning").mkdir()
-    (tmp_path / "tuning" / "best.yaml").write_text("base: mnist5k\n")
+    for file in ("tuning/best.yaml", "runs/wider/config.yaml"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text("base: mnist5k\n")
     name, *arguments = (word.replace("$seed", "0") for word in command)
     if name == "train":
         from dvpvae_tf.config.train_arguments import parse_train_arguments as parse
