@@ -37,7 +37,7 @@ setup(
     },
     install_requires=[
         "keras>=3.15,<4",
-        "keras-tuner[bayesian]>=1.4.8,<2",
+        "keras-tuner[bayesian]>=1.4.8,<1.5",
         "tensorflow>=2.21,<2.22",
         "tensorflow-probability[tf]>=0.25,<0.26",
         "tensorflow-datasets>=4.9.10,<5",

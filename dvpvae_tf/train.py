@@ -51,7 +51,6 @@ def train(arguments: TrainArguments) -> None:
     """
     from dvpvae_tf import quiet_tensorflow, training  # noqa: F401
     from dvpvae_tf.distribute.strategies import make_strategy
-    from dvpvae_tf.distribute.workers import is_chief
 
     # Machines must be connected before TensorFlow does anything, such as reading the data.
     strategy = make_strategy(arguments.settings)
@@ -59,9 +58,8 @@ def train(arguments: TrainArguments) -> None:
     config = limit_batch_size(arguments.resolve(images[0].shape[1:]), len(images[0]))
 
     def announce(model: DVPVAE) -> None:
-        if is_chief(strategy):
-            _print_plan(config, model, len(images[0]))
-            print("Before its first step TensorFlow traces the model, which takes up to some minutes.", flush=True)
+        _print_plan(config, model, len(images[0]))
+        print("Before its first step TensorFlow traces the model, which takes up to some minutes.", flush=True)
 
     bound = training.train(config, images, arguments.options.resume, strategy=strategy, announce=announce)
     if bound is not None:
