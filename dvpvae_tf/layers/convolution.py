@@ -1,58 +1,63 @@
-"""The convolution of both paths, and how every convolution and dense layer of the model starts."""
+"""The convolution of the model, and the initializer of its convolutions and dense layers."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 
-def uniform_initializer(gain=1.0):
-    """Gives uniform(-gain / sqrt(fan_in), gain / sqrt(fan_in)), a new object each time.
+def uniform_initializer(gain: float = 1.0) -> keras.initializers.Initializer:
+    """Makes an initializer of U(-gain / sqrt(fan_in), gain / sqrt(fan_in)).
 
     Args:
-        gain: float, at least 0; 0 gives zeros.
+        gain: at least 0; 0 gives zeros.
 
     Returns:
-        A `keras.initializers.Initializer`. An unseeded Keras initializer gives the same numbers at every use: take
-        one a weight.
+        A new initializer. Make one for each weight: an unseeded Keras initializer gives the same numbers at every use.
     """
     if gain == 0:
         return keras.initializers.Zeros()
     return keras.initializers.VarianceScaling(gain**2 / 3, "fan_in", "uniform")
 
 
-@keras.saving.register_keras_serializable(package="dvpvae_tf")
-class Convolution(keras.layers.Conv2D):
-    """A "same" convolution, of its inputs or of their SiLU, whose gradient is fast and remembers little.
+@keras.saving.register_keras_serializable(package="dvpvae_tf", name="Convolution")
+class MemoryEfficientConv2D(keras.layers.Conv2D):
+    """A convolution with "same" padding, after an optional SiLU, whose gradient is fast and needs little memory.
 
-    Maps `[N, h, w, input channels]` to `[N, h, w, channels]` in the compute dtype. Its gradient is that of
-    `keras.layers.Conv2D` after `keras.ops.silu`, but
+    Maps `[N, h, w, input channels]` to `[N, h, w, channels]` in the compute dtype. Outputs and gradients are those of
+    `keras.layers.Conv2D` after `keras.ops.silu`. It differs in how the gradient is computed:
 
-    * the SiLU is computed again rather than kept, which was half of what training held in memory;
-    * the SiLU's derivative is one pass over the numbers instead of six;
-    * the bias has a sum of its own, in float32: TensorFlow's stops at 256 in bfloat16, and oneDNN's, one with the
-      gradient of the kernel, takes in float32 twice as long as the two.
+    * The SiLU is recomputed instead of stored. Stored, it was half of the memory of training.
+    * The derivative of the SiLU takes one pass over the data instead of six.
+    * The gradient of the bias is summed separately, in float32. TensorFlow's sum stops at 256 in bfloat16, and oneDNN's
+      joint gradient of kernel and bias takes twice as long in float32 as the two apart.
 
     Args:
-        channels: int, output channels.
-        size: int, side of the kernel.
-        gain: float, factor of the starting weights, see `uniform_initializer`; biases start at zero.
-        silu: bool, whether the SiLU of the inputs is taken first.
+        channels: output channels.
+        size: side of the kernel.
+        gain: factor of the initial weights, see `uniform_initializer`; biases start at zero.
+        silu: whether the SiLU of the inputs is taken first.
         **kwargs: passed to `keras.layers.Layer`.
     """
 
-    def __init__(self, channels, size, gain=1.0, silu=False, **kwargs):
+    def __init__(self, channels: int, size: int, gain: float = 1.0, silu: bool = False, **kwargs: Any):
         super().__init__(channels, size, padding="same", kernel_initializer=uniform_initializer(gain), **kwargs)
         self.gain = gain
         self.silu = silu
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         convolve = _convolve_silu if self.silu else _convolve
         return convolve(inputs, tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         size, _ = config["kernel_size"]
         kept = {key: config[key] for key in ("name", "trainable", "dtype")}
         return {**kept, "channels": self.filters, "size": size, "gain": self.gain, "silu": self.silu}
+
+
+# Keras files the weights of a list of layers under the name of their class: this one is that of all saved models.
+MemoryEfficientConv2D.__name__ = "Convolution"
 
 
 @tf.custom_gradient
@@ -75,7 +80,7 @@ def _convolve_silu(inputs, kernel, bias):
 
 
 def _convolution_gradients(inputs, kernel, upstream):
-    """Those of the inputs, the kernel and the bias."""
+    """The gradients of the inputs, the kernel and the bias."""
     options = {"out_backprop": upstream, "strides": [1, 1, 1, 1], "padding": "SAME"}
     of_inputs = tf.raw_ops.Conv2DBackpropInput(input_sizes=tf.shape(inputs), filter=kernel, **options)
     of_kernel = tf.raw_ops.Conv2DBackpropFilter(input=inputs, filter_sizes=tf.shape(kernel), **options)

@@ -2,7 +2,7 @@
 
 import keras
 
-from dvpvae_tf.layers.convolution import Convolution
+from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -34,7 +34,9 @@ class ResBlock(keras.layers.Layer):
             (channels, 1, output_gain),
         ]
         self.convolutions = [
-            Convolution(*each, silu=activation_first or index > 0, dtype=self.dtype_policy, name=f"conv_{index}")
+            MemoryEfficientConv2D(
+                *each, silu=activation_first or index > 0, dtype=self.dtype_policy, name=f"conv_{index}"
+            )
             for index, each in enumerate(layout)
         ]
         self.skip = None
@@ -42,7 +44,7 @@ class ResBlock(keras.layers.Layer):
     def build(self, input_shape):
         shape = tuple(input_shape)
         if shape[-1] != self.channels:
-            self.skip = Convolution(self.channels, 1, dtype=self.dtype_policy, name="skip")
+            self.skip = MemoryEfficientConv2D(self.channels, 1, dtype=self.dtype_policy, name="skip")
             self.skip.build(shape)
         for layer in self.convolutions:
             layer.build(shape)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import keras
 
-from dvpvae_tf.layers.convolution import Convolution
+from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 from dvpvae_tf.layers.res_block import ResBlock
 
 LOG_VAR_RANGE = (-10.0, 1.0)
@@ -105,7 +105,7 @@ class TopDownBlock(keras.layers.Layer):
             self.prior = ResBlock(prior_channels, hidden_channels, output_gain=0.0, name="prior", **kwargs)
         self.posterior = ResBlock(2 * latent_channels, hidden_channels, output_gain=0.0, name="posterior", **kwargs)
         if has_output:
-            self.latent_projection = Convolution(
+            self.latent_projection = MemoryEfficientConv2D(
                 channels, 1, gain=residual_gain, dtype=self.dtype_policy, name="latent_projection"
             )
             self.residual = ResBlock(channels, hidden_channels, output_gain=residual_gain, name="residual", **kwargs)

@@ -3,14 +3,14 @@
 import keras
 import numpy as np
 
-from dvpvae_tf.layers.convolution import Convolution, uniform_initializer
-from dvpvae_tf.layers.group_norm import GroupNorm
+from dvpvae_tf.layers.convolution import MemoryEfficientConv2D, uniform_initializer
+from dvpvae_tf.layers.group_norm import AdaptiveGroupNorm
 
 GROUPS = 16
 
 
 def _norm(layer, name):
-    return GroupNorm(GROUPS, epsilon=1e-5, dtype=layer.dtype_policy, name=name)
+    return AdaptiveGroupNorm(GROUPS, epsilon=1e-5, dtype=layer.dtype_policy, name=name)
 
 
 def _dense(layer, units, gain=1.0, name=None):
@@ -69,17 +69,17 @@ class UNetBlock(keras.layers.Layer):
         self.channels = channels
         self.dropout = dropout
         self.norm_in = _norm(self, "norm_in")
-        self.conv_in = Convolution(channels, 3, silu=True, dtype=self.dtype_policy, name="conv_in")
+        self.conv_in = MemoryEfficientConv2D(channels, 3, silu=True, dtype=self.dtype_policy, name="conv_in")
         self.modulation = _dense(self, 2 * channels, name="modulation")
         self.norm_out = _norm(self, "norm_out")
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
-        self.conv_out = Convolution(channels, 3, gain=0.0, dtype=self.dtype_policy, name="conv_out")
+        self.conv_out = MemoryEfficientConv2D(channels, 3, gain=0.0, dtype=self.dtype_policy, name="conv_out")
         self.skip = None
 
     def build(self, inputs_shape, embedding_shape):
         shape = (*inputs_shape[:-1], self.channels)
         if inputs_shape[-1] != self.channels:
-            self.skip = Convolution(self.channels, 1, dtype=self.dtype_policy, name="skip")
+            self.skip = MemoryEfficientConv2D(self.channels, 1, dtype=self.dtype_policy, name="skip")
             self.skip.build(inputs_shape)
         for layer in (self.norm_in, self.conv_in):
             layer.build(inputs_shape)
@@ -156,7 +156,7 @@ class UNet(keras.layers.Layer):
             return UNetBlock(channels, dropout, dtype=self.dtype_policy, name=name)
 
         self.time_embedding = TimeEmbedding(channels, dtype=self.dtype_policy, name="time_embedding")
-        self.conv_in = Convolution(channels, 3, dtype=self.dtype_policy, name="conv_in")
+        self.conv_in = MemoryEfficientConv2D(channels, 3, dtype=self.dtype_policy, name="conv_in")
         self.down = [block(f"down_{i}") for i in range(blocks)]
         self.middle_in = block("middle_in")
         self.attention = SelfAttention(dtype=self.dtype_policy, name="attention")
@@ -168,7 +168,9 @@ class UNet(keras.layers.Layer):
         features = (*inputs_shape[:-1], self.channels)
         embedding = (inputs_shape[0], self.channels)
         channels = inputs_shape[-1]
-        self.conv_out = Convolution(channels, 3, gain=0.0, silu=True, dtype=self.dtype_policy, name="conv_out")
+        self.conv_out = MemoryEfficientConv2D(
+            channels, 3, gain=0.0, silu=True, dtype=self.dtype_policy, name="conv_out"
+        )
         self.time_embedding.build(time_shape)
         self.conv_in.build(inputs_shape)
         for block in (*self.down, self.middle_in, self.middle_out):

@@ -2,7 +2,7 @@
 
 import keras
 
-from dvpvae_tf.layers.convolution import Convolution
+from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 from dvpvae_tf.layers.res_block import ResBlock
 
 
@@ -27,7 +27,7 @@ class BottomUp(keras.layers.Layer):
         self.channels = channels
         self.hidden_channels = hidden_channels
         self.blocks = blocks
-        self.conv_in = Convolution(channels, 1, dtype=self.dtype_policy, name="conv_in")
+        self.conv_in = MemoryEfficientConv2D(channels, 1, dtype=self.dtype_policy, name="conv_in")
         self.stages = [
             [
                 ResBlock(channels, hidden_channels, dtype=self.dtype_policy, name=f"scale_{side}_block_{index}")

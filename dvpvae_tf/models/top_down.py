@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from dvpvae_tf.layers.convolution import Convolution
+from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 from dvpvae_tf.layers.pseudoinputs import resize_bilinear
 from dvpvae_tf.layers.top_down_block import TopDownBlock
 
@@ -81,8 +81,8 @@ class TopDown(keras.layers.Layer):
             for index in range(len(self.sides))
         ]
         if likelihood_input != "last_features":
-            self.aggregation = Convolution(channels, 1, dtype=self.dtype_policy, name="aggregation")
-        self.conv_out = Convolution(output_channels, 3, dtype=self.dtype_policy, name="conv_out")
+            self.aggregation = MemoryEfficientConv2D(channels, 1, dtype=self.dtype_policy, name="aggregation")
+        self.conv_out = MemoryEfficientConv2D(output_channels, 3, dtype=self.dtype_policy, name="conv_out")
 
     def build(
         self,

@@ -1,11 +1,13 @@
 """The convolution against Keras's own, with and without the SiLU before it: its values and all its gradients."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf.layers.convolution import Convolution
+from dvpvae_tf.layers import ResBlock
+from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 
 TOLERANCES = {"float32": 1e-5, "mixed_bfloat16": 0.03}
 
@@ -17,15 +19,19 @@ def value_and_gradients(function, inputs, weights, upstream):
     return [outputs, *tape.gradient(outputs, [inputs, *weights], tf.cast(upstream, outputs.dtype))]
 
 
-@pytest.mark.parametrize("compiled", [None, False, True], ids=["eager", "graph", "XLA"])
+EAGER, GRAPH, XLA = None, False, True
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("silu", [False, True])
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "silu", "compiled"),
+    [(1, False, EAGER), (1, True, EAGER), (3, False, EAGER), (3, True, EAGER), (3, True, GRAPH), (3, True, XLA)],
+)
 def test_values_and_gradients_are_those_of_keras(size, silu, dtype, compiled):
     rng = np.random.default_rng(0)
     inputs = tf.constant(3 * rng.normal(size=(5, 7, 7, 4)), tf.float32)
     upstream = tf.constant(rng.normal(size=(5, 7, 7, 6)), tf.float32)
-    ours = Convolution(6, size, silu=silu, dtype=dtype)
+    ours = MemoryEfficientConv2D(6, size, silu=silu, dtype=dtype)
     keras_own = keras.layers.Conv2D(6, size, padding="same", dtype="float32")
     for layer in (ours, keras_own):
         layer.build(inputs.shape)
@@ -44,8 +50,22 @@ def test_values_and_gradients_are_those_of_keras(size, silu, dtype, compiled):
         assert error.max() < TOLERANCES[dtype] * np.abs(theirs).max()
 
 
+def test_saved_models_know_the_layer_by_its_old_name(tmp_path):
+    block = ResBlock(4, 4)
+    block(tf.zeros((1, 5, 5, 4)))
+    config = keras.saving.serialize_keras_object(block.convolutions[0])
+    assert config["registered_name"] == "dvpvae_tf>Convolution"
+    assert keras.saving.deserialize_keras_object(config).get_config() == block.convolutions[0].get_config()
+    inputs = keras.Input((5, 5, 4))
+    keras.Model(inputs, block(inputs)).save_weights(tmp_path / "model.weights.h5")
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        names = []
+        file.visit(names.append)
+    assert any(name.endswith("res_block/convolutions/convolution_3/vars/1") for name in names)
+
+
 def test_the_gradient_of_the_silu_is_finite_where_its_exponential_is_not():
-    layer = Convolution(1, 1, silu=True)
+    layer = MemoryEfficientConv2D(1, 1, silu=True)
     inputs = tf.constant([-1e4, -100.0, 0.0, 100.0, 1e4], shape=(5, 1, 1, 1))
     layer.build(inputs.shape)
     layer.set_weights([np.ones((1, 1, 1, 1)), np.zeros(1)])
@@ -54,7 +74,7 @@ def test_the_gradient_of_the_silu_is_finite_where_its_exponential_is_not():
 
 
 def test_the_gradient_of_a_bias_in_bfloat16_is_summed_in_float32():
-    layer = Convolution(1, 1, dtype="mixed_bfloat16")
+    layer = MemoryEfficientConv2D(1, 1, dtype="mixed_bfloat16")
     inputs = tf.ones((4, 64, 64, 1))
     layer.build(inputs.shape)
     _, _, gradient = value_and_gradients(layer, inputs, [layer.bias.value], tf.ones((4, 64, 64, 1)))

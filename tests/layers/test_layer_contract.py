@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import dvpvae_tf  # noqa: F401  (registers every class)
 from dvpvae_tf.layers import DCT, InverseDCT, ResBlock, TopDownBlock, UNet
-from dvpvae_tf.layers.group_norm import GroupNorm
+from dvpvae_tf.layers.group_norm import AdaptiveGroupNorm
 from dvpvae_tf.layers.pseudoinputs import DCTPseudoinput, DownsamplePseudoinput, LearnablePseudoinput
 from dvpvae_tf.layers.unet import SelfAttention, TimeEmbedding, UNetBlock
 from dvpvae_tf.models.bottom_up import BottomUp
@@ -75,8 +75,10 @@ CASES = {
         STEP_IN_FLOAT32,
     ),
     "TimeEmbedding": Case(TimeEmbedding, {"channels": 16}, {"time": ()}),
-    "GroupNorm": Case(GroupNorm, {"groups": 4, "epsilon": 1e-5}, {"inputs": FEATURES}),
-    "GroupNorm with modulation": Case(GroupNorm, {"groups": 4}, {"inputs": FEATURES, "scale": (8,), "shift": (8,)}),
+    "AdaptiveGroupNorm": Case(AdaptiveGroupNorm, {"groups": 4, "epsilon": 1e-5}, {"inputs": FEATURES}),
+    "AdaptiveGroupNorm with scale": Case(
+        AdaptiveGroupNorm, {"groups": 4}, {"inputs": FEATURES, "scale": (8,), "shift": (8,)}
+    ),
     "UNetBlock": Case(UNetBlock, {"channels": 16}, {"inputs": (3, 3, 32), "embedding": (16,)}),
     "SelfAttention": Case(SelfAttention, {}, {"inputs": (3, 3, 16)}),
     "UNet": Case(UNet, {"channels": 16, "blocks": 1, "dropout": 0.1}, {"inputs": (3, 3, 2), "time": ()}),
@@ -106,6 +108,7 @@ CASES = {
     "StandardPrior": Case(StandardPrior, {}, {"u": (3, 3, 1)}, "all"),
 }
 DTYPES = ("float32", "mixed_bfloat16")
+OLD_NAMES = {AdaptiveGroupNorm: "GroupNorm"}  # which saved models have
 
 
 def is_shape(value):
@@ -138,9 +141,17 @@ def randomise(layer):
         layer.scale.assign(np.abs(layer.scale) * 20)
 
 
-@pytest.fixture(scope="module", params=DTYPES)
-def dtype(request):
-    return request.param
+class Layers(NamedTuple):
+    """A layer in float32 and the same in mixed precision, built by calling them, with two sets of weights."""
+
+    exact: keras.layers.Layer
+    mixed: keras.layers.Layer
+    initial_weights: list
+    random_weights: list
+
+    def set_weights(self, weights):
+        self.exact.set_weights(weights)
+        self.mixed.set_weights(weights)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -149,55 +160,55 @@ def case(request):
 
 
 @pytest.fixture(scope="module")
-def layer(case, dtype):
-    """The layer, built by calling it, with random weights."""
-    layer = case.layer(**case.arguments, dtype=dtype)
-    layer(**random_inputs(case, 3))
-    randomise(layer)
-    return layer
+def built(case):
+    """Both layers: all tests of a case share them."""
+    exact, mixed = (case.layer(**case.arguments, dtype=dtype) for dtype in DTYPES)
+    for layer in (exact, mixed):
+        layer(**random_inputs(case, 3))
+    initial_weights = exact.get_weights()
+    randomise(exact)
+    return Layers(exact, mixed, initial_weights, exact.get_weights())
 
 
-def test_a_layer_is_rebuilt_from_its_config(case, layer):
-    config = layer.get_config()
+@pytest.fixture
+def layers(built):
+    """Both layers with the random weights."""
+    built.set_weights(built.random_weights)
+    return built
+
+
+def test_a_layer_is_rebuilt_from_its_config(case, layers):
+    layer, config = layers.mixed, layers.mixed.get_config()
     for name, value in case.arguments.items():
         assert config[name] == value
-    text = json.dumps(keras.saving.serialize_keras_object(layer))
-    assert json.loads(text)["registered_name"] == f"dvpvae_tf>{case.layer.__name__}"
-    for clone in (
-        case.layer.from_config(config),
-        keras.saving.deserialize_keras_object(json.loads(text)),
-    ):
-        assert type(clone) is case.layer
-        assert clone.get_config() == config
-        assert clone.dtype_policy.name == layer.dtype_policy.name
-        inputs = random_inputs(case, 3)
-        clone(**inputs)
-        assert [weight.path for weight in clone.weights] == [weight.path for weight in layer.weights]
-        clone.set_weights(layer.get_weights())
-        for expected, actual in zip(flat(layer(**inputs)), flat(clone(**inputs)), strict=True):
-            np.testing.assert_array_equal(actual, expected)
+    serialized = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    assert serialized["registered_name"] == f"dvpvae_tf>{OLD_NAMES.get(case.layer, case.layer.__name__)}"
+    clone = keras.saving.deserialize_keras_object(serialized)
+    assert type(clone) is case.layer
+    assert clone.get_config() == config
+    assert clone.dtype_policy.name == layer.dtype_policy.name
+    inputs = random_inputs(case, 3)
+    clone(**inputs)
+    assert [weight.path for weight in clone.weights] == [weight.path for weight in layer.weights]
+    clone.set_weights(layer.get_weights())
+    for expected, actual in zip(flat(layer(**inputs)), flat(clone(**inputs)), strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
-def test_symbolic_outputs_are_shaped_and_typed_as_eager_ones(case, layer):
-    eager = keras.tree.flatten(layer(**random_inputs(case, 3)))
-    symbolic = keras.tree.flatten(layer(**map_shapes(keras.Input, case.inputs)))
-    assert [(value.shape, value.dtype) for value in symbolic] == [
-        ((None, *value.shape[1:]), value.dtype.name) for value in eager
-    ]
+def test_outputs_are_shaped_alike_and_of_the_compute_dtype_except_where_float32_is_promised(case, layers):
+    eager = keras.tree.flatten(layers.mixed(**random_inputs(case, 3)))
+    symbolic = keras.tree.flatten(layers.mixed(**map_shapes(keras.Input, case.inputs)))
+    in_float32 = set(range(len(eager))) if case.float32_outputs == "all" else set(case.float32_outputs)
+    for index, (value, output) in enumerate(zip(eager, symbolic, strict=True)):
+        assert output.shape == (None, *value.shape[1:])
+        dtype = "float32" if index in in_float32 else layers.mixed.compute_dtype
+        assert output.dtype == value.dtype.name == dtype, index
+    assert {weight.dtype for weight in layers.mixed.weights} <= {"float32"}
+    assert all(value.dtype == tf.float32 for value in keras.tree.flatten(layers.exact(**random_inputs(case, 3))))
 
 
-def test_outputs_are_of_the_compute_dtype_except_where_float32_is_promised(case, layer):
-    outputs = keras.tree.flatten(layer(**random_inputs(case, 3)))
-    in_float32 = set(range(len(outputs))) if case.float32_outputs == "all" else set(case.float32_outputs)
-    for index, output in enumerate(outputs):
-        assert output.dtype.name == ("float32" if index in in_float32 else layer.compute_dtype), index
-    assert {weight.dtype for weight in layer.weights} <= {"float32"}
-
-
-def test_a_graph_of_unknown_batch_size_gives_what_eager_calls_give(case):
-    layer, everything = case.layer(**case.arguments), random_inputs(case, 7)
-    layer(**everything)
-    randomise(layer)
+def test_a_graph_of_unknown_batch_size_gives_what_eager_calls_give(case, layers):
+    layer, everything = layers.exact, random_inputs(case, 7)
     names = list(case.inputs)
     signature = [map_shapes(lambda shape: tf.TensorSpec((None, *shape)), case.inputs[name]) for name in names]
     graph = tf.function(lambda *values: layer(**dict(zip(names, values, strict=True))), input_signature=signature)
@@ -208,8 +219,8 @@ def test_a_graph_of_unknown_batch_size_gives_what_eager_calls_give(case):
             assert np.abs(actual - whole[:rows]).max() <= 1e-5 * max(1.0, np.abs(whole).max())
 
 
-def test_gradients_reach_every_trainable_weight(case, layer):
-    rng = np.random.default_rng(2)
+def test_gradients_reach_every_trainable_weight(case, layers):
+    layer, rng = layers.mixed, np.random.default_rng(2)
     with tf.GradientTape() as tape:
         outputs = keras.tree.flatten(layer(**random_inputs(case, 3)))
         loss = sum(tf.reduce_sum(tf.cast(y, "float32") * rng.normal(size=y.shape)) for y in outputs)
@@ -221,14 +232,10 @@ def test_gradients_reach_every_trainable_weight(case, layer):
         assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0, weight.path
 
 
-def test_bfloat16_is_near_float32(case):
-    layers = [case.layer(**case.arguments, dtype=dtype) for dtype in DTYPES]
+def test_bfloat16_is_near_float32(case, built):
+    built.set_weights(built.initial_weights)
     inputs = random_inputs(case, 3)
-    for layer in layers:
-        layer(**inputs)
-    exact, rounded = layers
-    rounded.set_weights(exact.get_weights())
-    for expected, actual in zip(flat(exact(**inputs)), flat(rounded(**inputs)), strict=True):
+    for expected, actual in zip(flat(built.exact(**inputs)), flat(built.mixed(**inputs)), strict=True):
         assert np.abs(actual - expected).max() <= 0.03 * max(1.0, np.abs(expected).max())
 
 

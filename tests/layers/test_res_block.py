@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy import signal, special
 
 from dvpvae_tf.layers import ResBlock
-from dvpvae_tf.layers.convolution import Convolution
+from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 
 
 def silu(x):
@@ -50,7 +50,7 @@ def test_an_output_gain_of_zero_starts_the_block_as_its_skip():
 
 @pytest.mark.parametrize("gain", [1.0, 0.25])
 def test_weights_start_uniform_within_gain_over_root_fan_in_and_biases_at_zero(gain):
-    layer = Convolution(64, 3, gain=gain)
+    layer = MemoryEfficientConv2D(64, 3, gain=gain)
     layer.build((None, 8, 8, 16))
     limit = gain / np.sqrt(3 * 3 * 16)
     kernel = layer.kernel.numpy() / limit

@@ -7,7 +7,7 @@ import tensorflow as tf
 from scipy import special
 
 from dvpvae_tf.layers import UNet
-from dvpvae_tf.layers.group_norm import GroupNorm
+from dvpvae_tf.layers.group_norm import AdaptiveGroupNorm
 from dvpvae_tf.layers.unet import SelfAttention, TimeEmbedding, UNetBlock
 
 
@@ -47,7 +47,7 @@ def test_time_embedding_is_half_cosines_then_half_sines():
 
 @pytest.mark.parametrize("groups", [1, 4, 16])
 def test_group_norm_is_keras_own(groups):
-    ours, theirs = GroupNorm(groups, epsilon=1e-5), keras.layers.GroupNormalization(groups, epsilon=1e-5)
+    ours, theirs = AdaptiveGroupNorm(groups, epsilon=1e-5), keras.layers.GroupNormalization(groups, epsilon=1e-5)
     x = 3.0 + normal(2, 5, 5, 16)
     for layer in (ours, theirs):
         layer(x)
@@ -58,7 +58,7 @@ def test_group_norm_is_keras_own(groups):
 
 
 def test_group_norm_in_bfloat16_loses_no_more_than_its_output_does():
-    exact, rounded = GroupNorm(4), GroupNorm(4, dtype="mixed_bfloat16")
+    exact, rounded = AdaptiveGroupNorm(4), AdaptiveGroupNorm(4, dtype="mixed_bfloat16")
     x = tf.cast(10.0 + normal(2, 5, 5, 16), "bfloat16")
     expected = exact(tf.cast(x, "float32"))
     np.testing.assert_allclose(tf.cast(rounded(x), "float32"), expected, rtol=2**-8, atol=1e-3)
