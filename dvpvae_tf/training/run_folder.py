@@ -86,6 +86,11 @@ class RunFolder:
     def _check_same_run(self, resume: bool, hashes: dict[str, np.ndarray]) -> None:
         ours, theirs = self.config.model_dump(), load_config(self.config_file).model_dump()
         earlier = _read_hashes(self.images_file)
+        if not earlier and self.saved_epochs() and self.config.dataset.startswith("folder:"):
+            raise UserError(
+                f"{self.path} was started by an earlier version, which split folders in another way: "
+                "its test images would be trained on. Give this run another --name."
+            )
         changed = [name for name in earlier if not np.array_equal(earlier[name], hashes[name])]
         if changed and ours["dataset"] == theirs["dataset"]:
             counts = ", ".join(f"{name}: {len(hashes[name])} now, {len(earlier[name])} then" for name in changed)

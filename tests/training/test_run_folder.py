@@ -139,16 +139,32 @@ def test_a_run_goes_on_where_it_was_moved_with_the_same_images(make_folder, spli
         pass
 
 
-def test_a_run_of_an_earlier_version_needs_the_same_name_of_the_data(make_folder, splits):
-    folder = make_folder(dataset="folder:pics")
+def test_a_run_of_an_earlier_version_kept_no_images(make_folder, splits):
+    folder = make_folder(dataset="mnist5k")
     with folder.open(False, splits):
         pass
-    moved = make_folder(dataset="folder:pics2")
-    with pytest.raises(UserError, match="dataset differ"), moved.open(False, [*splits[:2], splits[2][1:]]):
-        pass
     folder.images_file.unlink()
-    other = make_folder(dataset="folder:pics2")
+    other = make_folder(dataset="folder:pics")
     with pytest.raises(UserError, match=r"other settings \(dataset differ\)"), other.open(False, splits):
+        pass
+    with folder.open(False, splits):
+        assert folder.images_file.exists()
+
+
+def test_a_folder_that_an_earlier_version_has_split_is_refused(make_folder, splits):
+    folder = make_folder(dataset="folder:pics")
+    with folder.open(False, splits):
+        (folder.checkpoints / "1.weights.h5").touch()
+    folder.images_file.unlink()
+    with pytest.raises(UserError, match="earlier version, which split folders"), folder.open(False, splits):
+        pass
+
+
+def test_other_data_under_the_same_name_are_other_settings(make_folder, splits):
+    with make_folder(dataset="folder:pics").open(False, splits):
+        pass
+    other, images = make_folder(dataset="folder:pics2"), [*splits[:2], splits[2][1:]]
+    with pytest.raises(UserError, match=r"other settings \(dataset differ\)"), other.open(False, images):
         pass
 
 
