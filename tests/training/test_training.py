@@ -33,20 +33,20 @@ def quick_graphs():
 
 @pytest.fixture(scope="module")
 def small_settings(tiny_settings):
-    """One scale is enough: what a run does does not depend on the model."""
+    """One scale, and where it does not matter a prior without a network: what a run does does not depend on them."""
     return tiny_settings | {"scales": (4,), "layers_per_scale": (1,)}
 
 
 @pytest.fixture
 def make_config(tmp_path, small_settings):
-    def make(**changes):
+    def make(prior="standard", **changes):
         settings = {
             "epochs": 3,
             "batch_size": 8,
             "warmup_epochs": 1,
             "output": str(tmp_path),
             "name": "run",
-            "model": small_settings,
+            "model": small_settings | {"prior": prior},
         }
         return load_config("mnist5k", settings | changes)
 
@@ -93,7 +93,7 @@ def kill_after_epoch(epoch, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, tmp_path, monkeypatch):
-    whole = make_config(name="whole")
+    whole = make_config("diffusion", name="whole", picture_every_epochs=9)
     bound = training.train(whole, splits, verbose=0)
     folder = tmp_path / "whole"
     names = {path.name for path in folder.iterdir()}
@@ -127,7 +127,7 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
     assert {"samples", "reconstructions"} <= set(tags["tensors"])
 
     # The same run, killed in its second epoch and started again.
-    killed = make_config(name="killed")
+    killed = make_config("diffusion", name="killed", picture_every_epochs=9)
     kill_after_epoch(1, monkeypatch)
     with pytest.raises(Killed):
         training.train(killed, splits, verbose=0)
@@ -207,7 +207,7 @@ def test_weights_of_another_architecture_are_refused(make_config, splits, leave_
 
 
 SMALL = "--model.scales 4 --model.layers-per-scale 1 --model.channels 8 --model.hidden-channels 8"
-SMALL += " --model.pseudoinput-size 3 --model.encoder-blocks 1 --model.prior-blocks 1"
+SMALL += " --model.pseudoinput-size 3 --model.encoder-blocks 1 --model.prior-blocks 1 --model.prior"
 
 
 def test_dry_run_of_a_named_data_set_needs_no_data_and_writes_nothing(capsys, tmp_path, monkeypatch):
@@ -224,7 +224,7 @@ def test_dry_run_of_a_named_data_set_needs_no_data_and_writes_nothing(capsys, tm
 def test_dry_run_measures_a_step_of_a_folder_smaller_than_the_batch(images, tmp_path, capsys):
     for index, image in enumerate(images(20)):
         keras.utils.save_img(tmp_path / f"{index}.png", image, scale=False)
-    main(["--dry-run", "--dataset", f"folder:{tmp_path}", "--image-size", "8", *SMALL.split()])
+    main(["--dry-run", "--dataset", f"folder:{tmp_path}", "--image-size", "8", *SMALL.split(), "standard"])
     printed = capsys.readouterr().out
     assert "The batch is 16 images, not 100: there are 16 to train on" in printed
     assert "300 epochs of 1 steps of 16 images" in printed
@@ -256,6 +256,7 @@ def test_the_command_trains_on_a_folder_of_pictures_in_bfloat16(images, tmp_path
             "--output",
             str(tmp_path),
             *SMALL.split(),
+            "diffusion",
         ]
     )
     assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
@@ -280,7 +281,7 @@ def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
 @pytest.mark.slow
 def test_xla_trains_as_the_graph_does(make_config, splits, tmp_path, steps_alone):
     for compiled in (False, True):
-        training.train(make_config(name=str(compiled), jit_compile=compiled, epochs=1), splits, verbose=0)
+        training.train(make_config("diffusion", name=str(compiled), jit_compile=compiled, epochs=1), splits, verbose=0)
     graph, xla = (read_metrics(tmp_path / name)[0] for name in ("False", "True"))
     assert float(xla["negative_elbo"]) == pytest.approx(float(graph["negative_elbo"]), rel=0.1)
     assert float(xla["skipped_steps"]) == 0
@@ -291,7 +292,9 @@ def test_what_saves_memory_changes_no_step(make_config, splits, tmp_path, steps_
     """A clip that acts at every step, where the gradient of a part is not that of the batch."""
     options = [{}, {"gradient_accumulation": 4}, {"remat": True}]
     for number, each in enumerate(options):
-        training.train(make_config(name=str(number), epochs=2, gradient_clip_norm=0.3, **each), splits, verbose=0)
+        training.train(
+            make_config("diffusion", name=str(number), epochs=2, gradient_clip_norm=0.3, **each), splits, verbose=0
+        )
     plain, *others = (read_metrics(tmp_path / str(number)) for number in range(len(options)))
     assert all(float(row["gradient_norm"]) > 0.3 for row in plain)
     for metrics in others:
