@@ -18,31 +18,30 @@ import tensorflow as tf
 
 from dvpvae_tf import DVPVAE
 from dvpvae_tf.errors import exit_on_error
-from dvpvae_tf.evaluation import bounds
+from dvpvae_tf.evaluation.evaluator import evaluator_of
 from dvpvae_tf.priors import process
 
 
 def make_scorers(preset, dtype, images, steps):
-    """The two functions that score one more sample of every image."""
+    """The two models, and the functions that score one more sample of every image."""
     model = DVPVAE.from_preset(preset, dtype=dtype)
     model.adapt(images)
     slow = DVPVAE.from_preset(preset, dtype=dtype)
     slow.adapt(images)
-    batch, first = tf.constant(images), tf.constant(0)
-
-    def scorer(model):
-        encode = bounds._encoder(model, images, seed=0)
-        score = bounds._scorer(model, encode.structured_outputs, 1000, steps, 0, bounds._importance_log_weight)
-        return encode, score
-
-    encode, score = scorer(model)
-    encoded = encode(batch, first)
+    fast_evaluator, slow_evaluator = evaluator_of(model), evaluator_of(slow)
     with mock.patch.object(process, "STATES_AT_A_TIME", 1):  # the UNet sees one diffusion step at a time
-        slow_encode, slow_score = scorer(slow)
-    return {
-        "evaluation": lambda k: score(encoded, first, tf.constant([k])),
-        "whole network a sample": lambda k: slow_score(slow_encode(batch, first), first, tf.constant([k])),
+        slow_evaluator.trace(steps)
+    data = fast_evaluator.encode(images, 0, 0)
+
+    def score(evaluator, data, draw):
+        return evaluator.score(data, 0, 0, range(draw, draw + 1), 1000, steps)
+
+    scorers = {
+        "evaluation": lambda draw: score(fast_evaluator, data, draw),
+        "whole network a sample": lambda draw: score(slow_evaluator, slow_evaluator.encode(images, 0, 0), draw),
     }
+    # An evaluator does not keep its model.
+    return (model, slow), scorers
 
 
 def measure(scorers, repeats):
@@ -50,9 +49,9 @@ def measure(scorers, repeats):
     seconds = {name: [] for name in scorers}
     for sample in range(repeats):
         for name, score in scorers.items():
-            score(sample)["log_weight"].numpy()
+            score(sample)[1].numpy()
             start = time.perf_counter()
-            score(sample)["log_weight"].numpy()
+            score(sample)[1].numpy()
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -74,7 +73,8 @@ def main():
         with exit_on_error():
             shape = (arguments.batch_size, *DVPVAE.from_preset(arguments.preset).image_shape)
             images = np.random.default_rng(0).integers(0, 256, shape, "uint8")
-            seconds = measure(make_scorers(arguments.preset, dtype, images, arguments.steps), arguments.repeats)
+            _models, scorers = make_scorers(arguments.preset, dtype, images, arguments.steps)
+            seconds = measure(scorers, arguments.repeats)
         rates[dtype] = {name: arguments.batch_size / statistics.median(times) for name, times in seconds.items()}
         ratio = statistics.median(slow / fast for fast, slow in zip(*seconds.values(), strict=True))
         rates[dtype]["ratio"] = ratio

@@ -9,7 +9,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dvpvae_tf import evaluation
 from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, model_of
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, add_sharding_arguments, count
 from dvpvae_tf.config.parser import Parser
@@ -20,8 +19,10 @@ from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.distribute.sharding import Shard
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.evaluation import feature_distances
+from dvpvae_tf.evaluation.bounds import ESTIMATORS, estimate
 from dvpvae_tf.evaluation.layer_statistics import layer_sums
 from dvpvae_tf.evaluation.parts import Part, output_of_parts, save_part
+from dvpvae_tf.evaluation.results import plus_minus
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.models.loading import fingerprint
 
@@ -32,7 +33,6 @@ TERMS = {
     "cross_entropy": "cross-entropy",
     "negative_entropy": "minus the entropy of r(u|x)",
 }
-ESTIMATORS = {"iwae": evaluation.iwae, "elbo": evaluation.elbo, "published": evaluation.published}
 FEWEST_FID_IMAGES = 4
 DEFAULT_SAMPLES = {"iwae": 100, "elbo": 1, "published": 100}
 
@@ -116,9 +116,8 @@ def evaluate(arguments):
     # The distances come first: what can go wrong with them must not cost the bound.
     distances = _feature_distances(arguments, model, split, copies) if arguments.fid else None
     shared = {"batch_size": arguments.batch_size, "first": rows.start, "copies": copies}
-    estimate = ESTIMATORS[arguments.estimator]
     mine = images[rows.start : rows.stop]
-    result = estimate(model, mine, arguments.samples, arguments.steps, arguments.seed, **shared)
+    result = estimate(arguments.estimator, model, mine, arguments.samples, arguments.steps, arguments.seed, **shared)
     settings = {
         "model": str(arguments.model),
         "weights": fingerprint(model.get_weights()),
@@ -198,7 +197,7 @@ def _bound_table(results):
         table.add_column(title, justify="right")
 
     def add(title, value, style=None):
-        numbers = (_plus_minus(value, scale, digits) for scale, digits in ((1.0, 2), (results["bits_per_nat"], 4)))
+        numbers = (plus_minus(value, digits, scale) for scale, digits in ((1.0, 2), (results["bits_per_nat"], 4)))
         table.add_row(title, *numbers, style=style)
 
     process = "" if results["steps"] is None else f", T = {results['steps']}"
@@ -215,19 +214,13 @@ def _bound_table(results):
     return table
 
 
-def _plus_minus(value, scale, digits):
-    if value["standard_error"] is None:
-        return f"{value['mean'] * scale:.{digits}f}"
-    return f"{value['mean'] * scale:.{digits}f} +- {value['standard_error'] * scale:.{digits}f}"
-
-
 def _layer_table(results):
     table = Table("layer", box=box.SIMPLE_HEAD, show_edge=False)
     for title in ("KL, nats", "active units"):
         table.add_column(title, justify="right")
     for layer, value in results["kl_z_per_layer"].items():
-        table.add_row(layer, _plus_minus(value, 1.0, 2), f"{results['active_units_per_layer'][layer]:.0%}")
-    table.add_row("all", _plus_minus(results["kl_z"], 1.0, 2), f"{results['active_units']:.0%}")
+        table.add_row(layer, plus_minus(value), f"{results['active_units_per_layer'][layer]:.0%}")
+    table.add_row("all", plus_minus(results["kl_z"]), f"{results['active_units']:.0%}")
     return table
 
 

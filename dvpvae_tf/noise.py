@@ -35,11 +35,24 @@ class Purpose(enum.IntEnum):
     RELEASED_ESTIMATE = 4  # an image given: the released code's estimate of log r(u)
 
 
+def check_seed(seed: int) -> None:
+    """Checks that a seed has 32 bits.
+
+    Args:
+        seed: the user's seed.
+
+    Raises:
+        ValueError: if it has more.
+    """
+    if not -(2**31) <= seed < 2**31:
+        raise ValueError(f"A seed is a whole number below 2^31, got {seed}.")
+
+
 def row_seeds(seed, stream, first_row, num_rows):
     """Gives each row of a batch a key of its own.
 
     Args:
-        seed: int of 32 bits, the user's seed.
+        seed: int of 32 bits, the user's seed, or int32 scalar tensor.
         stream: `Stream`, or int or int scalar tensor, the number of a training step.
         first_row: int or int scalar tensor, index of the first row in the global batch or data set.
         num_rows: int or int32 scalar tensor, the number of rows.
@@ -50,11 +63,12 @@ def row_seeds(seed, stream, first_row, num_rows):
     Raises:
         ValueError: if the seed is larger.
     """
-    if not -(2**31) <= seed < 2**31:
-        raise ValueError(f"A seed is a whole number below 2^31, got {seed}.")
+    if not tf.is_tensor(seed):
+        check_seed(seed)
+        seed = tf.constant(seed, tf.int32)
     if isinstance(stream, int):
         stream = int(stream)  # TensorFlow takes no `Stream`
-    place = tf.stack([tf.constant(seed, tf.int32), tf.cast(stream, tf.int32)])
+    place = tf.stack([seed, tf.cast(stream, tf.int32)])
     # Random, so that the rows of one stream do not run into those of the next.
     key = tf.bitcast(_bits(place[tf.newaxis], 2), tf.int32)[0]
     rows = tf.cast(first_row, tf.int32) + tf.range(num_rows)

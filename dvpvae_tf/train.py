@@ -15,7 +15,6 @@ from dvpvae_tf.errors import exit_on_error
 if TYPE_CHECKING:
     import numpy as np
 
-    from dvpvae_tf.evaluation import Bound
     from dvpvae_tf.models import DVPVAE
 
 TO_GO_ON = "the same command goes on after the last finished epoch"
@@ -132,14 +131,17 @@ def _as_time(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _print_bound(config: TrainConfig, bound: Bound) -> None:
+def _print_bound(config: TrainConfig, bound: dict) -> None:
+    from dvpvae_tf.evaluation.results import plus_minus
     from dvpvae_tf.pictures.rows import PRIOR_TEMPERATURE, TEMPERATURE
 
+    names = {"reconstruction": "reconstruction", "kl_z": "KL of z", "kl_u": "KL of u"}
+    terms = ", ".join(f"{name} {bound[key]['mean']:.2f}" for key, name in names.items())
     print(
-        f"Test negative ELBO, continuous-time prior: {bound.negative_elbo:.2f} +- {bound.standard_error:.2f} nats, "
-        f"{bound.bits_per_dim:.4f} +- {bound.bits_per_dim_standard_error:.4f} bits per dimension\n"
-        f"  reconstruction {bound.reconstruction:.2f}, KL of z {bound.kl_z:.2f}, KL of u {bound.kl_u:.2f} nats; "
-        f"{bound.num_images} images, one draw of the noise each, seed {config.seed}, EMA weights of the best epoch\n"
+        f"Test negative ELBO, continuous-time prior: {plus_minus(bound['nats'])} nats, "
+        f"{plus_minus(bound['bits_per_dim'], 4)} bits per dimension\n"
+        f"  {terms} nats; {bound['images']} images, one draw of the noise each, seed {config.seed}, EMA weights of the "
+        "best epoch\n"
         f"Model, metrics and pictures (samples at temperature {TEMPERATURE}, of the prior over u "
         f"{PRIOR_TEMPERATURE}): {config.output}/{config.name}"
     )

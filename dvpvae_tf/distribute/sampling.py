@@ -11,7 +11,6 @@ from dvpvae_tf.distribute.devices import device_of, map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
 from dvpvae_tf.models.dvpvae import DVPVAE
 from dvpvae_tf.models.outputs import Samples, SamplingOptions
-from dvpvae_tf.priors.exact import NO_STEPS
 
 # On each device: many operations of a sampling step are too small to keep one busy.
 BATCHES_AT_ONCE = 2
@@ -60,11 +59,7 @@ def sample_in_batches(
 
 def _checked(model: DVPVAE, options: SamplingOptions) -> SamplingOptions:
     """The options, with temperatures as tensors, so that a graph serves all temperatures."""
-    steps = options.get("steps")
-    if model.prior is not None:
-        model.prior.check_steps(steps)
-    elif steps is not None:
-        raise ValueError(NO_STEPS)
+    model.check_steps(options.get("steps"))
     if options.get("deterministic") and not hasattr(model.prior, "sample_deterministic"):
         raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
     temperatures = {name: float(options.get(name, 1.0)) for name in ("temperature", "prior_temperature")}

@@ -2,22 +2,28 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from dvpvae_tf import noise
-from dvpvae_tf.distribute.devices import device_of, map_round_robin
+from dvpvae_tf.distribute.devices import map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
-from dvpvae_tf.evaluation.bounds import _checked_images, _encoder
-from dvpvae_tf.noise import Purpose, Stream
+from dvpvae_tf.evaluation.evaluator import checked_images, evaluator_of
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.noise import check_seed
 
 ACTIVE_UNIT_THRESHOLD = 0.01
 
 
 class LayerStatistics(NamedTuple):
-    """The mean KL `[L]` in nats and the share of active units `[L]` of each layer, top first, and of all units."""
+    """How much the model uses its layers.
+
+    Attributes:
+        kl: `[L]`, the mean KL of each layer in nats, top layer first.
+        active_units: `[L]`, the share of active units of each layer, top layer first.
+        all_active_units: the share of active units of the whole model.
+    """
 
     kl: np.ndarray
     active_units: np.ndarray
@@ -25,10 +31,14 @@ class LayerStatistics(NamedTuple):
 
 
 class LayerSums(NamedTuple):
-    """What `LayerStatistics` are made of, as sums over the images: those of parts of a data set add up.
+    """What `LayerStatistics` are computed from, as sums over images: the sums of two parts of a data set add up.
 
-    `images` is their number, `kl` `[L]` the KL in nats, `products` `[units]` the products of two posterior means of a
-    unit and `means` `[2, units]` these means, top layer first; `layer_sizes` `[L]` are the layers' numbers of units.
+    Attributes:
+        images: the number of images.
+        kl: `[L]`, in nats, top layer first.
+        products: `[units]`, the products of the two posterior means of a unit, top layer first.
+        means: `[2, units]`, the posterior means of the two draws.
+        layer_sizes: `[L]`, the number of units of each layer.
     """
 
     images: int
@@ -37,19 +47,19 @@ class LayerSums(NamedTuple):
     means: np.ndarray
     layer_sizes: np.ndarray
 
-    def plus(self, other):
+    def plus(self, other: "LayerSums") -> "LayerSums":
         """Adds the sums over other images.
 
         Args:
-            other: `LayerSums` of the same model.
+            other: sums of the same model.
 
         Returns:
             `LayerSums`.
         """
         return LayerSums(*map(np.add, self[:-1], other[:-1]), self.layer_sizes)
 
-    def statistics(self):
-        """Gives the statistics of all images.
+    def statistics(self) -> LayerStatistics:
+        """Computes the statistics of all images.
 
         Returns:
             `LayerStatistics`.
@@ -60,17 +70,18 @@ class LayerSums(NamedTuple):
         return LayerStatistics(self.kl / self.images, np.array(by_layer), float(active.mean()))
 
 
-def layer_statistics(model, images, seed=0, batch_size=100):
-    """Measures how the model uses each of its layers (Eq. 23 and 24).
+def layer_statistics(model: DVPVAE, images: np.ndarray, seed: int = 0, batch_size: int = 100) -> LayerStatistics:
+    """Measures how much the model uses each of its layers (Eq. 23 and 24).
 
-    The variance over images of a unit's expected posterior mean is estimated, without the bias of the noise in the
-    layers above, as the covariance over the images of two posterior means inferred with independent noise.
+    A unit is active where the variance over images of its expected posterior mean is above 0.01. The variance is
+    estimated as the covariance of two posterior means with independent noise in the layers above, so that this noise
+    adds nothing to it.
 
     Args:
-        model: `DVPVAE`.
-        images: array `[N, D, D, C]`: uint8, or float in [0, 1].
-        seed: int, of the noise.
-        batch_size: int, at least 1, images that go through the model at a time.
+        model: an adapted `DVPVAE`.
+        images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
+        seed: seed of all noise, below 2^31.
+        batch_size: images that go through the model at a time.
 
     Returns:
         `LayerStatistics`.
@@ -81,62 +92,40 @@ def layer_statistics(model, images, seed=0, batch_size=100):
     return layer_sums(model, images, seed, batch_size).statistics()
 
 
-def layer_sums(model, images, seed=0, batch_size=100, first=0, copies=()):
-    """Gives what `layer_statistics` are made of, for images that may be a part of a data set.
+def layer_sums(
+    model: DVPVAE,
+    images: np.ndarray,
+    seed: int = 0,
+    batch_size: int = 100,
+    first: int = 0,
+    copies: Sequence[DVPVAE] = (),
+) -> LayerSums:
+    """Computes what `layer_statistics` needs, for a part of a data set or on several devices too.
 
     Args:
-        model: see `layer_statistics`.
-        images: see `layer_statistics`.
-        seed: see `layer_statistics`.
-        batch_size: see `layer_statistics`.
-        first: see `iwae`.
-        copies: see `iwae`.
+        model: an adapted `DVPVAE`.
+        images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
+        seed: seed of all noise, below 2^31.
+        batch_size: images that go through the model at a time.
+        first: index of the first of the images in the whole data set.
+        copies: copies of the model on other devices, which take batches in turn with it.
 
     Returns:
         `LayerSums`.
 
     Raises:
-        ValueError: see `layer_statistics`.
+        ValueError: as `layer_statistics` does.
     """
-    images = _checked_images(model, images)
-    models = [model, *copies]
-    size = smaller_batch(len(images), batch_size, len(models))
+    check_seed(seed)
+    images = checked_images(model, images)
+    evaluators = [evaluator_of(each) for each in (model, *copies)]
+    size = smaller_batch(len(images), batch_size, len(evaluators))
+    layer_sizes = np.array([math.prod(shape) for shape in model.top_down.latent_shapes])
 
-    def summer(model):
-        with device_of(model):
-            encode = _encoder(model, images, seed)
-        infer_twice = _twice_inferrer(model, seed)
+    def sums_of(evaluator, start):
+        data = evaluator.encode(images[start : start + size], seed, first + start)
+        means, kl = (np.asarray(value, "float64") for value in evaluator.infer_twice(data, seed, first + start))
+        return LayerSums(len(kl), kl.sum(axis=0), np.prod(means, axis=0).sum(axis=0), means.sum(axis=1), layer_sizes)
 
-        def sums(start):
-            with device_of(model):
-                place = tf.constant(first + start)
-                means, kl = infer_twice(encode(tf.constant(images[start : start + size]), place), place)
-            means = np.stack([np.concatenate([np.reshape(layer, [len(kl), -1]) for layer in one], 1) for one in means])
-            return LayerSums(
-                len(kl),
-                np.sum(kl, axis=0, dtype="float64"),
-                np.prod(means, axis=0, dtype="float64").sum(axis=0),
-                np.sum(means, axis=1, dtype="float64"),
-                np.array([math.prod(shape) for shape in model.top_down.latent_shapes]),
-            )
-
-        return sums
-
-    return functools.reduce(
-        LayerSums.plus, map_round_robin([summer(each) for each in models], range(0, len(images), size))
-    )
-
-
-def _twice_inferrer(model, seed):
-    """The function from encoded images to two draws of their posterior means, layer by layer, and the KL of one."""
-
-    @tf.function(reduce_retracing=True)
-    def infer_twice(encoded, first):
-        both = []
-        for sample in (0, 1):
-            seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - sample, first, tf.shape(encoded.target)[0])
-            walk_noise = noise.normals(noise.fork(seeds, Purpose.INFERENCE), model.walk_noise_shapes)
-            both.append(model.walk(encoded.features, walk_noise))
-        return [inference.posterior_means for inference in both], tf.stack(both[0].kl, axis=1)
-
-    return infer_twice
+    functions = [functools.partial(sums_of, evaluator) for evaluator in evaluators]
+    return functools.reduce(LayerSums.plus, map_round_robin(functions, range(0, len(images), size)))

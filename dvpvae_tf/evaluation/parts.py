@@ -9,8 +9,8 @@ import numpy as np
 
 from dvpvae_tf.distribute.sharding import check_of_one_job
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.evaluation.bounds import Evaluation, merged
 from dvpvae_tf.evaluation.layer_statistics import LayerSums
+from dvpvae_tf.evaluation.results import Evaluation, concatenate
 
 
 class Part(NamedTuple):
@@ -109,4 +109,4 @@ def merge_parts(parts):
 
     check_of_one_job([*map(settings_of, parts)])
     evaluations, layers, settings = zip(*parts, strict=True)
-    return Part(merged(evaluations), functools.reduce(LayerSums.plus, layers), settings[0])
+    return Part(concatenate(evaluations), functools.reduce(LayerSums.plus, layers), settings[0])

@@ -16,6 +16,7 @@ from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, Samplin
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.noise import Purpose, Stream
 from dvpvae_tf.priors import VampPrior
+from dvpvae_tf.priors.exact import NO_STEPS
 
 SERIALISED_PARTS = ("likelihood", "pseudoinput", "prior", "top_prior")
 
@@ -140,6 +141,24 @@ class DVPVAE(BoundModel):
     def num_layers(self) -> int:
         """L, the number of stochastic layers."""
         return len(self.top_down.blocks)
+
+    def check_steps(self, steps: int | None) -> int | None:
+        """Checks a number of diffusion steps.
+
+        Args:
+            steps: T; None asks for the default.
+
+        Returns:
+            T, or None where the model has no diffusion prior.
+
+        Raises:
+            ValueError: if T is below 1, or given for a model without a diffusion prior.
+        """
+        if self.prior is not None:
+            return self.prior.check_steps(steps)
+        if steps is not None:
+            raise ValueError(NO_STEPS)
+        return None
 
     # The bound
 

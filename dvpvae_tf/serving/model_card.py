@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import tensorflow as tf
 
 from dvpvae_tf.config import TrainConfig
+from dvpvae_tf.evaluation.results import plus_minus
 from dvpvae_tf.models import DVPVAE
 
 CARD = """# {name}, version {version}
@@ -94,13 +95,10 @@ def model_card(
 def _bound_text(bound: dict | None) -> str:
     if bound is None:
         return "not measured."
-    nats, elbo = (
-        f"{bound[key]['mean']:.2f} +- {bound[key]['standard_error'] or 0:.2f} nats" for key in ("nats", "negative_elbo")
-    )
+    nats, bits, elbo = plus_minus(bound["nats"]), bound["bits_per_dim"]["mean"], plus_minus(bound["negative_elbo"])
     return (
-        f"{nats}, or {bound['bits_per_dim']['mean']:.4f} bits per dimension, by {bound['estimator']}; negative ELBO "
-        f"{elbo}. Means and standard errors over the first {bound['images']:,} images of {bound['data']}; seed "
-        f"{bound['seed']}."
+        f"{nats} nats, or {bits:.4f} bits per dimension, by {bound['estimator']}; negative ELBO {elbo} nats. Means and "
+        f"standard errors over the first {bound['images']:,} images of {bound['data']}; seed {bound['seed']}."
     )
 
 

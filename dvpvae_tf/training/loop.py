@@ -102,7 +102,7 @@ def train(
     verbose: str | int = "auto",
     strategy: tf.distribute.Strategy | None = None,
     announce: Callable[[DVPVAE], None] = lambda model: None,
-) -> evaluation.Bound | None:
+) -> dict | None:
     """Trains a model, from where an earlier run of the same settings stopped, and leaves its results in the run folder.
 
     Of several machines the chief alone reads and writes that folder, and prints.
@@ -116,7 +116,8 @@ def train(
         announce: called on the chief with the model before it is trained.
 
     Returns:
-        The bound of the best model on the test set; None on a machine that is not the chief.
+        What `dvpvae_tf.evaluation.negative_elbo` returns for the best model on the test set; None on a machine that is
+        not the chief.
 
     Raises:
         UserError: for every mistake that the user can put right.
@@ -245,4 +246,4 @@ def _report(folder, test):
     rows_of = {"samples": pictures.samples(model), "reconstructions": pictures.reconstructions(model, test[:10])}
     for name, rows in rows_of.items():
         write_atomically(folder.path / f"{name}.png", lambda path, rows=rows: pictures.save(path, rows))
-    return evaluation.negative_elbo(model, evaluation_batches(test, folder.config.batch_size))
+    return evaluation.negative_elbo(model, test, folder.config.batch_size)

@@ -1,0 +1,173 @@
+"""One draw of u and z for an image, the terms of its negative ELBO and its importance weight; for graphs."""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from dvpvae_tf import noise
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.outputs import Features, Inference
+from dvpvae_tf.noise import Purpose
+from dvpvae_tf.priors.terms import TrajectoryScore
+
+
+class ImageData(NamedTuple):
+    """What is computed once for each image: its `Features`, and what the likelihood scores, float32 `[N, D, D, C]`."""
+
+    features: Features
+    target: tf.Tensor
+
+
+class Draw(NamedTuple):
+    """One draw of u, its diffusion trajectory and z for each row. Log-probabilities are float32 `[N]`, in nats.
+
+    Attributes:
+        inference: u and z.
+        log_likelihood: log p(x|z).
+        score: the score of u under its prior, or None for the Ladder VAE.
+        log_prob_u: log q(u|x), or None for the Ladder VAE.
+        time_noise: standard normal, for one time of the continuous-time diffusion and its noise; None without.
+    """
+
+    inference: Inference
+    log_likelihood: tf.Tensor
+    score: TrajectoryScore | None
+    log_prob_u: tf.Tensor | None
+    time_noise: tf.Tensor | None
+
+
+def image_data(model: DVPVAE, images: tf.Tensor, seeds: tf.Tensor) -> ImageData:
+    """Computes what all draws of an image share.
+
+    Args:
+        model: `DVPVAE`.
+        images: float32 `[N, D, D, C]` in [0, 1].
+        seeds: int32 `[N, 2]`, one key an image, for its binary draw.
+
+    Returns:
+        `ImageData`.
+    """
+    target = model.target(images, seeds)
+    return ImageData(model.extract_features(target if model.binary_encoder_input else images), target)
+
+
+def draw(model: DVPVAE, data: ImageData, seeds: tf.Tensor, steps: int | None) -> Draw:
+    """Draws u, its trajectory and z.
+
+    Args:
+        model: `DVPVAE`.
+        data: of N images.
+        seeds: int32 `[N, 2]`, one key a row.
+        steps: T, as `model.check_steps` gives it.
+
+    Returns:
+        `Draw`.
+    """
+    prior = model.prior
+    sizes = (0, 0) if prior is None else (prior.bound_noise_size, prior.score_noise_size(steps))
+    shapes = [*((size,) for size in sizes), *model.walk_noise_shapes]
+    time_noise, score_noise, *walk_noise = noise.normals(noise.fork(seeds, Purpose.INFERENCE), shapes)
+    inference = model.walk(data.features, walk_noise)
+    log_likelihood = model.likelihood.distribution(inference.likelihood_params).log_prob(data.target)
+    if prior is None:
+        return Draw(inference, log_likelihood, None, None, None)
+    score = prior.score(inference.pseudoinput, score_noise, steps)
+    log_prob_u = model.pseudoinput.log_prob(inference.pseudoinput, data.features.pseudoinput_mean)
+    return Draw(inference, log_likelihood, score, log_prob_u, time_noise)
+
+
+def bound_terms(model: DVPVAE, drawn: Draw) -> dict:
+    """Computes the negative ELBO of each row (Eq. 15), its prior term that of T steps (Eq. 31).
+
+    Args:
+        model: `DVPVAE`.
+        drawn: of N rows.
+
+    Returns:
+        dict of float32 tensors in nats: "reconstruction" and "negative_elbo" `[N]`, "kl_z" `[N, L]`, and "kl_u", a dict
+        of `[N]` as in `Evaluation`.
+    """
+    reconstruction, kl_z, kl_u = -drawn.log_likelihood, tf.stack(drawn.inference.kl, axis=1), {}
+    if drawn.score is not None:
+        entropy = tf.zeros_like(reconstruction) + model.pseudoinput.entropy()
+        kl_u = drawn.score.terms._asdict() | {"negative_entropy": -entropy}
+    total = tf.add_n([reconstruction, tf.reduce_sum(kl_z, axis=1), *kl_u.values()])
+    return {"reconstruction": reconstruction, "kl_z": kl_z, "kl_u": kl_u, "negative_elbo": total}
+
+
+def negative_elbo_terms(model: DVPVAE, images: tf.Tensor, seeds: tf.Tensor, steps: int | None = None) -> dict:
+    """Computes the terms of each image's negative ELBO of T steps from one draw.
+
+    Args:
+        model: `DVPVAE`.
+        images: float32 `[N, D, D, C]` in [0, 1].
+        seeds: int32 `[N, 2]`, one key an image, see `dvpvae_tf.noise.row_seeds`.
+        steps: T; None takes that of the prior.
+
+    Returns:
+        dict of float32 tensors `[N]` in nats: "negative_elbo" and what it is the sum of, "reconstruction", "kl_z" and
+        "kl_u" (0 for the Ladder VAE).
+
+    Raises:
+        ValueError: if `steps` is given for a model without a diffusion prior.
+    """
+    drawn = draw(model, image_data(model, images, seeds), seeds, model.check_steps(steps))
+    terms = bound_terms(model, drawn)
+    terms["kl_z"] = tf.reduce_sum(terms["kl_z"], axis=1)
+    terms["kl_u"] = tf.add_n([tf.zeros_like(drawn.log_likelihood), *terms["kl_u"].values()])
+    return terms
+
+
+def continuous_time_diffusion(model: DVPVAE, drawn: Draw, start: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """Estimates the diffusion term in continuous time (Eq. 31) at one time a row, uniform in a stratum of [0, 1].
+
+    Args:
+        model: `DVPVAE` with a diffusion prior.
+        drawn: of N rows.
+        start: float32 `[N]`, where the stratum of a row starts.
+        length: float32 scalar, the length of each stratum.
+
+    Returns:
+        float32 `[N]`, nats.
+    """
+    u = drawn.inference.pseudoinput
+    time = start + length * noise.to_uniform(drawn.time_noise[:, 0])
+    return model.prior.diffusion_loss(u, time, tf.reshape(drawn.time_noise[:, 1:], tf.shape(u)))
+
+
+def importance_log_weight(drawn: Draw) -> tf.Tensor:
+    """Computes log p(x, z, u, y) - log q(z, u, y|x), y being the diffusion trajectory, at the draw itself.
+
+    Args:
+        drawn: of N rows.
+
+    Returns:
+        float32 `[N]`, nats.
+    """
+    log_weight = drawn.log_likelihood + tf.add_n(drawn.inference.log_ratio)
+    return log_weight if drawn.score is None else log_weight + drawn.score.log_weight - drawn.log_prob_u
+
+
+def published_log_weight(model: DVPVAE, drawn: Draw, seeds: tf.Tensor, steps: int | None) -> tf.Tensor:
+    """Computes what the released test code takes for the log-weight: not one.
+
+    It has the KL of each layer in closed form, and an estimate of log r(u) that is too high.
+
+    Args:
+        model: `DVPVAE`.
+        drawn: of N rows.
+        seeds: int32 `[N, 2]`, the keys of the draw.
+        steps: T, or None without a diffusion prior.
+
+    Returns:
+        float32 `[N]`, nats.
+    """
+    log_weight = drawn.log_likelihood - tf.add_n(drawn.inference.kl)
+    if drawn.score is None:
+        return log_weight
+    u, terms = drawn.inference.pseudoinput, drawn.score.terms
+    if steps is not None:
+        fresh = noise.normal(noise.fork(seeds, Purpose.RELEASED_ESTIMATE), steps * math.prod(u.shape[1:]))
+        terms = model.prior.released_estimate(u, fresh, steps)
+    return log_weight - tf.add_n(terms) - drawn.log_prob_u

@@ -1,0 +1,260 @@
+"""The functions that evaluations of one model call: each is traced once and used by every evaluation."""
+
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf import noise
+from dvpvae_tf.distribute.devices import device_of
+from dvpvae_tf.evaluation.draws import (
+    ImageData,
+    bound_terms,
+    continuous_time_diffusion,
+    draw,
+    image_data,
+    importance_log_weight,
+    published_log_weight,
+)
+from dvpvae_tf.layers.pixels import check_images
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.outputs import Elbo
+from dvpvae_tf.noise import Purpose, Stream
+
+_evaluators = weakref.WeakKeyDictionary()
+
+
+def evaluator_of(model: DVPVAE) -> "Evaluator":
+    """Returns the evaluator of a model, always the same one. It ends with the model.
+
+    Args:
+        model: `DVPVAE`.
+
+    Returns:
+        `Evaluator`.
+    """
+    if model not in _evaluators:
+        _evaluators[model] = Evaluator(weakref.proxy(model))
+    return _evaluators[model]
+
+
+def checked_images(model: DVPVAE, images: np.ndarray) -> np.ndarray:
+    """Checks images before any graph is made.
+
+    Args:
+        model: `DVPVAE`.
+        images: `[N, D, D, C]`: uint8, or float in [0, 1].
+
+    Returns:
+        The images as an array.
+
+    Raises:
+        ValueError: if there are no images, they are of another shape, type or range, or `adapt` has not been called.
+    """
+    model.check_adapted()
+    images = np.asarray(images)
+    check_images(images, model.image_shape)
+    if len(images) == 0:
+        raise ValueError("There are no images to evaluate.")
+    return images
+
+
+class Evaluator:
+    """The compiled functions that evaluate one model, on the device of that model.
+
+    Noise is a function of the seed, the index of an image and the number of a draw: no result depends on the batch.
+
+    Args:
+        model: `DVPVAE`, or a weak reference's proxy of it.
+    """
+
+    def __init__(self, model: DVPVAE):
+        self._model = model
+        self._functions = {}
+
+    def encode(self, images: np.ndarray, seed: int, first: int) -> ImageData:
+        """Computes what all draws of an image share: the encoder runs once an image.
+
+        Args:
+            images: `[N, D, D, C]`: uint8, or float in [0, 1].
+            seed: seed of all noise.
+            first: index of the first of the images.
+
+        Returns:
+            `ImageData`.
+        """
+        with device_of(self._model):
+            return self._encode_function()(self._model.prepare(tf.constant(images)), *_integers(seed, first))
+
+    def score(
+        self,
+        data: ImageData,
+        seed: int,
+        first: int,
+        draws: range,
+        num_draws: int,
+        steps: int | None,
+        published: bool = False,
+    ) -> tuple[dict, tf.Tensor]:
+        """Scores some of the draws of each image.
+
+        Args:
+            data: of N images.
+            seed: seed of all noise.
+            first: index of the first of the images.
+            draws: numbers of the draws.
+            num_draws: K, the number of all draws: draw k takes its time in stratum k of K in continuous time.
+            steps: T, as `check_steps` gives it.
+            published: whether the weights are those of the released test code.
+
+        Returns:
+            The terms of `bound_terms`, for a diffusion prior "continuous_time_negative_elbo" too, as sums over the
+            draws; and the log of the sum of the weights, float32 `[N]`.
+        """
+        with device_of(self._model):
+            function = self._score_function(steps, published)
+            return function(data, *_integers(seed, first), tf.constant(draws, tf.int32), *_integers(num_draws))
+
+    def infer_twice(self, data: ImageData, seed: int, first: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Infers the latents of each image with two independent draws of all noise.
+
+        Args:
+            data: of N images.
+            seed: seed of all noise.
+            first: index of the first of the images.
+
+        Returns:
+            Posterior means, float32 `[2, N, units]`, top layer first; and the KL of each layer in the first draw,
+            float32 `[N, L]` in nats.
+        """
+        with device_of(self._model):
+            return self._infer_twice_function()(data, *_integers(seed, first))
+
+    def bound(self, images: np.ndarray, seed: int, first: int) -> Elbo:
+        """Computes the `Elbo` of each image, in continuous time, with the noise of `model.evaluate`.
+
+        Args:
+            images: `[N, D, D, C]`: uint8, or float in [0, 1].
+            seed: seed of all noise.
+            first: index of the first of the images.
+
+        Returns:
+            `Elbo`.
+        """
+        with device_of(self._model):
+            return self._bound_function()(self._model.prepare(tf.constant(images)), *_integers(seed, first))
+
+    def is_traced(self, steps: int | None, published: bool = False) -> bool:
+        """Whether `score` is traced already for these settings.
+
+        Args:
+            steps: see `score`.
+            published: see `score`.
+
+        Returns:
+            bool.
+        """
+        return ("score", steps, published) in self._functions
+
+    def trace(self, steps: int | None, published: bool = False) -> None:
+        """Traces `encode` and `score`, if they are not traced yet; `score` does so too, when it is called.
+
+        Args:
+            steps: see `score`.
+            published: see `score`.
+        """
+        with device_of(self._model):
+            self._score_function(steps, published)
+
+    # Each traced function, made when first asked for
+
+    def _traced(self, key: tuple, function: Callable, *specs) -> tf.types.experimental.ConcreteFunction:
+        if key not in self._functions:
+            self._functions[key] = tf.function(function).get_concrete_function(*specs)
+        return self._functions[key]
+
+    def _encode_function(self):
+        def encode(images, seed, first):
+            return image_data(self._model, images, noise.row_seeds(seed, Stream.EVALUATION, first, tf.shape(images)[0]))
+
+        return self._traced(("encode",), encode, self._image_spec, *_scalars(2))
+
+    def _score_function(self, steps, published):
+        def score(data, seed, first, draws, num_draws):
+            num_images = tf.shape(data.target)[0]
+            # One row for each draw of each image, draw by draw.
+            seeds = _draw_seeds(seed, draws, first, num_images)
+            drawn = draw(self._model, _tile(data, tf.size(draws)), seeds, steps)
+            terms = bound_terms(self._model, drawn)
+            if steps is not None:
+                length = 1.0 / tf.cast(num_draws, tf.float32)
+                start = tf.repeat(tf.cast(draws, tf.float32), num_images) * length
+                change = continuous_time_diffusion(self._model, drawn, start, length) - terms["kl_u"]["diffusion"]
+                terms["continuous_time_negative_elbo"] = terms["negative_elbo"] + change
+            if published:
+                log_weight = published_log_weight(self._model, drawn, seeds, steps)
+            else:
+                log_weight = importance_log_weight(drawn)
+
+            def by_draw(value):
+                return tf.reshape(value, [-1, num_images, *value.shape[1:]])
+
+            sums = tf.nest.map_structure(lambda value: tf.reduce_sum(by_draw(value), axis=0), terms)
+            return sums, tf.reduce_logsumexp(by_draw(log_weight), axis=0)
+
+        draws = tf.TensorSpec([None], tf.int32)
+        specs = (self._data_spec, *_scalars(2), draws, *_scalars(1))
+        return self._traced(("score", steps, published), score, *specs)
+
+    def _infer_twice_function(self):
+        def infer_twice(data, seed, first):
+            num_images, shapes = tf.shape(data.target)[0], self._model.walk_noise_shapes
+            seeds = [noise.row_seeds(seed, Stream.FIRST_DRAW - k, first, num_images) for k in (0, 1)]
+            both = [
+                self._model.walk(data.features, noise.normals(noise.fork(each, Purpose.INFERENCE), shapes))
+                for each in seeds
+            ]
+            flat = [[tf.reshape(mean, [num_images, -1]) for mean in one.posterior_means] for one in both]
+            return tf.stack([tf.concat(means, axis=1) for means in flat]), tf.stack(both[0].kl, axis=1)
+
+        return self._traced(("infer_twice",), infer_twice, self._data_spec, *_scalars(2))
+
+    def _bound_function(self):
+        def bound(images, seed, first):
+            seeds = noise.row_seeds(seed, Stream.EVALUATION, first, tf.shape(images)[0])
+            return self._model(images, seeds=seeds)
+
+        return self._traced(("bound",), bound, self._image_spec, *_scalars(2))
+
+    @property
+    def _image_spec(self):
+        return tf.TensorSpec([None, *self._model.image_shape], tf.float32)
+
+    @property
+    def _data_spec(self):
+        return self._encode_function().structured_outputs
+
+
+def _integers(*numbers):
+    return [tf.constant(number, tf.int32) for number in numbers]
+
+
+def _scalars(count):
+    return [tf.TensorSpec([], tf.int32)] * count
+
+
+def _draw_seeds(seed, draws, first, num_images):
+    """The keys of all draws of all images, int32 `[K N, 2]`, draw by draw."""
+
+    def of_draw(number):
+        return noise.row_seeds(seed, Stream.FIRST_DRAW - number, first, num_images)
+
+    return tf.reshape(tf.map_fn(of_draw, draws, fn_output_signature=tf.TensorSpec([None, 2], tf.int32)), [-1, 2])
+
+
+def _tile(data, times):
+    """Repeats the images; the components of a VampPrior are no images."""
+    images = data._replace(features=data.features._replace(top_components=None))
+    tiled = tf.nest.map_structure(lambda value: None if value is None else tf.tile(value, [times, 1, 1, 1]), images)
+    return tiled._replace(features=tiled.features._replace(top_components=data.features.top_components))
