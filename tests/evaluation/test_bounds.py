@@ -1,6 +1,8 @@
 """Bounds against a model whose log p(x) is known, and what an evaluation reports."""
 
+import gc
 import json
+import weakref
 
 import keras
 import numpy as np
@@ -8,11 +10,17 @@ import pytest
 import tensorflow as tf
 from scipy import special, stats
 
-from dvpvae_tf import evaluation, noise
+from dvpvae_tf import DVPVAE, evaluation, noise
+from dvpvae_tf.evaluation.evaluator import evaluator_of
 from dvpvae_tf.evaluation.layer_statistics import ACTIVE_UNIT_THRESHOLD
 from dvpvae_tf.evaluation.linear_gaussian import SIDE, distribution_of_images, make_linear_gaussian_model
+from dvpvae_tf.evaluation.results import plus_minus
 
 STEPS = 10
+
+
+def approx(value):
+    return pytest.approx(float(value), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -198,27 +206,89 @@ def test_results_depend_on_the_seed_and_the_place_of_an_image_alone(shaken, imag
     assert np.abs(other.estimates / first.estimates - 1).max() > 1e-3
 
 
-def test_the_encoder_runs_once_an_image_and_no_pass_has_more_rows_than_asked_for(shaken, images, monkeypatch):
+def test_the_encoder_runs_once_an_image_and_no_pass_has_more_rows_than_asked_for(tiny, images, monkeypatch):
+    model = tiny(pseudoinput="none")
     rows = {"bottom_up": [], "top_down": []}
 
     def count(part, rows_of):
-        call = getattr(shaken, part).call
+        call = getattr(model, part).call
 
         def counting(*inputs, **kwargs):
             tf.py_function(lambda size: rows[part].append(int(size)), [rows_of(inputs[0])], [])
             return call(*inputs, **kwargs)
 
-        monkeypatch.setattr(getattr(shaken, part), "call", counting)
+        monkeypatch.setattr(getattr(model, part), "call", counting)
 
     count("bottom_up", lambda images: tf.shape(images)[0])
     count("top_down", lambda noise: tf.shape(noise[0])[0])
-    evaluation.iwae(shaken, images(5), samples=13, batch_size=4, verbose=0)
+    evaluation.iwae(model, images(5), samples=13, batch_size=4, verbose=0)
     assert sum(rows["bottom_up"]) == 5 and max(rows["bottom_up"]) <= 4
     assert sum(rows["top_down"]) == 5 * 13 and max(rows["top_down"]) <= 4
 
 
+def test_graphs_are_traced_once_whatever_the_images_and_the_numbers(shaken, images, monkeypatch):
+    walks, walk = [], DVPVAE.walk
+
+    def counting(*arguments, **options):
+        walks.append(tf.executing_eagerly())
+        return walk(*arguments, **options)
+
+    monkeypatch.setattr(DVPVAE, "walk", counting)
+    for number in (1, 2, 3):
+        data = images(3 + number, seed=number)
+        evaluation.iwae(shaken, data, samples=number, seed=number, batch_size=2 + number, verbose=0)
+        evaluation.elbo(shaken, data / 255, samples=number, seed=number, verbose=0)
+        evaluation.layer_statistics(shaken, data, seed=number, batch_size=number)
+        evaluation.negative_elbo(shaken, data, batch_size=number, verbose=0)
+    assert len(walks) <= 1 + 2 + 1  # one draw is scored, two are inferred for the layers, one makes the bound
+    assert not any(walks)  # all in graphs
+
+
+def test_what_is_compiled_ends_with_its_model(tiny, images):
+    model = tiny(pseudoinput="none")
+    evaluation.iwae(model, images(2), samples=1, verbose=0)
+    gone = weakref.ref(model)
+    assert evaluator_of(model) is evaluator_of(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_first_evaluation_says_that_it_traces_the_model(tiny, images, capsys):
+    model = tiny(pseudoinput="none")
+    printed = []
+    for _ in range(2):
+        evaluation.elbo(model, images(2))
+        printed.append(capsys.readouterr().out)
+    assert [text.startswith("Tracing the model, once") for text in printed] == [True, False]
+    assert all("nats: " in text for text in printed)
+
+
+def test_the_negative_elbo_has_the_means_of_the_model_and_their_errors(shaken, images):
+    data = images(9)
+    result = evaluation.negative_elbo(shaken, data, batch_size=4, verbose=0)
+    expected = shaken(data)
+    total = np.float64(expected.negative_elbo)
+    assert result["nats"] == {"mean": approx(total.mean()), "standard_error": approx(stats.sem(total))}
+    bits = total / (64 * np.log(2))
+    assert result["bits_per_dim"] == {"mean": approx(bits.mean()), "standard_error": approx(stats.sem(bits))}
+    assert result["reconstruction"]["mean"] == approx(np.mean(expected.reconstruction))
+    assert result["kl_z"]["mean"] == approx(np.mean(np.sum(expected.kl_z, axis=1)))
+    assert result["kl_u"]["mean"] == approx(np.mean(expected.kl_u)) and result["images"] == 9
+
+
+def test_one_image_has_no_standard_error(shaken, images):
+    for summary in (
+        evaluation.elbo(shaken, images(1), verbose=0).summary(),
+        evaluation.negative_elbo(shaken, images(1), verbose=0),
+    ):
+        assert json.loads(json.dumps(summary))["nats"]["standard_error"] is None
+        assert plus_minus(summary["nats"]) == f"{summary['nats']['mean']:.2f}"
+    assert plus_minus({"mean": 1.234, "standard_error": 0.5}, scale=10, digits=1) == "12.3 +- 5.0"
+
+
 def test_a_summary_holds_means_errors_and_settings_as_json(shaken, images):
-    result = evaluation.iwae(shaken, images(9), samples=4, steps=2, seed=5, verbose=0)
+    result = evaluation.iwae(shaken, images(9), samples=4, seed=5, verbose=0)
     summary = json.loads(json.dumps(result.summary()))
     assert summary["nats"]["mean"] == pytest.approx(result.estimates.mean())
     assert summary["nats"]["standard_error"] == pytest.approx(stats.sem(result.estimates))
@@ -229,13 +299,12 @@ def test_a_summary_holds_means_errors_and_settings_as_json(shaken, images):
     assert sum(term["mean"] for term in summary["kl_u_terms"].values()) == pytest.approx(summary["kl_u"]["mean"])
     parts = sum(summary[name]["mean"] for name in ("reconstruction", "kl_z", "kl_u"))
     assert parts == pytest.approx(summary["negative_elbo"]["mean"], rel=1e-5)
-    settings = {"images": 9, "samples": 4, "steps": 2, "seed": 5, "estimator": "iwae, K = 4, T = 2", "is_bound": True}
+    settings = {"images": 9, "samples": 4, "steps": 3, "seed": 5, "estimator": "iwae, K = 4, T = 3", "is_bound": True}
     assert settings.items() <= summary.items()
     assert summary["seconds"] > 0 and summary["image_samples_per_second"] > 0
     assert summary["bits_per_nat"] == pytest.approx(1 / (64 * np.log(2)))
-    numbers = {"samples": np.int64(1), "steps": np.int64(2), "seed": np.int64(3)}
-    alone = evaluation.elbo(shaken, images(1), **numbers, verbose=0).summary()
-    assert json.loads(json.dumps(alone))["nats"]["standard_error"] is None
+    numbers = {"samples": np.int64(1), "steps": np.int64(3), "seed": np.int64(3)}
+    assert json.loads(json.dumps(evaluation.elbo(shaken, images(2), **numbers, verbose=0).summary()))["samples"] == 1
 
 
 @pytest.mark.parametrize(
