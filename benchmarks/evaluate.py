@@ -14,7 +14,6 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import tensorflow as tf
 
 from dvpvae_tf import DVPVAE
 from dvpvae_tf.errors import exit_on_error

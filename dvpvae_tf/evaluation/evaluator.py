@@ -22,11 +22,11 @@ from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.outputs import Elbo
 from dvpvae_tf.noise import Purpose, Stream
 
-_evaluators = weakref.WeakKeyDictionary()
+_evaluators = weakref.WeakKeyDictionary()  # from models to pairs of a config and an `Evaluator`
 
 
 def evaluator_of(model: DVPVAE) -> "Evaluator":
-    """Returns the evaluator of a model, always the same one. It ends with the model.
+    """Returns the evaluator of a model: the same one as long as the model's config is the same. It ends with the model.
 
     Args:
         model: `DVPVAE`.
@@ -34,9 +34,11 @@ def evaluator_of(model: DVPVAE) -> "Evaluator":
     Returns:
         `Evaluator`.
     """
-    if model not in _evaluators:
-        _evaluators[model] = Evaluator(weakref.proxy(model))
-    return _evaluators[model]
+    config, evaluator = _evaluators.get(model, (None, None))
+    if config != model.get_config():  # such as after the calibration of its prior, which its graphs do not have
+        evaluator = Evaluator(weakref.proxy(model))
+        _evaluators[model] = model.get_config(), evaluator
+    return evaluator
 
 
 def checked_images(model: DVPVAE, images: np.ndarray) -> np.ndarray:

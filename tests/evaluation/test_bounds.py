@@ -248,10 +248,17 @@ def test_what_is_compiled_ends_with_its_model(tiny, images):
     model = tiny(pseudoinput="none")
     evaluation.iwae(model, images(2), samples=1, verbose=0)
     gone = weakref.ref(model)
-    assert evaluator_of(model) is evaluator_of(model)
     del model
     gc.collect()
     assert gone() is None
+
+
+def test_a_model_that_has_changed_is_compiled_anew(tiny):
+    model = tiny()
+    first = evaluator_of(model)
+    assert evaluator_of(model) is first
+    model.prior.clip = False
+    assert evaluator_of(model) is not first
 
 
 def test_the_first_evaluation_says_that_it_traces_the_model(tiny, images, capsys):
