@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dvpvae_tf import tensorflow_backend  # noqa: F401
 from dvpvae_tf.errors import exit_on_error
 
 __version__ = "0.1.0"

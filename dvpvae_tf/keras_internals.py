@@ -7,6 +7,36 @@ import keras
 import tensorflow as tf
 
 
+def check_settings(policy: keras.DTypePolicy) -> None:
+    """Checks the dtype that a model computes in.
+
+    Args:
+        policy: dtype policy of the model.
+
+    Raises:
+        ValueError: if it is neither float32 nor mixed_bfloat16.
+    """
+    if policy.name not in ("float32", "mixed_bfloat16"):
+        raise ValueError(
+            f'The model cannot compute with the dtype policy {policy.name}: give dtype="float32" or '
+            'dtype="mixed_bfloat16", or call keras.config.set_dtype_policy with one of these.'
+        )
+
+
+def parameters_of(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Lists the weights that are made to be trained, whether or not they are frozen.
+
+    Keras's public `trainable_weights` leaves out the frozen ones.
+
+    Args:
+        layer: a layer or model.
+
+    Returns:
+        list of variables.
+    """
+    return [weight for each in layer._flatten_layers() for weight in each._trainable_variables]
+
+
 class BuiltModel(keras.Model):
     """A model that has all its weights, metrics and shapes when its constructor returns."""
 

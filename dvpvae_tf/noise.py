@@ -6,6 +6,8 @@ numbers under XLA.
 
 import enum
 import math
+import numbers
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -42,26 +44,29 @@ def check_seed(seed: int) -> None:
         seed: the user's seed.
 
     Raises:
-        ValueError: if it has more.
+        ValueError: if it has more, or is no whole number.
     """
-    if not -(2**31) <= seed < 2**31:
-        raise ValueError(f"A seed is a whole number below 2^31, got {seed}.")
+    if not isinstance(seed, numbers.Integral) or not -(2**31) <= seed < 2**31:
+        raise ValueError(f"A seed is a whole number below 2^31, got {seed!r}.")
 
 
-def row_seeds(seed, stream, first_row, num_rows):
+def row_seeds(
+    seed: int | tf.Tensor, stream: int | tf.Tensor, first_row: int | tf.Tensor, num_rows: int | tf.Tensor
+) -> tf.Tensor:
     """Gives each row of a batch a key of its own.
 
     Args:
-        seed: int of 32 bits, the user's seed, or int32 scalar tensor.
-        stream: `Stream`, or int or int scalar tensor, the number of a training step.
-        first_row: int or int scalar tensor, index of the first row in the global batch or data set.
-        num_rows: int or int32 scalar tensor, the number of rows.
+        seed: of 32 bits, the user's; a tensor is int32.
+        stream: a `Stream`, or the number of a training step; rows of two streams share no noise.
+        first_row: index of the first row in the global batch or data set.
+        num_rows: the number of rows.
 
     Returns:
-        int32 tensor `[num_rows, 2]`, keys for `normal` or `uniform`: what these draw from one key is not independent.
+        int32 `[num_rows, 2]`, keys for `normal` or `uniform`. Use a key once: two draws from one key are not
+        independent.
 
     Raises:
-        ValueError: if the seed is larger.
+        ValueError: if the seed is larger, or no whole number.
     """
     if not tf.is_tensor(seed):
         check_seed(seed)
@@ -75,45 +80,45 @@ def row_seeds(seed, stream, first_row, num_rows):
     return tf.stack([tf.fill([num_rows], key[0]), key[1] + rows], axis=1)
 
 
-def keys_of(seeds, stream):
-    """Gives each row a key from a seed of its own: that of row 0 of `row_seeds(seed, stream, 0, 1)`.
+def keys_of(seeds: tf.Tensor, stream: int) -> tf.Tensor:
+    """Gives each row the key of a seed of its own, that of row 0 of `row_seeds(seed, stream, 0, 1)`.
 
     Args:
-        seeds: int64 tensor `[N]`; `row_seeds` takes those from 0 to 2^31 - 1, others get keys of their own here.
+        seeds: int64 `[N]`, any number; `row_seeds` itself takes those from 0 to 2^31 - 1.
         stream: `Stream` or int, see `row_seeds`.
 
     Returns:
-        int32 tensor `[N, 2]`, see `row_seeds`.
+        int32 `[N, 2]`, see `row_seeds`.
     """
     low, high = tf.unstack(tf.bitcast(seeds, tf.int32), axis=1)
     places = tf.stack([low, tf.bitwise.bitwise_xor(high, int(stream))], axis=1)
     return tf.bitcast(_bits(places, 2), tf.int32)
 
 
-def normal(seeds, size):
+def normal(seeds: tf.Tensor, size: int) -> tf.Tensor:
     """Draws standard normal numbers, each row from its own key.
 
     Args:
-        seeds: int32 tensor `[N, 2]`, see `row_seeds`.
-        size: int, how many numbers a row.
+        seeds: int32 `[N, 2]`, see `row_seeds`.
+        size: numbers a row.
 
     Returns:
-        float32 tensor `[N, size]`.
+        float32 `[N, size]`.
     """
     radius, angle = tf.split(uniform(seeds, size + size % 2), 2, axis=1)  # the Box-Muller transform
     radius, angle = tf.sqrt(-2.0 * tf.math.log(1.0 - radius)), 2.0 * math.pi * angle
     return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)[:, :size]
 
 
-def uniform(seeds, size):
+def uniform(seeds: tf.Tensor, size: int) -> tf.Tensor:
     """Draws numbers from U[0, 1), each row from its own key.
 
     Args:
-        seeds: int32 tensor `[N, 2]`, see `row_seeds`.
-        size: int, how many numbers a row.
+        seeds: int32 `[N, 2]`, see `row_seeds`.
+        size: numbers a row.
 
     Returns:
-        float32 tensor `[N, size]`, multiples of 2^-24.
+        float32 `[N, size]`, multiples of 2^-24.
     """
     bits = tf.ensure_shape(_bits(seeds, size), [seeds.shape[0], size])
     return tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-24
@@ -134,11 +139,11 @@ def _bits(seeds, size):
     return tf.map_fn(row, padded, fn_output_signature=tf.TensorSpec([None], tf.uint32))[:rows]
 
 
-def normals(seeds, shapes):
+def normals(seeds: tf.Tensor, shapes: Sequence[tuple[int, ...]]) -> list[tf.Tensor | None]:
     """Draws several arrays of standard normal numbers a row, all from the row's one key.
 
     Args:
-        seeds: int32 tensor `[N, 2]`, see `row_seeds`.
+        seeds: int32 `[N, 2]`, see `row_seeds`.
         shapes: list of tuples of ints, the shapes of the arrays of a row.
 
     Returns:
@@ -151,20 +156,20 @@ def normals(seeds, shapes):
     ]
 
 
-def fork(seeds, purpose):
-    """Gives other keys for another use of the same rows.
+def fork(seeds: tf.Tensor, purpose: int) -> tf.Tensor:
+    """Derives keys for one purpose from the keys of rows.
 
     Args:
-        seeds: int32 tensor `[N, 2]`, see `row_seeds`.
-        purpose: `Purpose` or int, one for each use; 0 gives the same keys.
+        seeds: int32 `[N, 2]`, see `row_seeds`.
+        purpose: a `Purpose`; `TARGET` gives the same keys.
 
     Returns:
-        int32 tensor `[N, 2]`.
+        int32 `[N, 2]`.
     """
     return tf.bitwise.bitwise_xor(seeds, tf.constant([int(purpose) * 0x3C6EF35F % 2**31, 0], tf.int32))
 
 
-def to_uniform(values):
+def to_uniform(values: tf.Tensor) -> tf.Tensor:
     """Turns standard normal numbers into U(0, 1) ones, through the normal distribution's own function.
 
     Args:

@@ -1,26 +1,30 @@
 """The optimizer of the paper, its update computed once for all weights."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from dvpvae_tf.keras_internals import AllWeightsOptimizer
 
+MOST_MOMENTUM = 0.999
+
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class Adamax(AllWeightsOptimizer, keras.optimizers.Adamax):
-    """Keras's Adamax, computed on one vector of all weights: the same numbers from a graph several times smaller.
+    """Adamax, computed on one vector of all weights: the numbers of Keras's Adamax from a far smaller graph.
 
-    A deep model has hundreds of weights, most of them small, and Keras's update some fifty operations for each of them,
-    which take longer to trace than the whole model and, on small batches, long to run. Here the momentum and the norm
-    are one vector each. The averaged weights (`use_ema`) are kept as Keras keeps them, so that its
-    `keras.callbacks.SwapEMAWeights` works as ever.
+    A deep model has hundreds of weights, and Keras's update has some fifty operations for each. They take longer to
+    trace than the whole model. Here the momentum and the norm are one vector each. Keras keeps the averaged weights
+    (`use_ema`), so that `keras.callbacks.SwapEMAWeights` works.
 
     Args:
-        learning_rate: float, or what else Keras takes.
-        **kwargs: of `keras.optimizers.Adamax`, but for what treats one weight otherwise than another, or several steps
-            as one: `clipnorm`, `ema_overwrite_frequency` and `gradient_accumulation_steps`.
+        learning_rate: a number or a schedule of Keras.
+        ema_momentum: of the averaged weights. None, the default, averages over a tenth of the steps so far, up to a
+            momentum of 0.999 (Table 7), so that the average is good after any number of steps.
+        **kwargs: of `keras.optimizers.Adamax`, except `clipnorm`, `ema_overwrite_frequency` and
+            `gradient_accumulation_steps`.
 
     Raises:
         ValueError: if one of those is given; on the first step, if a weight has no gradient.
@@ -28,18 +32,15 @@ class Adamax(AllWeightsOptimizer, keras.optimizers.Adamax):
     Source: Kingma and Ba, "Adam", ICLR 2015, Algorithm 2; Section 6.1 (Table 7).
     """
 
-    def __init__(self, learning_rate=0.001, **kwargs):
-        super().__init__(learning_rate, **kwargs)
+    def __init__(self, learning_rate: float = 0.001, ema_momentum: float | None = None, **kwargs):
+        super().__init__(learning_rate, ema_momentum=MOST_MOMENTUM if ema_momentum is None else ema_momentum, **kwargs)
+        self.grows_window = ema_momentum is None
         for name in ("clipnorm", "ema_overwrite_frequency", "gradient_accumulation_steps"):
             if getattr(self, name):
                 raise ValueError(f"dvpvae_tf.Adamax takes no {name}: use keras.optimizers.Adamax.")
 
-    def build(self, variables):
-        """Makes the state.
-
-        Args:
-            variables: list of `keras.Variable`, float32.
-        """
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Makes the state for float32 variables."""
         if self.built:
             return
         super(keras.optimizers.Adamax, self).build(variables)  # all but Keras's momentum and norm of each weight
@@ -47,8 +48,8 @@ class Adamax(AllWeightsOptimizer, keras.optimizers.Adamax):
         self.momentum = self.add_variable((size,), "zeros", "float32", name="momentum")
         self.norm = self.add_variable((size,), "zeros", "float32", name="norm")
 
-    def update_all(self, gradients, variables):
-        """Makes one step, see `AllWeightsOptimizer`."""
+    def update_all(self, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> None:
+        """Makes one step of all weights."""
         [gradient] = self.clip([as_vector(gradients)])
         arguments = gradient, variables, self.averages
         tf.distribute.get_replica_context().merge_call(self._update_all_devices, args=arguments)
@@ -69,36 +70,46 @@ class Adamax(AllWeightsOptimizer, keras.optimizers.Adamax):
         weights -= rate * m / (bias * (u + self.epsilon))
         self._assign(variables, weights)
         if averages:
-            kept = self.ema_momentum * tf.cast(self.iterations > 0, tf.float32)
+            kept = self._kept_of_averages()
             self._assign(averages, kept * as_vector(averages) + (1.0 - kept) * weights)
+
+    def _kept_of_averages(self):
+        """The factor of the averages so far, 0 in the first step."""
+        steps = tf.cast(self.iterations, tf.float32)
+        if self.grows_window:
+            return tf.minimum(self.ema_momentum, steps / (steps + 10.0))
+        return self.ema_momentum * tf.cast(steps > 0.0, tf.float32)
 
     def _assign(self, variables, vector):
         for variable, value in zip(variables, as_tensors(vector, variables), strict=True):
             variable.assign(value)
 
+    def get_config(self):
+        return {**super().get_config(), "ema_momentum": None if self.grows_window else self.ema_momentum}
 
-def as_vector(tensors):
+
+def as_vector(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Joins tensors into one vector.
 
     Args:
-        tensors: list of tensors or variables of one dtype.
+        tensors: tensors or variables of one dtype, M numbers together.
 
     Returns:
-        Tensor `[M]` of that dtype.
+        `[M]` of that dtype.
     """
     flat = tf.constant([-1])
     return tf.concat([tf.reshape(tensor, flat) for tensor in tensors], axis=0)
 
 
-def as_tensors(vector, like):
-    """Takes apart what `as_vector` has joined.
+def as_tensors(vector: tf.Tensor, like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Takes a vector apart that `as_vector` has joined.
 
     Args:
-        vector: tensor `[M]`.
-        like: list of tensors or variables, of the shapes that the parts have.
+        vector: `[M]`.
+        like: tensors or variables of the shapes that the parts have.
 
     Returns:
-        list of tensors.
+        The parts.
     """
     parts = tf.split(vector, [math.prod(each.shape) for each in like])
     return [tf.reshape(part, each.shape) for part, each in zip(parts, like, strict=True)]

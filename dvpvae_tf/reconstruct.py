@@ -1,5 +1,6 @@
-"""The command `python -m dvpvae_tf.reconstruct`: what u and the latents of each scale hold of an image (Figure 4)."""
+"""The command `python -m dvpvae_tf.reconstruct`: what u and the latents of each scale keep of an image (Figure 4)."""
 
+import argparse
 from pathlib import Path
 
 from dvpvae_tf import pictures
@@ -12,11 +13,11 @@ from dvpvae_tf.files import check_output, write_atomically
 MOST_COLUMNS = 100
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; those of the process by default.
 
     Returns:
         `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `dataset`, `split`, `data_dir`, `image_size`,
@@ -47,11 +48,11 @@ def parse_arguments(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; those of the process by default.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.

@@ -1,5 +1,6 @@
 """The command `python -m dvpvae_tf.sample`: draws images from a trained model."""
 
+import argparse
 import time
 from pathlib import Path
 
@@ -22,15 +23,16 @@ from dvpvae_tf.models.loading import fingerprint
 from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; those of the process by default.
 
     Returns:
         `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `num`, `temperature`, `prior_temperature`,
-        `steps`, `ddim`, `batch_size`, `strategy`, `output`, and `rows`, the range of images that this process draws.
+        `steps`, `ddim`, `pixels`, `batch_size`, `strategy`, `output`, and `rows`, the range of images that this
+        process draws.
 
     Raises:
         UserError: if an option is unknown, missing, out of its range, or of no use beside the others.
@@ -47,6 +49,13 @@ def parse_arguments(argv=None):
     )
     parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
     parser.add_argument("--ddim", action="store_true", help="take these steps without noise")
+    parser.add_argument(
+        "--pixels",
+        choices=["draw", "mean"],
+        default="draw",
+        help="draw colours and grey levels from p(x|z), or take its mean: smoother pictures, but no samples "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--batch-size", type=count, default=250, help="bounds the memory (default: %(default)s)")
     add_sharding_arguments(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="PATH", help=OUTPUT_HELP)
@@ -60,11 +69,11 @@ def parse_arguments(argv=None):
     return arguments
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; those of the process by default.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
@@ -86,7 +95,7 @@ def main(argv=None):
 
 def _job(arguments, model):
     """All that the parts of one job have in common."""
-    names = ("model", "mixed_precision", "seed", "num", "temperature", "prior_temperature", "steps", "ddim")
+    names = ("model", "mixed_precision", "seed", "num", "temperature", "prior_temperature", "steps", "ddim", "pixels")
     settings = {name: getattr(arguments, name) for name in (*names, "batch_size")}
     return settings | {"weights": fingerprint(model.get_weights())}
 
@@ -102,6 +111,7 @@ def _draw(arguments, model, times):
         prior_temperature=arguments.prior_temperature,
         steps=arguments.steps,
         deterministic=arguments.ddim,
+        pixels=arguments.pixels,
         batch_size=arguments.batch_size,
         first=arguments.rows.start,
         copies=copies_on_other_devices(model) if arguments.strategy == "mirrored" else [],

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "dvpvae_tf"
 PICTURE = PACKAGE.parent / "docs" / "architecture.svg"
 # From the bottom up: a part imports from the rows before its own, never from its own row or a later one.
 ROWS = [
-    {"errors", "noise", "quiet_tensorflow", "keras_internals"},
+    {"errors", "noise", "quiet_tensorflow", "tensorflow_backend", "keras_internals"},
     {"files", "optimizers"},
     {"config", "layers", "data"},
     {"priors"},

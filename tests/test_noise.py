@@ -136,3 +136,26 @@ def test_keys_of_seeds_are_those_of_a_row_alone():
     keys = noise.keys_of(tf.constant(seeds, tf.int64), -2)
     expected = np.concatenate([noise.row_seeds(int(seed), -2, 0, 1) for seed in seeds])
     np.testing.assert_array_equal(keys, expected)
+
+
+def test_named_streams_and_purposes_keep_their_numbers():
+    """Seeds of before give the same images: a name may be new, a number may not."""
+    assert {stream.name: int(stream) for stream in noise.Stream} == {
+        "EVALUATION": -1,
+        "SAMPLING": -2,
+        "FIRST_DRAW": -16,
+    }
+    purposes = {name: int(purpose) for name, purpose in noise.Purpose.__members__.items()}
+    of_an_image = {"TARGET": 0, "INFERENCE": 1, "RELEASED_ESTIMATE": 4}
+    of_a_sample = {"LATENTS": 1, "PIXELS": 2, "PSEUDOINPUT": 3, "COMPONENT": 4}
+    assert purposes == of_an_image | of_a_sample
+    for stream in noise.Stream:
+        np.testing.assert_array_equal(noise.row_seeds(3, stream, 0, 2), noise.row_seeds(3, int(stream), 0, 2))
+    seeds = noise.row_seeds(0, 0, 0, 3)
+    np.testing.assert_array_equal(noise.fork(seeds, noise.Purpose.TARGET), seeds)
+
+
+@pytest.mark.parametrize("seed", [None, 0.5, "0", 2**31])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match="A seed is a whole number below 2\\^31, got"):
+        noise.row_seeds(seed, 0, 0, 1)

@@ -32,7 +32,7 @@ def trained(optimizer, steps=6):
         {"weight_decay": 0.1},
         {"use_ema": True, "ema_momentum": 0.9},
         {"beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1},
-        {"weight_decay": 0.1, "global_clipnorm": 0.5, "use_ema": True, "epsilon": 1e-8},
+        {"weight_decay": 0.1, "global_clipnorm": 0.5, "use_ema": True, "ema_momentum": 0.99, "epsilon": 1e-8},
     ],
 )
 def test_its_steps_are_those_of_keras(settings):
@@ -40,6 +40,21 @@ def test_its_steps_are_those_of_keras(settings):
     theirs = trained(keras.optimizers.Adamax(**settings))
     for mine, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+def test_the_average_is_over_a_tenth_of_the_steps_by_default(steps):
+    optimizer = Adamax(use_ema=True)
+    weight = keras.Variable(np.zeros(2), dtype="float32")
+    optimizer.build([weight])
+    average = 0.0
+    for step in range(steps):
+        optimizer.apply([tf.constant([1.0, -0.5])], [weight])
+        kept = step / (step + 10)
+        average = kept * average + (1 - kept) * weight.numpy()
+    np.testing.assert_allclose(optimizer.averages[0], average, rtol=1e-5)
+    rebuilt = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert rebuilt.grows_window and not Adamax(use_ema=True, ema_momentum=0.9).grows_window
 
 
 def test_its_state_is_two_vectors_and_what_keras_keeps():

@@ -1,32 +1,31 @@
-"""Batches shared out to all devices of the machine: each has a copy of the model and takes the next batch in turn."""
+"""Batches shared out to all devices of the machine: each has a copy of the model, and they take batches in turn."""
 
 import itertools
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
+import keras
 import tensorflow as tf
 
-WAITING_BATCHES = 2  # of each device, until the first of all is taken
+WAITING_BATCHES = 2  # of each function, while the first result of all is not taken yet
 
 
-def device_names():
-    """Names the devices of this machine that compute: its GPUs, or its CPUs where there are none.
-
-    Returns:
-        list of str.
-    """
+def device_names() -> list[str]:
+    """Names the devices of this machine that compute: its GPUs, or its CPUs where there are none."""
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return [device.name for device in devices]
 
 
-def copies_on_other_devices(model):
+def copies_on_other_devices(model: keras.Model) -> list[keras.Model]:
     """Copies a model to the other devices of this machine, see `device_names`.
 
     Args:
-        model: `DVPVAE`, on the first device.
+        model: on the first device.
 
     Returns:
-        list of `DVPVAE`, one on each device but the first. They do not follow later changes of the model's weights.
+        A copy on each device but the first. They do not follow later changes of the model's weights.
     """
     copies = []
     for name in device_names()[1:]:
@@ -36,25 +35,19 @@ def copies_on_other_devices(model):
     return copies
 
 
-def device_of(model):
-    """Gives the scope in which a model's device computes.
+def device_of(model: keras.Model) -> AbstractContextManager:
+    """Gives the scope in which a model's device computes."""
+    # That of a float weight: TensorFlow keeps some integer variables on the CPU beside a GPU.
+    weight = next(weight for weight in model.variables if tf.as_dtype(weight.dtype).is_floating)
+    return tf.device(weight.value.device)
+
+
+def map_round_robin(functions: Sequence[Callable], items: Iterable) -> Iterator:
+    """Calls N functions with the items in turn, each function in a thread of its own.
 
     Args:
-        model: `DVPVAE`.
-
-    Returns:
-        Context manager.
-    """
-    # A trainable weight's: TensorFlow keeps some integer variables on the CPU beside a GPU.
-    return tf.device(model.trainable_variables[0].value.device)
-
-
-def map_round_robin(functions, items):
-    """Calls function after function with item after item, each function in a thread of its own.
-
-    Args:
-        functions: list of functions of an item; function i gets the items i, i + N, i + 2 N, ... one by one.
-        items: iterable.
+        functions: functions of an item; function i gets the items i, i + N, i + 2 N, ..., one by one.
+        items: what they are called with.
 
     Yields:
         The results, in the order of the items.

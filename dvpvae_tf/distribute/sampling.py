@@ -1,6 +1,7 @@
 """Sampling in batches, shared out to the devices of the machine."""
 
 import math
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from typing import Unpack
 
@@ -62,10 +63,11 @@ def _checked(model: DVPVAE, options: SamplingOptions) -> SamplingOptions:
     model.check_steps(options.get("steps"))
     if options.get("deterministic") and not hasattr(model.prior, "sample_deterministic"):
         raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
-    temperatures = {name: float(options.get(name, 1.0)) for name in ("temperature", "prior_temperature")}
-    if not all(0 <= value < math.inf for value in temperatures.values()):
-        raise ValueError(f"Temperatures must be 0 or more, got {', '.join(map(str, temperatures.values()))}.")
-    return options | {name: tf.constant(value) for name, value in temperatures.items()}
+    temperatures = {name: options.get(name, 1.0) for name in ("temperature", "prior_temperature")}
+    if not all(isinstance(value, numbers.Real) and 0 <= value < math.inf for value in temperatures.values()):
+        given = ", ".join(map(repr, temperatures.values()))
+        raise ValueError(f"Temperatures must be 0 or more, one number each for all images, got {given}.")
+    return options | {name: tf.constant(float(value)) for name, value in temperatures.items()}
 
 
 def _sampler(model: DVPVAE, options: SamplingOptions) -> Callable[[tf.Tensor], Samples]:

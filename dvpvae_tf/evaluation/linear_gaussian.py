@@ -96,6 +96,10 @@ class GaussianLikelihood:
             tfp.distributions.Normal(parameters, self.deviation * temperature), reinterpreted_batch_ndims=3
         )
 
+    def mean_images(self, parameters):
+        """The means, which may leave [0, 1]."""
+        return parameters
+
     def images(self, parameters, seeds=None, temperature=1.0):
         """The means, which may leave [0, 1]."""
         return parameters

@@ -41,7 +41,10 @@ class MemoryEfficientConv2D(keras.layers.Conv2D):
     """
 
     def __init__(self, channels: int, size: int, gain: float = 1.0, silu: bool = False, **kwargs: Any):
-        super().__init__(channels, size, padding="same", kernel_initializer=uniform_initializer(gain), **kwargs)
+        initializer = uniform_initializer(gain)
+        super().__init__(
+            channels, size, padding="same", data_format="channels_last", kernel_initializer=initializer, **kwargs
+        )
         self.gain = gain
         self.silu = silu
 

@@ -142,9 +142,9 @@ class Pseudoinput(keras.layers.Layer):
             u: float32 tensor `[N, d, d, C]`.
 
         Returns:
-            float32 tensor `[N, D, D, C]`, of the scale of images in [-1, 1].
+            float32 tensor `[N, D, D, C]`, on the scale of pixels in [0, 1], which unlikely u exceed.
         """
-        return resize_bilinear(u, self.image_shape[0])
+        return (resize_bilinear(u, self.image_shape[0]) + 1.0) / 2.0
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.size, self.size, input_shape[3])
@@ -215,9 +215,9 @@ class DCTPseudoinput(Pseudoinput):
             u: float32 tensor `[N, d, d, C]`.
 
         Returns:
-            float32 tensor `[N, D, D, C]` in [-1, 1].
+            float32 tensor `[N, D, D, C]` in [0, 1].
         """
-        return 2.0 * tf.clip_by_value(self.inverse_dct(u * self.scale), 0.0, 1.0) - 1.0
+        return tf.clip_by_value(self.inverse_dct(u * self.scale), 0.0, 1.0)
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")

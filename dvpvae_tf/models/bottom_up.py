@@ -1,4 +1,6 @@
-"""The deterministic path from the image to features at each scale (Section 4.1, Figure 2a left)."""
+"""The bottom-up path, from the image to features at each scale (Section 4.1, Figure 2a left)."""
+
+from collections.abc import Sequence
 
 import keras
 
@@ -15,13 +17,13 @@ class BottomUp(keras.layers.Layer):
 
     Args:
         scales: sides of the feature maps, fine to coarse; each divides the one before.
-        channels: int, channels of the features.
-        hidden_channels: int, channels of the residual blocks' bottleneck.
-        blocks: int, residual blocks a scale (N_enc).
+        channels: channels of the features.
+        hidden_channels: channels of the residual blocks' bottleneck.
+        blocks: residual blocks a scale (N_enc).
         **kwargs: passed to `keras.layers.Layer`.
     """
 
-    def __init__(self, scales, channels, hidden_channels, blocks, **kwargs):
+    def __init__(self, scales: Sequence[int], channels: int, hidden_channels: int, blocks: int, **kwargs):
         super().__init__(**kwargs)
         self.scales = tuple(scales)
         self.channels = channels
@@ -43,7 +45,8 @@ class BottomUp(keras.layers.Layer):
         for target, stage in zip(self.scales, self.stages, strict=True):
             for block in stage:
                 block.build((input_shape[0], side, side, self.channels))
-            self.pools.append(keras.layers.AveragePooling2D(side // target, dtype=self.dtype_policy))
+            pool = keras.layers.AveragePooling2D(side // target, data_format="channels_last", dtype=self.dtype_policy)
+            self.pools.append(pool)
             side = target
 
     def call(self, inputs):

@@ -3,10 +3,12 @@
 import math
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.keras_internals import BuiltModel, sum_no_gradients
+from dvpvae_tf.keras_internals import BuiltModel, check_settings, parameters_of, sum_no_gradients
+from dvpvae_tf.layers.pixels import check_images, to_unit_range
 from dvpvae_tf.models.outputs import Elbo
 from dvpvae_tf.optimizers import as_tensors, as_vector
 
@@ -20,17 +22,20 @@ class BoundModel(BuiltModel):
     same result.
 
     Its attribute `gradient_accumulation`, 1 unless set before `fit`, is the number of parts in which each device
-    computes its share of a batch, one after the other: the same steps (apart from dropout) in less memory. It must
-    divide that share.
+    computes its share of a batch, one after the other: the same steps (apart from dropout) in less memory.
 
     Args:
         image_shape: `(D, D, C)`.
         seed: int, of all noise in training and evaluation.
         **kwargs: passed to `keras.Model`.
+
+    Raises:
+        ValueError: if a setting of Keras, or `dtype`, is one that the model cannot compute with.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], seed: int = 0, **kwargs):
         super().__init__(autocast=False, **kwargs)  # pixels and noise stay float32
+        check_settings(self.dtype_policy)
         self.image_shape = tuple(image_shape)
         self.seed = seed
         self.gradient_accumulation = 1
@@ -61,8 +66,13 @@ class BoundModel(BuiltModel):
 
     @property
     def num_parameters(self) -> int:
-        """The number of trainable parameters; `count_params` counts all variables."""
-        return sum(math.prod(weight.shape) for weight in self.trainable_weights)
+        """The number of parameters, frozen ones too; `count_params` counts all variables."""
+        return sum(math.prod(weight.shape) for weight in parameters_of(self))
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """Names of what `evaluate` gives, in its order, and then of what only training gives."""
+        return ["loss", *self.bound_metrics, "gradient_norm", "skipped_steps"]
 
     @property
     def adapted(self) -> bool:
@@ -78,29 +88,88 @@ class BoundModel(BuiltModel):
         if not self.adapted:
             raise ValueError("Call model.adapt(train) first, on the training images: it prepares the pseudoinputs.")
 
+    # What users call
+
+    def compile(
+        self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs
+    ) -> None:
+        """Prepares the model for training. Arguments are those of `keras.Model.compile`.
+
+        Raises:
+            ValueError: if a loss or metrics are given, or an optimizer that scales the loss.
+        """
+        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        _refuse(given, "the model has its own loss and metrics")
+        optimizer = keras.optimizers.get(optimizer)
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor
+        _refuse({"loss_scale_factor": scaled or None}, "only float16 needs it, and the model does not compute in that")
+        super().compile(optimizer, **kwargs)
+
+    def compile_from_config(self, config: dict) -> None:
+        """Compiles the model as it was when it was saved; Keras does so for a model with its own `compile` only here.
+
+        Args:
+            config: what `get_compile_config` returns.
+        """
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def fit(self, x=None, *args, **kwargs) -> keras.callbacks.History:
         """Trains the model. Arguments and result are those of `keras.Model.fit`.
 
+        Data sets may yield images, tuples of images and labels, or dictionaries with "image"; labels are not used.
+
         Raises:
-            ValueError: if `adapt` has not been called.
+            ValueError: if the images are of another shape, type or range, there are weights of samples or classes, or
+                `adapt` has not been called.
         """
-        self.check_adapted()
+        names = ("class_weight", "sample_weight")
+        _refuse({name: kwargs.get(name) for name in names}, "all images count alike")
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
             kwargs.setdefault("shuffle", False)  # else Keras warns that it does not shuffle a data set
-        if self.compiled and not self.optimizer.built:
-            # Else the first step makes the optimizer's variables, and is traced twice.
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
-        return super().fit(x, *args, **kwargs)
+        if "validation_data" in kwargs:
+            kwargs["validation_data"] = self._checked_data(kwargs["validation_data"])
+        return super().fit(self._checked_data(x), *args, **kwargs)
 
-    def evaluate(self, *args, **kwargs):
-        """Evaluates the bound. Arguments and result are those of `keras.Model.evaluate`.
+    def evaluate(self, x=None, *args, **kwargs):
+        """Evaluates the bound. Arguments and result are those of `keras.Model.evaluate`; for data sets see `fit`.
 
         Raises:
-            ValueError: if `adapt` has not been called.
+            ValueError: as `fit` does.
         """
-        self.check_adapted()
-        return super().evaluate(*args, **kwargs)
+        _refuse({"sample_weight": kwargs.get("sample_weight")}, "all images count alike")
+        return super().evaluate(self._checked_data(x), *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs) -> Elbo:
+        """Computes the terms of the bound of each image. Arguments are those of `keras.Model.predict`.
+
+        Returns:
+            `Elbo` of arrays; it does not depend on the batch size, and its mean is what `evaluate` gives.
+
+        Raises:
+            ValueError: as `fit` does.
+        """
+        self._images_seen.assign(0)
+        return super().predict(self._checked_data(x), *args, **kwargs)
+
+    def predict_on_batch(self, x) -> Elbo:
+        """Computes the terms of the bound of each image of one batch, see `predict`."""
+        self._images_seen.assign(0)
+        return super().predict_on_batch(x)
+
+    def _checked_data(self, data):
+        """The data, checked before anything is traced as far as that is possible, and else while they are read."""
+        if isinstance(data, tf.data.Dataset):
+            images = images_of(data.element_spec)
+            if images.shape[1:].is_fully_defined():
+                check_images(np.zeros([0, *images.shape[1:]], images.dtype.as_numpy_dtype), self.image_shape)
+            if self.jit_compile and images.dtype.is_floating:
+                data = data.map(_assert_pixels, num_parallel_calls=tf.data.AUTOTUNE)  # XLA drops assertions
+        elif isinstance(data, (np.ndarray, tf.Tensor, tuple, dict)):
+            images = images_of(data)
+            if isinstance(images, (np.ndarray, tf.Tensor)):
+                check_images(images, self.image_shape)
+        return data
 
     def reset_metrics(self) -> None:
         """Resets the metrics and the count of evaluated images."""
@@ -110,60 +179,60 @@ class BoundModel(BuiltModel):
     # Training
 
     def train_step(self, data):
-        images = _images_of(data)
+        images = images_of(data)
         first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
+        images, weights = _padded(images, self.gradient_accumulation)
         seeds = noise.row_seeds(self.seed, self.training_steps.value, first_row, tf.shape(images)[0])
         self.training_steps.assign_add(1)
         num_images = tf.cast(global_rows, tf.float32)
         # Summed over the replicas the loss is the mean over the global batch.
-        sums, gradients = self._accumulated_gradients(images, seeds, self.bits_per_nat / num_images)
+        sums, gradients = self._accumulated_gradients((images, seeds, weights), self.bits_per_nat / num_images)
         sums, *gradients = tf.distribute.get_replica_context().all_reduce(
             tf.distribute.ReduceOp.SUM, [sums, *gradients]
         )
         gradient_norm = tf.norm(as_vector(gradients))
         finite = tf.math.is_finite(sums[0]) & tf.math.is_finite(gradient_norm)
         self._apply_if(finite, gradients)
+        intact = tf.math.is_finite(tf.norm(as_vector([weight.value for weight in self.trainable_variables])))
         counts = tf.cast(finite, tf.float32)  # a skipped step leaves no trace in the means
-        self._update_bound_metrics(sums, counts * num_images)
+        # A step that breaks the weights must not look like progress.
+        self._update_bound_metrics(tf.where(intact, sums, math.nan), counts * num_images)
         self.gradient_norm.update_state(_finite_or_zero(gradient_norm), counts)
         self.last_gradient_norm.reset_state()
         self.last_gradient_norm.update_state(gradient_norm)
         self.skipped_steps.update_state(1.0 - counts)
         return self._bound_results() | {
-            "gradient_norm": self.gradient_norm.result(),
+            "gradient_norm": _mean_or_nan(self.gradient_norm),
             "skipped_steps": self.skipped_steps.result(),
         }
 
-    def _accumulated_gradients(self, images, seeds, scale):
+    def _accumulated_gradients(self, batch, scale):
         """The sums of the bound's terms over the images, and the gradients of the loss, part by part."""
         parts = self.gradient_accumulation
         if parts == 1:
-            return self._sums_and_gradients(images, seeds, scale)
-        rows = images.shape[0]
-        if rows is not None and rows % parts:
-            raise ValueError(
-                f"{rows} images cannot be shared out evenly to {parts} parts: change gradient_accumulation."
-            )
+            return self._sums_and_gradients(batch, scale)
 
         def add(totals, part):
-            sums, gradients = self._sums_and_gradients(*part, scale)
+            sums, gradients = self._sums_and_gradients(part, scale)
             return totals[0] + sums, totals[1] + as_vector(gradients)
 
-        zeros = tf.zeros(len(self.bound_metrics)), tf.zeros(self.num_parameters)
-        split = [tf.reshape(each, [parts, -1, *each.shape[1:]]) for each in (images, seeds)]
+        size = sum(math.prod(weight.shape) for weight in self.trainable_variables)
+        zeros = tf.zeros(len(self.bound_metrics)), tf.zeros(size)
+        split = tuple(tf.reshape(each, [parts, -1, *each.shape[1:]]) for each in batch)
         sums, gradient = tf.foldl(add, split, zeros, parallel_iterations=1)
         return sums, as_tensors(gradient, self.trainable_variables)
 
-    def _sums_and_gradients(self, images, seeds, scale):
+    def _sums_and_gradients(self, batch, scale):
+        images, seeds, weights = batch
         with tf.GradientTape() as tape:
             elbo = self(images, seeds=seeds, training=True)
-            loss = tf.reduce_sum(elbo.negative_elbo) * scale
+            loss = tf.reduce_sum(elbo.negative_elbo * weights) * scale
         gradients = tape.gradient(loss, self.trainable_variables)
-        return self._weighted_sums(elbo, tf.ones_like(elbo.kl_u)), gradients
+        return self._weighted_sums(elbo, weights), gradients
 
     def _apply_if(self, finite, gradients):
         """Applies gradients that are summed over the replicas already, or, on all replicas alike, skips the step."""
-        if _num_replicas() > 1:
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             sum_no_gradients(self.optimizer)
 
         def apply():
@@ -179,22 +248,28 @@ class BoundModel(BuiltModel):
     # Evaluation
 
     def test_step(self, data):
-        images = _images_of(data)
-        first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
-        weights = tf.ones(tf.shape(images)[0])
-        if _num_replicas() > 1:
-            # The last batch may leave a replica without images: each takes one more, of no weight.
-            images = tf.pad(images, [[0, 1], [0, 0], [0, 0], [0, 0]])
-            weights = tf.pad(weights, [[0, 1]])
-        seen = tf.cast(self._images_seen, tf.int32)
-        seeds = noise.row_seeds(self.seed, noise.Stream.EVALUATION, seen + first_row, tf.shape(images)[0])
-        self._images_seen.assign_add(global_rows)
+        images, weights, seeds, global_rows = self._evaluation_batch(data)
         sums = self._weighted_sums(self(images, seeds=seeds), weights)
         context = tf.distribute.get_replica_context()
         self._update_bound_metrics(
             context.all_reduce(tf.distribute.ReduceOp.SUM, sums), tf.cast(global_rows, tf.float32)
         )
         return self._bound_results()
+
+    def predict_step(self, data):
+        images, _, seeds, _ = self._evaluation_batch(data)
+        rows = tf.shape(images_of(data))[0]
+        return tf.nest.map_structure(lambda values: values[:rows], self(images, seeds=seeds))
+
+    def _evaluation_batch(self, data):
+        """This replica's images, their weights and keys, and the number of images of the global batch."""
+        images = images_of(data)
+        first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
+        images, weights = _padded(images)
+        first_row += tf.cast(self._images_seen, tf.int32)
+        seeds = noise.row_seeds(self.seed, noise.Stream.EVALUATION, first_row, tf.shape(images)[0])
+        self._images_seen.assign_add(tf.cast(global_rows, tf.int64))
+        return images, weights, seeds, global_rows
 
     # Metrics of the bound
 
@@ -216,19 +291,32 @@ class BoundModel(BuiltModel):
             metric.update_state(tf.math.divide_no_nan(value, num_images), num_images)
 
     def _bound_results(self):
-        return {name: metric.result() for name, metric in self.bound_metrics.items()}
+        results = {name: _mean_or_nan(metric) for name, metric in self.bound_metrics.items()}
+        return {"loss": results["bits_per_dim"], **results}
 
-    # Several machines: there Keras cannot reduce logs that are scalars.
+    # The compiled functions. With several machines Keras cannot reduce logs that are scalars: there we make them.
 
     def make_train_function(self, force=False):
+        self.check_adapted()
+        if not self.trainable_variables:
+            raise ValueError("All weights are frozen: set model.trainable = True to train.")
+        if not self.optimizer.built:
+            # Else the first step makes the optimizer's variables, and is traced twice.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         super().make_train_function(force)
         if self._several_machines:
             self.train_function = self._function_of_several_machines(self.train_step)
 
     def make_test_function(self, force=False):
+        self.check_adapted()
         super().make_test_function(force)
         if self._several_machines:
             self.test_function = self._function_of_several_machines(self.test_step)
+
+    def make_predict_function(self, force=False):
+        self.check_adapted()
+        super().make_predict_function(force)
 
     @property
     def _several_machines(self):
@@ -253,13 +341,53 @@ class BoundModel(BuiltModel):
         return next_steps
 
 
-def _images_of(data):
-    """The images in what `fit` and `evaluate` pass on: alone, or first in a tuple."""
-    return keras.utils.unpack_x_y_sample_weight(data)[0]
+def images_of(data):
+    """Takes the images out of what a data set yields.
+
+    Args:
+        data: images, a tuple of images and labels, or a dictionary with "image", as TensorFlow Datasets have.
+
+    Returns:
+        The images.
+
+    Raises:
+        ValueError: if the dictionary has no "image", or there are sample weights.
+    """
+    images, _, weights = keras.utils.unpack_x_y_sample_weight(data)
+    _refuse({"sample weights": weights}, "all images count alike")
+    if isinstance(images, dict):
+        if "image" not in images:
+            raise ValueError(f'A data set of dictionaries needs "image", got {", ".join(map(str, images))}.')
+        images = images["image"]
+    return images
 
 
-def _num_replicas():
-    return tf.distribute.get_strategy().num_replicas_in_sync
+def _refuse(arguments, reason):
+    """Refuses arguments that are not None: nothing given by the user is passed over in silence."""
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise ValueError(f"Leave out {' and '.join(given)}: {reason}.")
+
+
+def _assert_pixels(*data):
+    """The element of a data set, its images checked as it is read."""
+    data = data[0] if len(data) == 1 else data
+    with tf.control_dependencies([to_unit_range(images_of(data))]):
+        return tf.nest.map_structure(tf.identity, data)
+
+
+def _padded(images, parts=1):
+    """The images and weights of 1, with black images of weight 0 added: there is at least one, and `parts` divide them.
+
+    The last batch may leave a replica without images, or with too few to be shared out evenly.
+    """
+    rows = images.shape[0]
+    if rows and rows % parts == 0:
+        return images, tf.ones(rows)
+    rows = tf.shape(images)[0]
+    added = tf.where(rows == 0, parts, tf.math.floormod(-rows, parts))
+    weights = tf.pad(tf.ones(rows), [[0, added]])
+    return tf.pad(images, [[0, added], [0, 0], [0, 0], [0, 0]]), weights
 
 
 def _place_in_global_batch(rows):
@@ -275,3 +403,8 @@ def _place_in_global_batch(rows):
 
 def _finite_or_zero(value):
     return tf.where(tf.math.is_finite(value), value, 0.0)
+
+
+def _mean_or_nan(metric):
+    """The result of a mean; NaN, not 0, where all steps were skipped."""
+    return tf.where(metric.count > 0, metric.result(), math.nan)

@@ -1,5 +1,6 @@
 """From the config to the model: the only place where both are known."""
 
+from dvpvae_tf.config import ModelConfig
 from dvpvae_tf.layers.pseudoinputs import DCTPseudoinput, DownsamplePseudoinput, LearnablePseudoinput
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.likelihoods import BernoulliLikelihood, DiscretizedLogisticMixtureLikelihood
@@ -8,12 +9,12 @@ from dvpvae_tf.priors import DiffusionPrior, MixturePrior, StandardPrior, VampPr
 PSEUDOINPUTS = {"dct": DCTPseudoinput, "downsample": DownsamplePseudoinput, "learnable": LearnablePseudoinput}
 
 
-def build_model(config, **kwargs):
+def build_model(config: ModelConfig, **kwargs) -> DVPVAE:
     """Makes the model that a config describes.
 
     Args:
-        config: `dvpvae_tf.config.ModelConfig`.
-        **kwargs: passed to `DVPVAE`, e.g. `seed` or `dtype`.
+        config: the settings of the model.
+        **kwargs: passed to `DVPVAE`, such as `seed` or `dtype`.
 
     Returns:
         A built `DVPVAE` with starting weights.

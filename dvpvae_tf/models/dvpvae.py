@@ -1,7 +1,7 @@
 """The model: a top-down hierarchical VAE whose priors are conditioned on a pseudoinput (Sections 3 and 4)."""
 
 import math
-from typing import Unpack
+from typing import Literal, Unpack
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from dvpvae_tf import noise
 from dvpvae_tf.layers.pixels import to_unit_range
 from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.models.bottom_up import BottomUp
-from dvpvae_tf.models.bound_model import BoundModel
+from dvpvae_tf.models.bound_model import BoundModel, images_of
 from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, SamplingOptions
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.noise import Purpose, Stream
@@ -163,6 +163,8 @@ class DVPVAE(BoundModel):
     # The bound
 
     def call(self, images, seeds=None, training=False):
+        if tf.executing_eagerly():
+            self.check_adapted()
         images = self.prepare(images)
         if seeds is None:
             seeds = noise.row_seeds(self.seed, Stream.EVALUATION, 0, tf.shape(images)[0])
@@ -309,11 +311,17 @@ class DVPVAE(BoundModel):
         """Prepares the pseudoinputs, in one pass: S of Algorithm 1, or where those of a VampPrior start.
 
         Args:
-            images: `tf.data.Dataset` of batches, or array, `[N, D, D, C]`: uint8, or float32 in [0, 1].
+            images: array, or `tf.data.Dataset` of batches, `[N, D, D, C]`: uint8, or float32 in [0, 1]. A data set may
+                yield tuples of images and labels, or dictionaries with "image", too.
 
         Raises:
-            ValueError: if there are no images, fewer than a VampPrior has components, or they are of another shape.
+            ValueError: if there are no images, fewer than a VampPrior has components, they are of another shape, or
+                the data set has no end.
         """
+        if isinstance(images, tf.data.Dataset):
+            if images.cardinality() == tf.data.INFINITE_CARDINALITY:
+                raise ValueError("adapt() reads a data set once, and this one has no end: leave out repeat().")
+            images = images.map(lambda *data: images_of(data[0] if len(data) == 1 else data))
         for part in (self.pseudoinput, self.top_prior):
             if part is not None:
                 part.adapt(images)
@@ -335,8 +343,10 @@ class DVPVAE(BoundModel):
             `Inference`.
 
         Raises:
-            ValueError: if the images are of another shape.
+            ValueError: if the images are of another shape, or `adapt` has not been called.
         """
+        if tf.executing_eagerly():
+            self.check_adapted()
         images = self.prepare(tf.convert_to_tensor(images))
         rows = tf.shape(images)[0]
         if sample:
@@ -364,6 +374,7 @@ class DVPVAE(BoundModel):
         prior_temperature: float | tf.Tensor = 1.0,
         steps: int | None = None,
         deterministic: bool = False,
+        pixels: Literal["draw", "mean"] = "draw",
     ) -> Samples:
         """Generates images with their pseudoinputs, one for each key: u, then z from the priors, then x.
 
@@ -373,14 +384,20 @@ class DVPVAE(BoundModel):
             prior_temperature: see `SamplingOptions`; a scalar, or `[N, 1, 1, 1]`.
             steps: see `SamplingOptions`.
             deterministic: see `SamplingOptions`.
+            pixels: see `SamplingOptions`.
 
         Returns:
             `Samples`. Of a Bernoulli likelihood the images are probabilities.
+
+        Raises:
+            ValueError: if `pixels` is neither "draw" nor "mean".
         """
+        if pixels not in ("draw", "mean"):
+            raise ValueError(f'pixels is {pixels!r}: give "draw" or "mean".')
         condition, pseudoinputs = None, None
         if self.pseudoinput is not None:
             condition = self.pseudoinput.decode(self._sample_prior(seeds, prior_temperature, steps, deterministic))
-            pseudoinputs = tf.clip_by_value((condition + 1.0) / 2.0, 0.0, 1.0)
+            pseudoinputs = tf.clip_by_value(condition, 0.0, 1.0)
         noise_z = noise.normals(noise.fork(seeds, Purpose.LATENTS), self.top_down.latent_shapes)
         top_features = None
         if self.top_prior is not None:
@@ -388,6 +405,8 @@ class DVPVAE(BoundModel):
             top_features = self._bottom_up_features(chosen)[self.top_down.sides[0]]
             noise_z[0] *= temperature
         parameters, _ = self.top_down(noise_z, condition, top_features=top_features, temperature=temperature)
+        if pixels == "mean":
+            return Samples(self.likelihood.mean_images(parameters), pseudoinputs)
         images = self.likelihood.images(parameters, noise.fork(seeds, Purpose.PIXELS), temperature)
         return Samples(images, pseudoinputs)
 

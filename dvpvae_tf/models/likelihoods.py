@@ -212,6 +212,17 @@ class BernoulliLikelihood:
         logits = tf.cast(parameters, tf.float32)
         return tfd.Independent(tfd.Bernoulli(logits, dtype=tf.float32), reinterpreted_batch_ndims=3)
 
+    def mean_images(self, parameters):
+        """Returns the mean of p(x|z): the probabilities.
+
+        Args:
+            parameters: Logits [..., H, W, C].
+
+        Returns:
+            float32 [..., H, W, C] in [0, 1].
+        """
+        return tf.sigmoid(tf.cast(parameters, tf.float32))
+
     def images(self, parameters, seeds=None, temperature=1.0):
         """Images to look at: the mean, that is the probabilities; nothing is drawn.
 
@@ -223,7 +234,7 @@ class BernoulliLikelihood:
         Returns:
             float32 [..., H, W, C] in [0, 1].
         """
-        return tf.sigmoid(tf.cast(parameters, tf.float32))
+        return self.mean_images(parameters)
 
     def get_config(self):
         """Empty: there is nothing to configure.
@@ -305,6 +316,17 @@ class DiscretizedLogisticMixtureLikelihood:
         """
         return DiscretizedLogisticMixture(parameters, self.num_mixtures, temperature)
 
+    def mean_images(self, parameters):
+        """Returns the mean of p(x|z), see `DiscretizedLogisticMixture`.
+
+        Args:
+            parameters: Decoder outputs [..., H, W, K].
+
+        Returns:
+            float32 [..., H, W, C] in [0, 1], not rounded to the 256 levels.
+        """
+        return (self.distribution(parameters).mean() + 1.0) / 2.0
+
     def images(self, parameters, seeds=None, temperature=1.0):
         """Images to look at: one draw for each row, or the mode.
 
@@ -312,8 +334,8 @@ class DiscretizedLogisticMixtureLikelihood:
             parameters: Decoder outputs [N, H, W, K].
             seeds: int32 [N, 2], one seed an image: an image depends on its own parameters and seed only.
                 Without seeds, the mode is returned.
-            temperature: Scalar, or [N, 1, 1, 1], that multiplies the scale of every logistic; 0 draws only the
-                components.
+            temperature: Scalar, or [N, 1, 1, 1], that multiplies the scale of every logistic. Where it is 0
+                nothing is drawn: the image is the mean.
 
         Returns:
             float32 [N, H, W, C] in [0, 1].
@@ -322,15 +344,14 @@ class DiscretizedLogisticMixtureLikelihood:
             ValueError: If K fits neither one nor three channels.
         """
         if seeds is None:
-            values = self.distribution(parameters).mode()
-        else:
-            temperatures = tf.broadcast_to(tf.cast(temperature, tf.float32), [tf.shape(seeds)[0], 1, 1, 1])
-            values = tf.vectorized_map(
-                lambda row: self.distribution(row[0], row[1]).sample(seed=row[2]),
-                (parameters, temperatures, seeds),
-                warn=False,
-            )
-        return (values + 1.0) / 2.0
+            return (self.distribution(parameters).mode() + 1.0) / 2.0
+        temperatures = tf.broadcast_to(tf.cast(temperature, tf.float32), [tf.shape(seeds)[0], 1, 1, 1])
+        drawn = tf.vectorized_map(
+            lambda row: self.distribution(row[0], row[1]).sample(seed=row[2]),
+            (parameters, temperatures, seeds),
+            warn=False,
+        )
+        return tf.where(temperatures > 0.0, (drawn + 1.0) / 2.0, self.mean_images(parameters))
 
     def get_config(self):
         """Arguments of the constructor.

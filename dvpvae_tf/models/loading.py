@@ -2,6 +2,7 @@
 
 import functools
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import keras
@@ -12,16 +13,16 @@ from dvpvae_tf.models.dvpvae import DVPVAE
 from dvpvae_tf.models.presets import config_with, is_preset, load_preset, trained_presets
 
 
-def load_model(path, dtype=None):
-    """Loads a trained model.
+def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
+    """Loads a trained model, not compiled.
 
     Args:
         path: folder of a training run, whose best model is taken, or a `.keras` file, or a trained preset: its name,
             such as "mnist", or its folder.
-        dtype: str or None, the dtype policy to compute in, such as "mixed_bfloat16"; None keeps the model's.
+        dtype: the dtype policy to compute in, "float32" or "mixed_bfloat16"; None keeps the model's.
 
     Returns:
-        `DVPVAE`.
+        The model, adapted, with finite weights.
 
     Raises:
         UserError: if there is no such model, or the file is damaged or holds something else.
@@ -49,15 +50,8 @@ def load_model(path, dtype=None):
     return model if dtype is None else _with_dtype(model, dtype)
 
 
-def fingerprint(arrays):
-    """Gives a number that tells the weights of two models, or the images of two data sets, apart.
-
-    Args:
-        arrays: list of arrays.
-
-    Returns:
-        int.
-    """
+def fingerprint(arrays: Iterable[np.ndarray]) -> int:
+    """Returns a checksum of arrays, by which the weights of two models or the images of two data sets differ."""
     return functools.reduce(lambda number, array: zlib.crc32(array, number), arrays, 0)
 
 

@@ -1,6 +1,6 @@
 """What a model gives: the bound's terms, features, latents and samples."""
 
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import keras
 import tensorflow as tf
@@ -117,13 +117,17 @@ class SamplingOptions(TypedDict, total=False):
 
     Attributes:
         temperature: at least 0, factor of the standard deviation of every p(z_l|z_above, u) and of the scale of the
-            logistic mixture; 1 by default.
+            logistic mixture; 1 by default. At 0 there is no noise after u, whatever `pixels` is.
         prior_temperature: at least 0, factor of the noise of the prior over u; 1 by default.
         steps: T of the diffusion prior, at least 1; the prior's own by default. z does not depend on it.
         deterministic: whether the diffusion prior takes its steps without noise (DDIM); False by default.
+        pixels: "draw" (the default) draws x from the logistic mixture p(x|z), independently for each pixel: a sample of
+            the model, which looks speckled. "mean" takes the mean of p(x|z): a better picture, but no sample, so that
+            distances between samples and images need "draw". Of a Bernoulli likelihood both are the mean.
     """
 
     temperature: float | tf.Tensor
     prior_temperature: float | tf.Tensor
     steps: int | None
     deterministic: bool
+    pixels: Literal["draw", "mean"]

@@ -1,4 +1,6 @@
-"""The path from the top latent to the parameters of the likelihood (Section 4.2 and 4.3, Figure 2a right)."""
+"""The top-down path, from the top latent to the parameters of the likelihood (Section 4.2 and 4.3, Figure 2a right)."""
+
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -17,19 +19,20 @@ class TopDown(keras.layers.Layer):
     Called as `top_down(noise, condition=None, encoder_features=None, top_features=None, temperature=1.0)`, it walks
     down once and gives the parameters of the likelihood, float32 `[N, D, D, output_channels]`, and the list of
     `TopDownStep`s, top layer first. One walk serves all uses: at the scales whose `encoder_features` are given z is
-    drawn from the posterior, elsewhere from the prior; `top_features` are for the top layer alone.
+    drawn from the posterior, elsewhere from the prior; `top_features` are for the top layer alone. `condition` is the
+    decoded pseudoinput, float32 `[N, D, D, C]` in [0, 1].
 
     Args:
-        image_size: int, D.
+        image_size: D.
         scales: sides of the latents, fine to coarse; each divides the one before.
-        layers_per_scale: how many stochastic layers each of them has.
-        channels: int, channels of the features.
-        hidden_channels: int, channels of the residual blocks' bottleneck.
-        latent_channels: int, channels of each z.
-        output_channels: int, parameters of the likelihood a pixel.
-        likelihood_input: str, what the likelihood sees: "all_latents", their sum (Eq. 18: latent aggregation),
+        layers_per_scale: the number of stochastic layers at each scale.
+        channels: channels of the features.
+        hidden_channels: channels of the residual blocks' bottleneck.
+        latent_channels: channels of each z.
+        output_channels: parameters of the likelihood a pixel.
+        likelihood_input: what the likelihood sees: "all_latents", their sum (Eq. 18: latent aggregation),
             "last_latent", z_1 alone (Eq. 21), or "last_features", those that leave the last layer (Eq. 22).
-        has_top_prior: bool. False leaves out the top layer's prior, for a VampPrior in its place (Eq. 7).
+        has_top_prior: whether the top layer has a prior. False is for a VampPrior in its place (Eq. 7).
         **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
@@ -38,15 +41,15 @@ class TopDown(keras.layers.Layer):
 
     def __init__(
         self,
-        image_size,
-        scales,
-        layers_per_scale,
-        channels,
-        hidden_channels,
-        latent_channels,
-        output_channels,
-        likelihood_input="all_latents",
-        has_top_prior=True,
+        image_size: int,
+        scales: Sequence[int],
+        layers_per_scale: Sequence[int],
+        channels: int,
+        hidden_channels: int,
+        latent_channels: int,
+        output_channels: int,
+        likelihood_input: str = "all_latents",
+        has_top_prior: bool = True,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)  # noise and latents stay float32
@@ -101,7 +104,7 @@ class TopDown(keras.layers.Layer):
         self.conv_out.build((*image, self.channels))
 
     @property
-    def latent_shapes(self):
+    def latent_shapes(self) -> list[tuple[int, int, int]]:
         """The shape `(side, side, channels)` of each stochastic layer's z, top layer first."""
         return [(side, side, self.latent_channels) for side in self.sides]
 
@@ -127,11 +130,11 @@ class TopDown(keras.layers.Layer):
     def _first_features(self, rows):
         return tf.ones([rows, self.sides[0], self.sides[0], self.channels], self.compute_dtype)
 
-    def top_posterior(self, encoder_features):
-        """The Gaussian q(z_L|x).
+    def top_posterior(self, encoder_features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes the Gaussian q(z_L|x).
 
         Args:
-            encoder_features: tensor `[N, side, side, channels]`, those of the coarsest scale.
+            encoder_features: `[N, side, side, channels]`, those of the coarsest scale.
 
         Returns:
             Its mean and log-variance, float32 `[N, side, side, latent channels]`.
@@ -139,10 +142,10 @@ class TopDown(keras.layers.Layer):
         return self.blocks[0].infer(self._first_features(tf.shape(encoder_features)[0]), encoder_features)
 
     def _pooled(self, condition):
-        """The decoded pseudoinput at each scale."""
+        """The decoded pseudoinput at each scale, from [0, 1] to [-1, 1]."""
         if condition is None:
             return {}
-        condition = tf.cast(condition, self.compute_dtype)
+        condition = tf.cast(2.0 * condition - 1.0, self.compute_dtype)
         factors = {side: self.image_size // side for side in self.scales}
         return {side: tf.nn.avg_pool2d(condition, factor, factor, "VALID") for side, factor in factors.items()}
 

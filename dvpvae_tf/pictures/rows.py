@@ -1,10 +1,14 @@
 """Pictures for people: rows of images, as files, for TensorBoard and for notebooks."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
+from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.noise import Purpose, Stream
 
 TEMPERATURE = 0.7
@@ -14,16 +18,16 @@ SMALLEST_SIDE = 64  # of an image in a saved picture, in pixels: smaller ones ar
 WHITE = 255
 
 
-def grid(rows, gap=2, scale=1):
-    """Sets images into a grid on a white ground.
+def grid(rows: Sequence[np.ndarray], gap: int = 2, scale: int = 1) -> np.ndarray:
+    """Arranges images in a grid on a white ground.
 
     Args:
-        rows: list of arrays `[columns, h, w, C]`, float in [0, 1] or uint8, one a row, all of one shape.
-        gap: int, pixels between images, before scaling.
-        scale: int, how many pixels a side each pixel becomes.
+        rows: one array a row, `[columns, h, w, C]`, float in [0, 1] or uint8, all of one shape.
+        gap: pixels between images, before scaling.
+        scale: side of the square that each pixel becomes, in pixels.
 
     Returns:
-        uint8 array `[height, width, C]`.
+        uint8 `[height, width, C]`.
     """
     images = np.stack([to_uint8(row) for row in rows])
     images = np.pad(images, ((0, 0), (0, 0), (gap, 0), (gap, 0), (0, 0)), constant_values=WHITE)
@@ -33,46 +37,48 @@ def grid(rows, gap=2, scale=1):
     return picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def to_uint8(images):
-    """Gives images the 256 levels of a file.
+def to_uint8(images: np.ndarray | tf.Tensor) -> np.ndarray:
+    """Rounds images to the 256 levels of a file.
 
     Args:
-        images: array or tensor of any shape: float, clipped to [0, 1], or uint8, left as it is.
+        images: of any shape: float, clipped to [0, 1], or uint8, left as they are.
 
     Returns:
-        uint8 array of that shape.
+        uint8, of that shape.
     """
     images = np.asarray(images)
     return images if images.dtype == np.uint8 else (WHITE * np.clip(images, 0, 1)).round().astype("uint8")
 
 
-def samples(model, columns=16, seed=0):
+def samples(model: DVPVAE, columns: int = 16, seed: int = 0) -> list[np.ndarray]:
     """Draws the rows of Figure 3: pseudoinputs above, the images made from them below.
 
-    The temperatures are `TEMPERATURE` and `PRIOR_TEMPERATURE`, below 1: likely images rather than all kinds.
+    The temperatures are `TEMPERATURE` and `PRIOR_TEMPERATURE`, below 1, and the pixels are means: likely images rather
+    than all kinds.
 
     Args:
-        model: `DVPVAE`.
-        columns: int, how many samples.
-        seed: int.
+        model: an adapted model.
+        columns: the number of samples.
+        seed: of all noise.
 
     Returns:
-        list of arrays `[columns, D, D, C]` in [0, 1]; the images alone for the Ladder VAE.
+        Two arrays `[columns, D, D, C]` in [0, 1]; the images alone for the Ladder VAE.
     """
-    drawn = model.sample_with_pseudoinputs(columns, TEMPERATURE, seed, prior_temperature=PRIOR_TEMPERATURE)
+    temperatures = {"temperature": TEMPERATURE, "prior_temperature": PRIOR_TEMPERATURE}
+    drawn = model.sample_with_pseudoinputs(columns, seed=seed, pixels="mean", **temperatures)
     return [row for row in (drawn.pseudoinputs, drawn.images) if row is not None]
 
 
-def rows_of_samples(images, pseudoinputs=None, columns=8):
+def rows_of_samples(images: np.ndarray, pseudoinputs: np.ndarray | None = None, columns: int = 8) -> list[np.ndarray]:
     """Arranges samples in rows for `grid`, each image below its pseudoinput (Figure 3).
 
     Args:
         images: array `[N, D, D, C]`, float in [0, 1] or uint8.
         pseudoinputs: array like `images`, or None for the Ladder VAE.
-        columns: int, samples in a row.
+        columns: samples in a row.
 
     Returns:
-        list of uint8 arrays `[columns, h, D, C]`: h is D, or 2 D + 3 with pseudoinputs and white lines between. Where
+        uint8 arrays `[columns, h, D, C]`: h is D, or 2 D + 3 with pseudoinputs and white lines between. Where
         the last row is not full, the rest of it is white.
     """
     tiles = to_uint8(images)
@@ -84,18 +90,20 @@ def rows_of_samples(images, pseudoinputs=None, columns=8):
     return np.split(tiles, len(tiles) // columns)
 
 
-def samples_of_one_pseudoinput(model, rows=5, temperature=1.0, prior_temperature=1.0, seed=0):
+def samples_of_one_pseudoinput(
+    model: DVPVAE, rows: int = 5, temperature: float = 1.0, prior_temperature: float = 1.0, seed: int = 0
+) -> np.ndarray:
     """Draws one pseudoinput from the prior and images that share it (Figure 6).
 
     Args:
-        model: `DVPVAE` with pseudoinputs.
-        rows: int, how many images.
-        temperature: float, factor of the standard deviation of every p(z_l|...).
-        prior_temperature: float, factor of the noise of the prior over u.
-        seed: int.
+        model: an adapted model with pseudoinputs.
+        rows: the number of images.
+        temperature: factor of the standard deviation of every p(z_l|z_above, u).
+        prior_temperature: factor of the noise of the prior over u.
+        seed: of all noise.
 
     Returns:
-        float32 array `[1 + rows, D, D, C]` in [0, 1]: the pseudoinput, then the images.
+        float32 `[1 + rows, D, D, C]` in [0, 1]: the pseudoinput, then the images.
 
     Raises:
         ValueError: if the model has no pseudoinputs, or `adapt` has not been called.
@@ -112,29 +120,31 @@ def samples_of_one_pseudoinput(model, rows=5, temperature=1.0, prior_temperature
     return np.concatenate([_to_picture(condition), images])
 
 
-def reconstructions(model, images):
-    """Gives images above, their noise-free reconstructions below.
+def reconstructions(model: DVPVAE, images: np.ndarray) -> list[np.ndarray]:
+    """Returns images above, their noise-free reconstructions below.
 
     Args:
-        model: `DVPVAE`.
-        images: array `[columns, D, D, C]`, uint8.
+        model: an adapted model.
+        images: uint8 `[columns, D, D, C]`.
 
     Returns:
-        list of two arrays `[columns, D, D, C]`.
+        Two uint8 arrays `[columns, D, D, C]`.
     """
     return [to_uint8(images), to_uint8(model.reconstruct(images))]
 
 
-def partial_reconstructions(model, images, temperature=LOW_TEMPERATURE, seed=0):
+def partial_reconstructions(
+    model: DVPVAE, images: np.ndarray, temperature: float = LOW_TEMPERATURE, seed: int = 0
+) -> dict[str, np.ndarray]:
     """Reconstructs images from u alone, then from u and the latents of ever more scales, coarsest first (Figure 4).
 
     What is inferred is drawn from its posterior, all other latents from their priors, with one noise in all rows.
 
     Args:
-        model: `DVPVAE`.
-        images: array `[columns, D, D, C]`: uint8, or float32 in [0, 1].
-        temperature: float, factor of the standard deviation of those z that come from their priors.
-        seed: int, of the noise; that of an image depends on its place in `images`.
+        model: an adapted model.
+        images: `[columns, D, D, C]`: uint8, or float32 in [0, 1].
+        temperature: factor of the standard deviation of those z that come from their priors.
+        seed: of the noise; that of an image depends on its place in `images`.
 
     Returns:
         dict from what is inferred to a float32 array `[columns, D, D, C]` in [0, 1], top row first: "input",
@@ -162,11 +172,18 @@ def partial_reconstructions(model, images, temperature=LOW_TEMPERATURE, seed=0):
 
 
 def _to_picture(condition):
-    """A decoded pseudoinput, in [-1, 1] or a little beyond, as a picture in [0, 1]."""
-    return tf.clip_by_value((condition + 1.0) / 2.0, 0.0, 1.0)
+    """A decoded pseudoinput, which may exceed [0, 1] a little, as a picture."""
+    return tf.clip_by_value(condition, 0.0, 1.0)
 
 
-def interpolation(model, first, second, columns=10, temperature=LOW_TEMPERATURE, seed=0):
+def interpolation(
+    model: DVPVAE,
+    first: np.ndarray,
+    second: np.ndarray,
+    columns: int = 10,
+    temperature: float = LOW_TEMPERATURE,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
     """Goes from one image to another, in u alone and in u and z.
 
     Both are inferred without noise. u is interpolated linearly. Each z is first whitened by the prior that it met on
@@ -175,12 +192,12 @@ def interpolation(model, first, second, columns=10, temperature=LOW_TEMPERATURE,
     between is made as samples are.
 
     Args:
-        model: `DVPVAE`.
-        first: array `[D, D, C]`: uint8, or float32 in [0, 1]. It goes to the encoder as it is.
-        second: array like `first`.
-        columns: int, at least 2, images on the way, both ends counted.
-        temperature: float, factor of the standard deviation of z in the row "u".
-        seed: int, of the noise of z in that row, the same in all columns.
+        model: an adapted model.
+        first: `[D, D, C]`: uint8, or float32 in [0, 1]. It goes to the encoder as it is.
+        second: an image like `first`.
+        columns: images on the way, both ends counted, at least 2.
+        temperature: factor of the standard deviation of z in the row "u".
+        seed: of the noise of z in that row, the same in all columns.
 
     Returns:
         dict from what changes along the row to a float32 array `[columns, D, D, C]` in [0, 1], top row first: "input"
@@ -233,12 +250,12 @@ def _spherical(first, second, weights):
     return (np.sin((1.0 - weights) * angle) * first + np.sin(weights * angle) * second) / np.sin(angle)
 
 
-def save(path, rows):
+def save(path: str | Path, rows: Sequence[np.ndarray]) -> None:
     """Writes a grid of images as a PNG file, small images enlarged.
 
     Args:
-        path: str or path.
+        path: the file.
         rows: see `grid`.
     """
     scale = max(1, SMALLEST_SIDE // rows[0].shape[2])
-    keras.utils.save_img(path, grid(rows, scale=scale), scale=False)
+    keras.utils.save_img(path, grid(rows, scale=scale), data_format="channels_last", scale=False)

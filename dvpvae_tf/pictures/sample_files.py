@@ -2,6 +2,8 @@
 
 import functools
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,18 +21,18 @@ OUTPUT_HELP = (
 )
 
 
-def writer_of(output, num, first=0):
-    """Chooses the function that writes samples to an output, once it is known that this is possible.
+def writer_of(output: Path, num: int, first: int = 0) -> Callable:
+    """Chooses the function that writes samples to an output, after checking that it can be written.
 
     Args:
-        output: path to be written; its suffix says what it will be, see `OUTPUT_HELP`.
-        num: int, how many samples there will be.
-        first: int, the index of the first, which names the images of a folder.
+        output: the path; its suffix says what it will be, see `OUTPUT_HELP`.
+        num: the number of samples.
+        first: index of the first, which names the images of a folder.
 
     Returns:
-        Function of a path and an iterable of `dvpvae_tf.models.dvpvae.Samples`, float in [0, 1] or uint8, and, where
-        they are but a part of a job, of the dict of that job's settings, which is kept beside them. The path need not
-        be `output` itself, so it goes well with `dvpvae_tf.files.write_atomically`.
+        Function of a path and an iterable of `Samples`, float in [0, 1] or uint8. For a part of a job it takes the dict
+        of the job's settings too, and writes it beside the samples. The path may be another than `output`, see
+        `dvpvae_tf.files.write_atomically`.
 
     Raises:
         UserError: if it cannot be written, or the images are too many for a grid.
@@ -66,17 +68,17 @@ def _write_folder(path, batches, job=None, *, first):
     if job is not None:
         (path / JOB_FILE).write_text(json.dumps(job))
     for index, image in enumerate((image for batch in batches for image in pictures.to_uint8(batch.images)), first):
-        keras.utils.save_img(path / f"{index:06}.png", image, scale=False)
+        keras.utils.save_img(path / f"{index:06}.png", image, data_format="channels_last", scale=False)
 
 
-def load_arrays(path):
+def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Reads a part of a job that is an `.npz` file.
 
     Args:
-        path: path of the file.
+        path: the file.
 
     Returns:
-        dict of its arrays, and the dict of the job's settings.
+        Its arrays by name, and the settings of the job.
 
     Raises:
         UserError: if it is something else.
@@ -89,14 +91,14 @@ def load_arrays(path):
         raise UserError(f"{path} is damaged, or no part of sampling ({error})") from error
 
 
-def job_of_folder(path):
+def job_of_folder(path: Path) -> dict:
     """Reads the settings of the job that a folder of images is a part of.
 
     Args:
-        path: path of the folder.
+        path: the folder.
 
     Returns:
-        dict.
+        The settings.
 
     Raises:
         UserError: if it is something else.

@@ -92,7 +92,7 @@ def test_steps_temperatures_and_ddim_change_the_images_and_the_cost_is_told(comm
         "ddim": ["--steps=2", "--ddim"],
         "ddim again": ["--steps=2", "--ddim"],
         "own steps": [],
-        "cold": ["--prior-temperature=0", "--steps=2"],
+        "cold": ["--prior-temperature=0", "--steps=2", "--pixels=mean"],
     }.items():
         command(*flags, num=4, output="out.npz")
         drawn[name], reports[name] = arrays("out.npz")["pseudoinputs"], capsys.readouterr().out.splitlines()

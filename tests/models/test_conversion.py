@@ -210,7 +210,7 @@ def computed_by_prior(model, recorded, u):
         "dct_scale": pseudoinput.scale[None],
         "q_u_log_var": pseudoinput.log_var[None],
         "u": u,
-        "u_inverse": pseudoinput.decode(u),
+        "u_inverse": 2 * pseudoinput.decode(u) - 1,
         "gamma_t": schedule.gamma(recorded["t"]),
         "y_t": y,
         "unet_eps_hat": prior.predict_noise(y, time),

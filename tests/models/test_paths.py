@@ -109,7 +109,7 @@ def test_the_walk_by_hand():
     for index, side in enumerate((2, 4, 4)):
         if side != state.shape[1]:
             state = resize_bilinear(state, side)
-        pooled = tf.reduce_mean(tf.reshape(condition, (5, side, 8 // side, side, 8 // side, 1)), axis=(2, 4))
+        pooled = tf.reduce_mean(tf.reshape(2 * condition - 1, (5, side, 8 // side, side, 8 // side, 1)), axis=(2, 4))
         step = layer.blocks[index](state, pooled, features[side], noise()[index])
         for expected, actual in zip(step, steps[index], strict=True):
             np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import dvpvae_tf
 from dvpvae_tf import DVPVAE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,3 +136,29 @@ def test_a_configuration_makes_the_same_model_anew(all_saved):
     images = all_saved["dvp"].images
     np.testing.assert_allclose(clone(images).negative_elbo, model(images).negative_elbo, rtol=1e-5)
     assert clone.seed == 3
+
+
+@pytest.fixture(scope="module")
+def of_old_version():
+    """A model saved by version 0.1.0, loaded, and what that version computed with it; see `saved/README.md`."""
+    file = Path(__file__).parent / "saved" / "version_0_1_0.keras"
+    return keras.saving.load_model(file), np.load(file.with_suffix(".npz"))
+
+
+def test_a_file_of_an_older_version_is_the_same_model(of_old_version, images):
+    model, expected = of_old_version
+    assert model.adapted and int(model.training_steps) == 8
+    assert isinstance(model.optimizer, dvpvae_tf.Adamax) and int(model.optimizer.iterations) == 8
+    sums = [np.sum(np.float64(weight)) for weight in model.get_weights()]
+    np.testing.assert_allclose(sums, expected["weight_sums"], rtol=1e-6, atol=1e-6)
+    elbo = model(images(32)[:6])
+    for name in ("negative_elbo", "reconstruction", "kl_z", "kl_u"):
+        np.testing.assert_allclose(getattr(elbo, name), expected[name], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.reconstruct(images(32)[:3]), expected["reconstructions"], atol=1e-4)
+
+
+def test_a_file_of_an_older_version_draws_the_same_samples(of_old_version):
+    model, expected = of_old_version
+    samples = model.sample_with_pseudoinputs(3, temperature=0.8, seed=5, prior_temperature=0.9)
+    np.testing.assert_allclose(samples.images, expected["samples"], atol=1e-4)
+    np.testing.assert_allclose(samples.pseudoinputs, expected["pseudoinputs"], atol=1e-4)

@@ -1,0 +1,267 @@
+"""Training and evaluation as Keras users know them: logs, callbacks, batches, data sets, and what is refused."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dvpvae_tf import Adamax
+
+ROOT = Path(__file__).resolve().parents[2]
+TERMS = ["negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny, images):
+    """A small model, compiled and trained for an epoch."""
+    model = tiny(pseudoinput="none")
+    model.compile(keras.optimizers.SGD(0.03, global_clipnorm=5.0))
+    model.fit(images(16), batch_size=8, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def not_adapted(tiny):
+    model = tiny()
+    model.compile(keras.optimizers.SGD(0.03))
+    return model
+
+
+def as_dataset(images, kind="images"):
+    elements = {
+        "images": images,
+        "tuple": (images, np.arange(len(images))),
+        "dictionary": {"image": images, "label": np.arange(len(images))},
+    }
+    return tf.data.Dataset.from_tensor_slices(elements[kind]).batch(8)
+
+
+# Logs and callbacks
+
+
+def test_the_loss_is_the_bits_per_dimension(model, images):
+    x = images(16)
+    logs = model.fit(x, batch_size=8, validation_data=(x, None), verbose=0).history
+    assert logs["loss"] == logs["bits_per_dim"] and logs["val_loss"] == logs["val_bits_per_dim"]
+    assert set(model.metrics_names) == {"loss", *TERMS, "gradient_norm", "skipped_steps"}
+    named = model.evaluate(x, verbose=0, return_dict=True)
+    assert set(named) == {"loss", *TERMS}
+    assert dict(zip(model.metrics_names, model.evaluate(x, verbose=0), strict=False)) == named
+    listed = dict(zip(model.metrics_names, model.train_on_batch(x[:8]), strict=True))
+    assert listed["skipped_steps"] == 0 and 0 < listed["gradient_norm"] < math.inf
+
+
+def test_callbacks_of_keras_follow_the_loss_by_default(model, images, tmp_path):
+    x, weights, rate = images(16), model.get_weights(), float(model.optimizer.learning_rate)
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        tmp_path / "best.weights.h5", save_best_only=True, save_weights_only=True
+    )
+    plateau = keras.callbacks.ReduceLROnPlateau(patience=1, factor=0.5, min_delta=1e3)
+    stop = keras.callbacks.EarlyStopping(patience=2, min_delta=1e3)  # no epoch is so much better than the first
+    logs = model.fit(
+        x, batch_size=8, epochs=6, validation_data=(x, None), callbacks=[checkpoint, plateau, stop], verbose=0
+    ).history
+    assert len(logs["loss"]) == 3
+    assert checkpoint.best == min(logs["val_loss"]) and (tmp_path / "best.weights.h5").exists()
+    assert float(model.optimizer.learning_rate) < rate
+    model.optimizer.learning_rate = rate
+    model.set_weights(weights)
+
+
+def test_what_is_skipped_or_breaks_the_weights_is_no_progress(model, images, tmp_path):
+    x, weights, rate = images(16), model.get_weights(), float(model.optimizer.learning_rate)
+    model.optimizer.learning_rate = math.inf  # the first step makes the weights infinite, the second is skipped
+    logs = model.fit(x, batch_size=8, verbose=0).history
+    assert np.isnan(logs["loss"]).all() and logs["skipped_steps"] == [1]
+    file = tmp_path / "never.weights.h5"
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        file, "loss", save_best_only=True, save_weights_only=True, initial_value_threshold=1e9
+    )
+    stop = keras.callbacks.TerminateOnNaN()
+    logs = model.fit(x, batch_size=8, epochs=3, callbacks=[checkpoint, stop], verbose=0).history
+    assert len(logs["loss"]) == 1
+    assert all(np.isnan(logs[name]).all() for name in ("loss", *TERMS, "gradient_norm"))
+    assert checkpoint.best == 1e9 and not file.exists()
+    model.optimizer.learning_rate = rate
+    model.set_weights(weights)
+    assert np.isfinite(model.evaluate(x, verbose=0)).all()
+
+
+# Batches and data sets
+
+
+def test_predictions_depend_on_no_batch_size(model, images):
+    x = images(12)
+    expected = model(x)
+    for batch_size in (5, 12):
+        for values, wanted in zip(model.predict(x, batch_size=batch_size, verbose=0), expected, strict=True):
+            np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.predict_on_batch(x).negative_elbo, expected.negative_elbo, rtol=1e-4)
+    mean = model.evaluate(x, batch_size=5, verbose=0, return_dict=True)["negative_elbo"]
+    np.testing.assert_allclose(mean, np.mean(expected.negative_elbo), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dictionary"])
+def test_data_sets_of_the_usual_kinds_are_read(model, not_adapted, images, kind):
+    x = images(12)
+    expected = model.evaluate(x, verbose=0)
+    np.testing.assert_allclose(model.evaluate(as_dataset(x, kind), verbose=0), expected, rtol=1e-5)
+    part = not_adapted.pseudoinput
+    scale = part.scale.numpy()
+    not_adapted.adapt(as_dataset(x, kind))
+    found = part.scale.numpy()
+    not_adapted.adapt(x)
+    np.testing.assert_allclose(found, part.scale)
+    part.scale.assign(scale)
+
+
+def test_parts_of_a_batch_need_not_be_equal(tiny, images):
+    """A batch of 8 and one of 3, in 4 parts each, give the steps that they give as a whole."""
+    x, results = images(11), []
+    start = tiny(pseudoinput="none").get_weights()
+    for parts in (1, 4):
+        model = tiny(pseudoinput="none")
+        model.set_weights(start)
+        model.compile(keras.optimizers.SGD(0.05))
+        model.gradient_accumulation = parts
+        logs = model.fit(x, batch_size=8, shuffle=False, verbose=0).history
+        results.append((logs["loss"], model.get_weights()))
+    (whole, weights), (parts, others) = results
+    np.testing.assert_allclose(parts, whole, rtol=1e-4)
+    for weight, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(other, weight, rtol=1e-3, atol=1e-5)
+
+
+def test_no_images_give_no_terms(model, images):
+    none = images(1)[:0]
+    assert model(none).kl_z.shape == (0, 2) and model(none).negative_elbo.shape == (0,)
+    assert model.reconstruct(none).shape == (0, 8, 8, 1)
+
+
+def test_a_frozen_model_does_all_but_train(tiny, images):
+    model = tiny(pseudoinput="none")
+    samples, parameters, bound = model.sample(2), model.num_parameters, model(images(4)).negative_elbo
+    model.trainable = False
+    assert model.num_parameters == parameters > 0
+    np.testing.assert_array_equal(model.sample(2), samples)
+    np.testing.assert_array_equal(model(images(4)).negative_elbo, bound)
+    model.compile(keras.optimizers.SGD(0.1))
+    model.evaluate(images(4), verbose=0)
+    with pytest.raises(ValueError, match="All weights are frozen: set model.trainable = True to train"):
+        model.fit(images(4), verbose=0)
+
+
+TWO_DEVICES = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras, numpy as np
+from dvpvae_tf import DVPVAE
+from dvpvae_tf.models.likelihoods import BernoulliLikelihood
+x = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), "uint8")
+results, start = [], None
+for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
+    with strategy.scope():
+        sizes = {"channels": 8, "hidden_channels": 8, "encoder_blocks": 1}
+        model = DVPVAE((8, 8, 1), (4, 2), (1, 1), BernoulliLikelihood(), **sizes)
+        start = start or model.get_weights()
+        model.set_weights(start)
+        model.compile(keras.optimizers.SGD(0.05))
+    model.train_on_batch(x[:8])  # the first call
+    model.fit(x, batch_size=8, shuffle=False, verbose=0)
+    terms = model.predict(x, batch_size=8, verbose=0)
+    results.append([*model.get_weights(), *terms, model.evaluate(x, batch_size=8, verbose=0)])
+for one, two in zip(*results, strict=True):
+    np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_a_device_may_have_no_images_of_the_last_batch():
+    """9 images in batches of 8, on two devices."""
+    result = subprocess.run([sys.executable, "-c", TWO_DEVICES], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": "mse"}, "Leave out loss: the model has its own loss and metrics"),
+        ({"metrics": ["mae"], "weighted_metrics": []}, "Leave out metrics and weighted_metrics: the model has its own"),
+        ({"optimizer": keras.optimizers.SGD(0.1, loss_scale_factor=2.0)}, "Leave out loss_scale_factor: only float16"),
+        ({"optimizer": keras.optimizers.LossScaleOptimizer(Adamax())}, "Leave out loss_scale_factor: only float16"),
+    ],
+)
+def test_compile_refuses_what_it_would_not_use(model, arguments, message):
+    optimizer = model.optimizer
+    with pytest.raises(ValueError, match=message):
+        model.compile(**arguments)
+    assert model.optimizer is optimizer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_weight": {0: 1.0}}, "Leave out class_weight: all images count alike"),
+        ({"sample_weight": np.ones(8)}, "Leave out sample_weight: all images count alike"),
+        ({"validation_data": (np.zeros((8, 8, 8, 1), "uint8"), np.zeros(8), np.ones(8))}, "Leave out sample weights"),
+        ({"x": tf.data.Dataset.from_tensors({"picture": np.zeros((8, 8, 8, 1), "uint8")})}, 'needs "image", got pict'),
+        ({"x": np.zeros((8, 9, 9, 1), "uint8")}, "The model takes images \\[N, 8, 8, 1\\], got \\(8, 9, 9, 1\\)"),
+        ({"x": tf.data.Dataset.from_tensors(np.zeros((8, 9, 9, 1), "uint8"))}, "The model takes images \\[N, 8, 8, 1"),
+        ({"x": np.full((8, 8, 8, 1), 255.0)}, "Images must be uint8, or floats in \\[0, 1\\]: divide 0..255 by 255"),
+    ],
+)
+def test_fit_refuses_in_one_line_what_it_would_not_use(model, images, arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        model.fit(**{"x": images(8), "verbose": 0} | arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_pixels_are_checked_under_xla_too(tiny, images):
+    model = tiny(pseudoinput="none")
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="divide 0..255 by 255"):
+        model.fit(as_dataset(images(8).astype("float32")), verbose=0)
+
+
+def test_what_needs_adapt_is_refused_before_it(not_adapted, images):
+    x = images(8)
+    uses = [
+        *(not_adapted, not_adapted.infer, not_adapted.reconstruct),
+        *(not_adapted.train_on_batch, not_adapted.test_on_batch, not_adapted.predict_on_batch),
+        lambda x: not_adapted.predict(x, verbose=0),
+    ]
+    for use in uses:
+        with pytest.raises(ValueError, match="Call model.adapt\\(train\\) first"):
+            use(x)
+
+
+def test_an_endless_data_set_is_not_adapted_to(not_adapted, images):
+    with pytest.raises(ValueError, match="this one has no end: leave out repeat"):
+        not_adapted.adapt(as_dataset(images(8)).repeat())
+
+
+@pytest.mark.parametrize("policy", ["float64", "bfloat16", "mixed_float16"])
+def test_a_dtype_that_the_model_cannot_compute_in_is_named(tiny, policy):
+    with pytest.raises(ValueError, match=f"cannot compute with the dtype policy {policy}: give dtype="):
+        tiny(pseudoinput="none", dtype=policy)
+
+
+def test_the_order_of_axes_that_keras_is_set_to_changes_nothing(tiny, model, images):
+    keras.config.set_image_data_format("channels_first")
+    try:
+        other = tiny(pseudoinput="none")
+        other.set_weights(model.get_weights())
+        bound = other(images(4)).negative_elbo
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    np.testing.assert_allclose(bound, model(images(4)).negative_elbo, rtol=1e-5)
