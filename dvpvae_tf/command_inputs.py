@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dvpvae_tf.command_line import SPLITS
-from dvpvae_tf.config import NAMED_DATASETS
+from dvpvae_tf.config.settings import NAMED_DATASETS, SOURCE_SETTINGS, DataConfig
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
@@ -52,19 +52,21 @@ def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments` and `add_data_arguments`.
 
     Returns:
-        The arguments of `dvpvae_tf.data.pipelines.read_images`.
+        The arguments of `dvpvae_tf.data.pipelines.read_images`. A folder of another name than the run's is used whole.
 
     Raises:
         UserError: if neither names a data set.
     """
-    given = {key: getattr(arguments, key) for key in ("data_dir", "image_size", "omniglot_mat")}
+    given = {key: getattr(arguments, key) for key in SOURCE_SETTINGS}
+    given = {key: value for key, value in given.items() if value is not None}
     config = run_config(arguments.model)
     trained_on = _trained_on(arguments.model, config)
     if trained_on is None and arguments.dataset is None:
         raise UserError(f"{arguments.model} does not say what data it was trained on: give --dataset")
-    if config is not None and arguments.dataset in (None, config.dataset):
-        given = {key: getattr(config, key) if value is None else value for key, value in given.items()}
-    return {"name": arguments.dataset or trained_on, **given}
+    name = trained_on if arguments.dataset is None else DataConfig.strip_slash(arguments.dataset)
+    if config is not None and name == config.dataset:
+        return config.source | given
+    return {"name": name, "whole": name != trained_on, **given}
 
 
 def _trained_on(model, config):
@@ -89,7 +91,7 @@ def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
             so that it holds images that the model was trained on.
     """
     settings = data_settings(arguments)
-    if settings["name"] not in NAMED_DATASETS and settings["image_size"] is None:
+    if settings["name"] not in NAMED_DATASETS and settings.get("image_size") is None:
         settings["image_size"] = model.image_shape[0]
     images = read_images(**settings)[SPLITS.index(arguments.split)]
     if images.shape[1:] != model.image_shape:

@@ -141,6 +141,10 @@ def add_data_arguments(parser: Parser) -> None:
     parser.add_argument("--dataset", help="as in training (default: that of the run)")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
     parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
+    parser.add_argument("--background", metavar="COLOUR", help="colour under transparent pictures of folder:")
+    parser.add_argument(
+        "--skip-broken", action="store_true", default=None, help="leave out pictures of folder: that cannot be read"
+    )
     add_data_places(parser)
 
 

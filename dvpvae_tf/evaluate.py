@@ -12,8 +12,7 @@ from rich.table import Table
 from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, model_of
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, add_sharding_arguments, count
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.data.labels import read_labels
-from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.data.pipelines import read_images, read_labels
 from dvpvae_tf.distribute.devices import copies_on_other_devices
 from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.distribute.sharding import Shard
@@ -148,7 +147,7 @@ def _feature_extractor(arguments, model):
 
 
 def _train_classifier(settings, seed):
-    labels = read_labels(settings["name"], settings["data_dir"], settings["omniglot_mat"])
+    labels = read_labels(**settings)
     images = read_images(**settings)
     print(f"Training a classifier on the labels of {settings['name']}")
     classifier = feature_distances.train_classifier(images[0], labels[0], seed)

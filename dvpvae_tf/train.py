@@ -94,7 +94,7 @@ def plan(arguments: TrainArguments) -> None:
 def _read_images(data: TrainConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from dvpvae_tf.data.pipelines import read_images
 
-    return read_images(data.dataset, data.data_dir, data.image_size, data.omniglot_mat)
+    return read_images(**data.source)
 
 
 def _print_plan(config: TrainConfig, model: DVPVAE, training_images: int) -> None:

@@ -78,7 +78,7 @@ def search(arguments: argparse.Namespace) -> Path | None:
     from dvpvae_tf.tuning.search import is_worker, make_tuner
 
     data = of_trials.settings
-    images = read_images(data.dataset, data.data_dir, data.image_size, data.omniglot_mat)
+    images = read_images(**data.source)
     config = limit_batch_size(of_trials.resolve(images[0].shape[1:]), len(images[0]))
     train = training_batches(images[0], config.batch_size, config.seed, config.horizontal_flip)
     tuner = make_tuner(

@@ -74,6 +74,23 @@ def images():
 
 
 @pytest.fixture(scope="session")
+def save_splits():
+    """Writes images as a folder whose subfolders are its splits: the last tenths are those of validation and test."""
+    from PIL import Image
+
+    def save(folder, images):
+        tenth = len(images) // 10
+        parts = np.split(images, [len(images) - 2 * tenth, len(images) - tenth])
+        for split, part in zip(("train", "validation", "test"), parts, strict=True):
+            (folder / split).mkdir(parents=True)
+            for index, image in enumerate(part):
+                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / split / f"{index}.png")
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
 def leave_run(tmp_path_factory, tiny, tiny_settings, images):
     """Makes a folder as training leaves it, with the best model and its settings; keywords change these."""
     from dvpvae_tf.config import load_config, write_config

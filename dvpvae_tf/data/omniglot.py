@@ -1,6 +1,8 @@
 """The 28 x 28 OMNIGLOT of Burda et al., as a TFDS builder and as a file at hand."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -28,11 +30,11 @@ class Omniglot28(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     @property
-    def manual_file(self):
-        """The path at which a `chardata.mat` fetched by hand is looked for."""
+    def manual_file(self) -> Path:
+        """Path at which a `chardata.mat` fetched by hand is looked for."""
         return self.data_dir_root / "downloads" / "manual" / "chardata.mat"
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description="Handwritten characters of 50 alphabets, grey, 28 x 28.",
@@ -41,7 +43,7 @@ class Omniglot28(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         if self.manual_file.exists():
             train, test = read_chardata(self.manual_file)
         else:
@@ -52,14 +54,14 @@ class Omniglot28(tfds.core.GeneratorBasedBuilder):
                 raise UserError(f"{download}, with {sizes}, is not the published {URL}: remove it and try again")
         return {"train": self._generate_examples(train), "test": self._generate_examples(test)}
 
-    def _generate_examples(self, images):
+    def _generate_examples(self, images: np.ndarray) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         return ((index, {"image": image}) for index, image in enumerate(images))
 
 
-def read_omniglot(data_dir=None, omniglot_mat=None):
+def read_omniglot(data_dir: str | None = None, omniglot_mat: str | Path | None = None) -> dict[str, np.ndarray]:
     """Reads OMNIGLOT from the file at hand, else from TFDS's prepared data, else by downloading it.
 
-    A file at hand is read anew each time, so that data prepared from one file never stand for another.
+    A file at hand is read each time: data that were prepared from another file are not mistaken for it.
 
     Args:
         data_dir: TFDS's data_dir, or None for its default.
@@ -80,7 +82,7 @@ def read_omniglot(data_dir=None, omniglot_mat=None):
     return read_splits(builder)
 
 
-def read_omniglot_labels(data_dir=None, omniglot_mat=None):
+def read_omniglot_labels(data_dir: str | None = None, omniglot_mat: str | Path | None = None) -> dict[str, np.ndarray]:
     """Reads the alphabets of OMNIGLOT's images, in their order, from the file at hand.
 
     Args:
@@ -101,11 +103,11 @@ def read_omniglot_labels(data_dir=None, omniglot_mat=None):
     return dict(zip(("train", "test"), labels, strict=True))
 
 
-def _remedy(builder):
+def _remedy(builder: Omniglot28) -> str:
     return f"fetch {URL} and put it at {builder.manual_file} or pass its path as omniglot_mat"
 
 
-def read_chardata(path):
+def read_chardata(path: str | Path) -> tuple[np.ndarray, ...]:
     """Reads the images of a `chardata.mat`.
 
     Args:
@@ -121,7 +123,9 @@ def read_chardata(path):
     return _read_arrays(path, ("data", "testdata"), _columns_to_images)
 
 
-def _read_arrays(path, names, convert):
+def _read_arrays(
+    path: str | Path, names: tuple[str, ...], convert: Callable[[Any], np.ndarray]
+) -> tuple[np.ndarray, ...]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"there is no file {path}: fetch it from {URL}")
@@ -132,14 +136,14 @@ def _read_arrays(path, names, convert):
         raise UserError(f"{path} is damaged or not OMNIGLOT's chardata.mat: fetch it from {URL}") from error
 
 
-def _columns_to_images(columns):
+def _columns_to_images(columns: np.ndarray) -> np.ndarray:
     if len(columns) != 784 or not (columns.min() >= 0 and columns.max() <= 1):
         raise ValueError("not 784 values in [0, 1] a column")
     images = columns.reshape((28, 28, -1)).transpose((2, 1, 0))
     return np.round(255 * images).astype(np.uint8)[..., None]
 
 
-def _columns_to_labels(columns):
+def _columns_to_labels(columns: np.ndarray) -> np.ndarray:
     if len(columns) != 50 or not (np.sort(columns, axis=0) == np.arange(50)[:, None] // 49).all():
         raise ValueError("not 50 values a column, one of them 1 and the others 0")
     return columns.argmax(axis=0)

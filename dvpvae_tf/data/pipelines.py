@@ -1,127 +1,124 @@
-"""From the name of a data set to its three tf.data pipelines."""
+"""From the name of a data set to its images, its labels and its `tf.data` pipelines."""
 
-import difflib
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.data.folder import read_folder
-from dvpvae_tf.data.mnist5k import read_mnist5k
-from dvpvae_tf.data.omniglot import read_omniglot
-from dvpvae_tf.data.tfds_images import read_tfds
+from dvpvae_tf.data.registry import Request, check_image_size, find_source
 from dvpvae_tf.errors import UserError
 
-SIDES = {"mnist": 28, "omniglot": 28, "cifar10": 32, "mnist5k": 28}
+Splits = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def load_dataset(
-    name,
-    batch_size,
+    name: str,
+    batch_size: int,
     *,
-    seed=0,
-    data_dir=None,
-    image_size=None,
-    omniglot_mat=None,
-    horizontal_flip=False,
-    first_epoch=None,
-):
+    labels: bool = False,
+    seed: int = 0,
+    horizontal_flip: bool = False,
+    first_epoch: int | None = None,
+    **source: Any,
+) -> tuple[tf.data.Dataset, tf.data.Dataset, tf.data.Dataset]:
     """Loads a data set as batches of uint8 images, held in memory.
 
-    Validation is the last 5,000 training images (1,000 of OMNIGLOT), or the last 10% if that is fewer. A TFDS
-    data set keeps a validation split of its own; one without a test split first gives the last 10% of its
-    training images for it. `mnist5k` has 4,000 training, 500 validation and 500 test digits; a folder is
-    split 80:10:10. The splits never change: `seed` is for the order and the flips.
+    Validation is the last 5,000 training images (1,000 of OMNIGLOT), or the last 10% if that is fewer. A TFDS data set
+    keeps a validation split of its own; one without a test split first gives the last 10% of its training images for
+    it. `mnist5k` has 4,000 training, 500 validation and 500 test digits. A folder is split by its subfolders or by the
+    hashes of its files, see `dvpvae_tf.data.folder.read_folder`. `seed` does not change the splits: it fixes the order
+    and the flips.
 
     Args:
-        name: `mnist`, `omniglot`, `cifar10`, `mnist5k` (which needs no download), `tfds:<name>` for an image
-            data set of TFDS, or `folder:<path>` for a folder of PNG, JPEG, BMP or GIF files.
+        name: `mnist`, `omniglot`, `cifar10`, `mnist5k` (which needs no download), `tfds:<name>` for an image data set
+            of TFDS, or `folder:<path>` for a folder of pictures.
         batch_size: images in a batch.
-        seed: integer that fixes the order of the training images and their flips.
-        data_dir: TFDS's data_dir; None for TFDS's default.
-        image_size: side in pixels to crop and resize the images to, for `tfds:` and `folder:`; needed where
-            they are not squares of one size.
-        omniglot_mat: path of a `chardata.mat` at hand, for `omniglot`.
+        labels: pairs of images and labels instead of images: digits, the classes of `cifar10`, OMNIGLOT's alphabets (of
+            a `chardata.mat` at hand), the feature `label` of other TFDS data sets.
+        seed: fixes the order of the training images and their flips.
         horizontal_flip: mirrors each training image with probability 1/2.
-        first_epoch: None for training data that end after one pass and have a new order in each pass, fixed
-            by `seed` and TensorFlow's global seed. An integer e for an endless stream of epochs from epoch e
-            on, in which the order and the flips of an epoch depend on (seed, epoch) alone: a resumed run sees
-            what an uninterrupted one would have seen.
+        first_epoch: None for training data that end after one pass and have a new order in each pass, fixed by `seed`
+            and TensorFlow's global seed. An integer e for an endless stream of epochs from epoch e on, in which the
+            order and the flips of an epoch depend on (seed, epoch) alone: a resumed run sees what an uninterrupted one
+            would have seen.
+        **source: where and how the images are read, see `read_images`.
 
     Returns:
-        Training, validation and test `tf.data.Dataset` of uint8 batches [B, H, W, C]. Training drops what
-        does not fill a batch; validation and test are in order, with a smaller last batch.
+        Training, validation and test `tf.data.Dataset` of uint8 batches `[B, H, W, C]`, or of pairs of them and int64
+        labels `[B]`. Training drops what does not fill a batch; validation and test are in order, with a smaller last
+        batch.
 
     Raises:
-        UserError: for an unknown name, data that are missing or cannot be read, a missing or unfitting
-            `image_size`, or fewer training images than a batch.
+        UserError: for an unknown name, data that are missing or cannot be read, labels that a data set does not have, a
+            missing or unfitting `image_size`, or fewer training images than a batch.
 
     Source: Section 5 and Table 7 of the paper for the data sets.
     """
-    train, validation, test = read_images(name, data_dir, image_size, omniglot_mat)
-    if not 1 <= batch_size <= len(train):
-        raise UserError(f"batch_size is {batch_size}: for {name} it must be from 1 to {len(train)}")
-    train = training_batches(train, batch_size, seed, horizontal_flip, first_epoch)
-    return train, evaluation_batches(validation, batch_size), evaluation_batches(test, batch_size)
+    parts = read_labels(name, **source) if labels else (None, None, None)
+    images = read_images(name, **source)
+    if not 1 <= batch_size <= len(images[0]):
+        raise UserError(f"batch_size is {batch_size}: for {name} it must be from 1 to {len(images[0])}")
+    train = training_batches(images[0], batch_size, seed, horizontal_flip, first_epoch, parts[0])
+    validation, test = (evaluation_batches(images[split], batch_size, parts[split]) for split in (1, 2))
+    return train, validation, test
 
 
-def read_images(name, data_dir=None, image_size=None, omniglot_mat=None):
+def read_images(
+    name: str,
+    data_dir: str | None = None,
+    image_size: int | None = None,
+    omniglot_mat: str | None = None,
+    background: str = "white",
+    skip_broken: bool = False,
+    whole: bool = False,
+) -> Splits:
     """Reads the images of a data set into memory.
 
     Args:
         name: see `load_dataset`.
-        data_dir: see `load_dataset`.
-        image_size: see `load_dataset`.
-        omniglot_mat: see `load_dataset`.
+        data_dir: TFDS's data_dir; None for TFDS's default.
+        image_size: side in pixels to crop and resize the images to, for `tfds:` and `folder:`; needed where they are
+            not squares of one size.
+        omniglot_mat: path of a `chardata.mat` at hand, for `omniglot`.
+        background: colour, as in CSS, under transparent pictures of `folder:`.
+        skip_broken: leaves out pictures of `folder:` that cannot be read, instead of refusing the folder.
+        whole: a `folder:` without split subfolders is not split, and each of the three splits is all of it: for
+            evaluation on images that no run was trained on.
 
     Returns:
-        uint8 arrays [N, H, W, C] of the training, validation and test images.
+        uint8 arrays `[N, H, W, C]` of the training, validation and test images.
 
     Raises:
         UserError: see `load_dataset`.
     """
-    kind, _, place = name.partition(":")
-    if kind == "folder" and place:
-        return read_folder(place, image_size)
-    if kind == "tfds" and place:
-        return three_splits(read_tfds(place, data_dir, image_size), most=5000)
-    if name not in SIDES:
-        raise unknown_data_set(name)
-    if image_size not in (None, SIDES[name]):
-        raise UserError(f"image_size is {image_size}, but images of {name} have side {SIDES[name]}")
-    if name == "mnist5k":
-        return read_mnist5k()
-    if name == "omniglot":
-        return three_splits(read_omniglot(data_dir, omniglot_mat), most=1000)
-    return three_splits(read_tfds(name, data_dir), most=5000)
+    source, place = find_source(name)
+    check_image_size(name, image_size)
+    request = Request(place, data_dir, image_size, omniglot_mat, background, skip_broken, whole)
+    return _three_splits(source.read_images(request), source.most_validation)
 
 
-def unknown_data_set(name):
-    """The error for a name that is no data set's.
+def read_labels(name: str, data_dir: str | None = None, omniglot_mat: str | None = None, **_: Any) -> Splits:
+    """Reads the labels of a data set, in the order of the images of `read_images`.
 
     Args:
-        name: the name that the user gave.
+        name: see `load_dataset`.
+        data_dir: see `read_images`.
+        omniglot_mat: see `read_images`.
+        **_: the other arguments of `read_images`, which change no label.
 
     Returns:
-        `UserError`, to be raised.
-    """
-    similar = difflib.get_close_matches(name, SIDES, n=1)
-    hint = f"did you mean {similar[0]}? " if similar else ""
-    choices = ", ".join((*SIDES, "tfds:<name>", "folder:<path>"))
-    return UserError(f"unknown data set {name}: {hint}the choices are {choices}")
-
-
-def three_splits(splits, most):
-    """Takes a missing test split, then a missing validation split, from the end of the training split.
-
-    Args:
-        splits: dict from `train` and, where there are such, `validation` and `test` to arrays of N rows.
-        most: how many rows of `train` validation takes at most; it takes no more than a tenth.
-
-    Returns:
-        Training, validation and test arrays.
+        int64 arrays `[N]` of the training, validation and test labels.
 
     Raises:
-        UserError: if there are fewer than ten training rows to take from.
+        UserError: for an unknown name, a data set without labels, or data that are missing or cannot be read.
     """
+    source, place = find_source(name)
+    labels = source.read_labels(Request(place, data_dir, omniglot_mat=omniglot_mat))
+    return _three_splits(labels, source.most_validation)
+
+
+def _three_splits(splits: dict[str, np.ndarray], most: int) -> Splits:
+    """Takes a missing test split, then a missing validation split of at most `most` rows, from the end of `train`."""
     train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
     if test is None:
         train, test = _hold_out(train, len(train))
@@ -130,28 +127,38 @@ def three_splits(splits, most):
     return train, validation, test
 
 
-def _hold_out(images, most):
+def _hold_out(images: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     count = min(most, len(images) // 10)
     if count == 0:
         raise UserError(f"there are {len(images)} training images: at least 10 are needed")
     return images[:-count], images[-count:]
 
 
-def training_batches(images, batch_size, seed=0, horizontal_flip=False, first_epoch=None):
+def training_batches(
+    images: np.ndarray,
+    batch_size: int,
+    seed: int = 0,
+    horizontal_flip: bool = False,
+    first_epoch: int | None = None,
+    labels: np.ndarray | None = None,
+) -> tf.data.Dataset:
     """Makes the shuffled batches of training images that `load_dataset` describes.
 
     Args:
-        images: uint8 array [N, H, W, C].
+        images: array `[N, H, W, C]`.
         batch_size: see `load_dataset`.
         seed: see `load_dataset`.
         horizontal_flip: see `load_dataset`.
         first_epoch: see `load_dataset`.
+        labels: array `[N]` of the images, or None.
 
     Returns:
-        `tf.data.Dataset` of uint8 batches [batch_size, H, W, C].
+        `tf.data.Dataset` of batches `[batch_size, H, W, C]` of the same dtype; with `labels`, of pairs of a batch and
+        its labels `[batch_size]`.
     """
     with tf.device("CPU"):
         images = tf.constant(images)
+        labels = None if labels is None else tf.constant(labels)
     count, steps = len(images), len(images) // batch_size
 
     def order_and_flips(epoch):
@@ -165,7 +172,7 @@ def training_batches(images, batch_size, seed=0, horizontal_flip=False, first_ep
         batch = tf.gather(images, indices)
         if horizontal_flip:
             batch = tf.where(flips[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
-        return batch
+        return batch if labels is None else (batch, tf.gather(labels, indices))
 
     if first_epoch is None:  # one epoch, numbered at random, anew each time the data are iterated
         epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
@@ -174,30 +181,33 @@ def training_batches(images, batch_size, seed=0, horizontal_flip=False, first_ep
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
         length = tf.data.INFINITE_CARDINALITY
     batches = epochs.flat_map(order_and_flips).map(batch_of_images)
-    return _made_ahead(batches.apply(tf.data.experimental.assert_cardinality(length)))
+    return _prefetch(batches.apply(tf.data.experimental.assert_cardinality(length)))
 
 
-def evaluation_batches(images, batch_size):
+def evaluation_batches(images: np.ndarray, batch_size: int, labels: np.ndarray | None = None) -> tf.data.Dataset:
     """Makes batches of images in their order, the last one smaller where they do not fill it.
 
     Args:
-        images: uint8 array [N, H, W, C].
+        images: array `[N, H, W, C]`.
         batch_size: images in a batch.
+        labels: array `[N]` of the images, or None.
 
     Returns:
-        `tf.data.Dataset` of uint8 batches [B, H, W, C].
+        `tf.data.Dataset` of batches `[B, H, W, C]` of the same dtype; with `labels`, of pairs of a batch and its
+        labels `[B]`.
     """
-    return _made_ahead(tf.data.Dataset.from_tensor_slices(images).batch(batch_size))
+    rows = images if labels is None else (images, labels)
+    return _prefetch(tf.data.Dataset.from_tensor_slices(rows).batch(batch_size))
 
 
-def _made_ahead(batches):
-    """Keeps two batches ready, and TensorFlow from tuning that: its tuner can hold up a validation for ten seconds."""
+def _prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Prefetches two batches, without TensorFlow's tuner: that can hold up a validation for ten seconds."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return batches.prefetch(2).with_options(options)
 
 
-def share_of_worker(batches, batch_size, context):
+def share_of_worker(batches: tf.data.Dataset, batch_size: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
     """Gives one worker its rows of every global batch: the i-th device of all has the i-th of as many equal parts.
 
     The devices are counted through: those of the first worker, then those of the second, and so on. Where the last
@@ -217,4 +227,4 @@ def share_of_worker(batches, batch_size, context):
     parts = batches.map(lambda batch: batch[first : first + devices * rows]).rebatch(rows)
     if batches.cardinality() == tf.data.INFINITE_CARDINALITY:
         parts = parts.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return _made_ahead(parts)
+    return _prefetch(parts)

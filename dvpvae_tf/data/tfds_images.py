@@ -2,6 +2,7 @@
 
 import difflib
 import textwrap
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from dvpvae_tf.errors import UserError
 
 
-def read_tfds(name, data_dir=None, image_size=None):
+def read_tfds(name: str, data_dir: str | None = None, image_size: int | None = None) -> dict[str, np.ndarray]:
     """Reads the images of a TFDS data set, after downloading and preparing it where that is still to be done.
 
     Args:
@@ -34,7 +35,7 @@ def read_tfds(name, data_dir=None, image_size=None):
     return read_splits(builder, new_side)
 
 
-def read_tfds_labels(name, data_dir=None):
+def read_tfds_labels(name: str, data_dir: str | None = None) -> dict[str, np.ndarray]:
     """Reads the labels of a TFDS data set in the order of the images of `read_tfds`.
 
     Args:
@@ -56,14 +57,14 @@ def read_tfds_labels(name, data_dir=None):
     return {split: _read_labels(builder, split) for split in _splits(builder)}
 
 
-def _remedy(builder, name):
+def _remedy(builder: tfds.core.DatasetBuilder, name: str) -> str:
     return (
         f"where there is a network run `python -c \"import tensorflow_datasets as t; t.load('{name}')\"` "
         f"and copy the folder ~/tensorflow_datasets/{builder.name} it makes into {builder.data_dir_root}"
     )
 
 
-def prepare(builder, remedy, urls=None):
+def prepare(builder: tfds.core.DatasetBuilder, remedy: str, urls: Iterable[str] | None = None) -> None:
     """Downloads and prepares a data set unless it is prepared already.
 
     Args:
@@ -90,7 +91,7 @@ def prepare(builder, remedy, urls=None):
         raise UserError(f"{failure} ({one_line(error)}): {remedy}") from error
 
 
-def read_splits(builder, new_side=None):
+def read_splits(builder: tfds.core.DatasetBuilder, new_side: int | None = None) -> dict[str, np.ndarray]:
     """Reads the images of a prepared data set.
 
     Args:
@@ -106,32 +107,32 @@ def read_splits(builder, new_side=None):
     return {split: _read_split(builder, split, new_side) for split in _splits(builder)}
 
 
-def _splits(builder):
+def _splits(builder: tfds.core.DatasetBuilder) -> list[str]:
     splits = [split for split in ("train", "validation", "test") if split in builder.info.splits]
     if "train" not in splits:
         raise UserError(f"the TFDS data set {builder.name} has no split `train`")
     return splits
 
 
-def _read_split(builder, split, new_side):
+def _read_split(builder: tfds.core.DatasetBuilder, split: str, new_side: int | None) -> np.ndarray:
     images = builder.as_dataset(split=split).map(lambda example: example["image"])
     if new_side is None:
         return np.concatenate(list(images.batch(1000).as_numpy_iterator()))
     return np.stack([_crop_and_resize(image, new_side) for image in images.as_numpy_iterator()])
 
 
-def _read_labels(builder, split):
+def _read_labels(builder: tfds.core.DatasetBuilder, split: str) -> np.ndarray:
     examples = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding({"label": True}))
     labels = [batch["label"] for batch in examples.batch(1000).as_numpy_iterator()]
     return np.concatenate(labels).astype(np.int64)
 
 
-def _crop_and_resize(image, side):
+def _crop_and_resize(image: np.ndarray, side: int) -> np.ndarray:
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     return np.asarray(ImageOps.fit(picture, (side, side))).reshape(side, side, -1)
 
 
-def _side_to_resize_to(builder, image_size):
+def _side_to_resize_to(builder: tfds.core.DatasetBuilder, image_size: int | None) -> int | None:
     feature = dict(builder.info.features).get("image")
     if not isinstance(feature, tfds.features.Image) or feature.np_dtype != np.uint8:
         raise UserError(f"the TFDS data set {builder.name} has no feature `image` of 8-bit images")
@@ -142,7 +143,7 @@ def _side_to_resize_to(builder, image_size):
     return None if square and image_size in (None, height) else image_size
 
 
-def _find_builder(name, data_dir):
+def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -153,14 +154,14 @@ def _find_builder(name, data_dir):
         raise UserError(f"TFDS cannot find {name}: {one_line(error)}") from error
 
 
-def reachable(url):
-    """Whether a server answers within seconds, whatever it answers.
+def reachable(url: str) -> bool:
+    """Tests whether a server answers within five seconds.
 
     Args:
         url: an address of that server.
 
     Returns:
-        bool.
+        Whether it answers, whatever the answer.
     """
     try:
         requests.head(url, timeout=5)
@@ -169,13 +170,13 @@ def reachable(url):
     return True
 
 
-def one_line(error):
-    """The message of an error of others, shortened to one line.
+def one_line(error: Exception) -> str:
+    """Shortens the message of another library's error to one line.
 
     Args:
         error: an exception.
 
     Returns:
-        str of at most 400 characters.
+        At most 400 characters.
     """
     return textwrap.shorten(str(error), 400)

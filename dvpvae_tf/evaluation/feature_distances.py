@@ -246,10 +246,8 @@ def train_classifier(images, labels, seed=0, steps=1500, verbose=1):
 
 def _pairs(images, labels, seed):
     """Endless shuffled batches of images and their labels."""
-    with tf.device("CPU"):
-        images, labels = tf.constant(images), tf.constant(labels)
-    batches = training_batches(np.arange(len(images)), min(128, len(images)), seed, first_epoch=0)
-    return batches.map(lambda rows: (to_unit_range(tf.gather(images, rows)), tf.gather(labels, rows)))
+    batches = training_batches(images, min(128, len(images)), seed, first_epoch=0, labels=labels)
+    return batches.map(lambda batch, answers: (to_unit_range(batch), answers))
 
 
 def _new_classifier(image_shape, num_classes, seed):

@@ -1,14 +1,19 @@
 """The discrete cosine transform and its inverse (Section 3.2)."""
 
+from typing import Any
+
 import keras
 import numpy as np
+import tensorflow as tf
+
+Shape = tuple[int | None, ...]
 
 
-def dct_matrix(side):
-    """The orthonormal DCT-II matrix C of Section 3.2.
+def dct_matrix(side: int) -> np.ndarray:
+    """Computes the orthonormal DCT-II matrix C of Section 3.2.
 
     Args:
-        side: int, D.
+        side: D.
 
     Returns:
         float32 array `[D, D]`; row k holds the cosine of frequency k.
@@ -26,18 +31,18 @@ class DCT(keras.layers.Layer):
     Maps `[N, D, D, C]` to `[N, size, size, C]` in the compute dtype.
 
     Args:
-        size: int or None, how many frequencies a side are kept; None keeps all.
+        size: number of frequencies kept in each direction; None keeps all.
         **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
         ValueError: on build, if the images are not square or are smaller than `size`.
     """
 
-    def __init__(self, size=None, **kwargs):
+    def __init__(self, size: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.size = size
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         _, height, width, _ = input_shape
         if height != width or (self.size or 0) > height:
             raise ValueError(
@@ -45,37 +50,37 @@ class DCT(keras.layers.Layer):
             )
         self.basis = dct_matrix(height)[: self.size]
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         basis = keras.ops.cast(self.basis, self.compute_dtype)
         return keras.ops.einsum("kh,nhwc,lw->nklc", basis, inputs, basis)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         size = self.size or input_shape[1]
         return (input_shape[0], size, size, input_shape[3])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "size": self.size}
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class InverseDCT(keras.layers.Layer):
-    """The inverse of `DCT`, the frequencies that are missing taken as zero (Algorithm 2).
+    """The inverse of `DCT`; missing frequencies count as zero (Algorithm 2).
 
     Maps `[N, d, d, C]` to `[N, size, size, C]` in the compute dtype.
 
     Args:
-        size: int, the side D of the images.
+        size: side D of the images.
         **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
         ValueError: on build, if there are more frequencies than pixels.
     """
 
-    def __init__(self, size, **kwargs):
+    def __init__(self, size: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.size = size
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         frequencies = input_shape[1]
         if frequencies > self.size:
             raise ValueError(
@@ -83,12 +88,12 @@ class InverseDCT(keras.layers.Layer):
             )
         self.basis = dct_matrix(self.size)[:frequencies]
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         basis = keras.ops.cast(self.basis, self.compute_dtype)
         return keras.ops.einsum("kh,nklc,lw->nhwc", basis, inputs, basis)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.size, self.size, input_shape[3])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "size": self.size}

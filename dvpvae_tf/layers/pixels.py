@@ -1,5 +1,8 @@
 """Images as this library takes them: uint8, or float in [0, 1]. The only place that checks them."""
 
+from collections.abc import Iterator
+
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -60,6 +63,46 @@ def _assert_unit_range(images):
     told = [f"{RANGE}: divide 0..255 by 255", tf.reduce_min(images), tf.reduce_max(images)]
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(inside), told)]):
         return tf.where(inside, images, float("nan"))
+
+
+def take_images(batch: tf.Tensor | tuple | list | dict) -> tf.Tensor:
+    """Takes the images out of a batch of a data set.
+
+    Args:
+        batch: images alone, first in a tuple with labels, or under "image" in a dictionary, as in TFDS.
+
+    Returns:
+        The images.
+
+    Raises:
+        ValueError: if a dictionary has no "image".
+    """
+    images = batch if isinstance(batch, dict) else keras.utils.unpack_x_y_sample_weight(batch)[0]
+    if not isinstance(images, dict):
+        return images
+    if "image" not in images:
+        raise ValueError(f"A batch must be images, (images, labels) or have the key 'image', got {sorted(images)}.")
+    return images["image"]
+
+
+def iterate_images(data: tf.data.Dataset | np.ndarray, batch_size: int = 256) -> Iterator[tf.Tensor]:
+    """Goes once through all images.
+
+    Args:
+        data: array `[N, H, W, C]`, or batches that `take_images` takes.
+        batch_size: images in a batch of an array.
+
+    Yields:
+        Batches of images as they are.
+
+    Raises:
+        ValueError: if the data never end.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        data = tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
+    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("These data never end: give data without repeat(), or the first batches with take(number).")
+    return (take_images(batch) for batch in data)
 
 
 def in_unit_range(images: tf.Tensor) -> tf.Tensor:

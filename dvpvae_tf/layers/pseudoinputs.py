@@ -4,6 +4,7 @@ Each class is r(u|x) = N(f(x), sigma^2 I) (Eq. 9) with its pseudo-inverse; they 
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,38 +12,40 @@ import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import uniform_initializer
 from dvpvae_tf.layers.dct import DCT, InverseDCT
-from dvpvae_tf.layers.pixels import to_unit_range
+from dvpvae_tf.layers.pixels import iterate_images, to_unit_range
+
+Shape = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class ClipWeights(keras.constraints.Constraint):
-    """Keeps a weight in a range.
+    """Clips a weight to a range after each update.
 
     Args:
-        minimum: float.
-        maximum: float.
+        minimum: lower end of the range.
+        maximum: upper end of the range.
     """
 
-    def __init__(self, minimum, maximum):
+    def __init__(self, minimum: float, maximum: float):
         self.minimum = minimum
         self.maximum = maximum
 
-    def __call__(self, value):
+    def __call__(self, value: tf.Tensor) -> tf.Tensor:
         return keras.ops.clip(value, self.minimum, self.maximum)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"minimum": self.minimum, "maximum": self.maximum}
 
 
-def resize_bilinear(images, side):
-    """Resizes bilinearly with half-pixel centres and no antialiasing.
+def resize_bilinear(images: tf.Tensor, side: int) -> tf.Tensor:
+    """Resizes images bilinearly, with half-pixel centres and no antialiasing.
 
     Args:
-        images: float tensor `[N, h, w, C]`.
-        side: int.
+        images: float `[N, h, w, C]`.
+        side: side of the resized images, in pixels.
 
     Returns:
-        Tensor `[N, side, side, C]` of the same dtype.
+        `[N, side, side, C]` of the same dtype.
     """
     if images.shape[1] == side:
         return images
@@ -50,28 +53,35 @@ def resize_bilinear(images, side):
 
 
 class Pseudoinput(keras.layers.Layer):
-    """r(u|x) = N(f(x), sigma^2 I) with a trained sigma (Eq. 9), the base of the kinds below.
+    """Base class of r(u|x) = N(f(x), sigma^2 I) with a trained sigma (Eq. 9); subclasses define f.
 
-    Called on images, float32 `[N, D, D, C]` in [0, 1], it gives f(x), float32 `[N, d, d, C]`.
+    Called on images, float32 `[N, D, D, C]` in [0, 1], it returns f(x), float32 `[N, d, d, C]`.
 
     Args:
-        size: int, d.
-        sigma_per_element: bool, a log-variance for each element of u (as released) or one for all (as in the paper).
-        initial_log_var: float, where log sigma^2 starts.
-        log_var_range: pair of floats that log sigma^2 is kept in during training.
-        **kwargs: passed to `keras.layers.Layer`. The dtype is float32 always.
+        size: side d of u.
+        sigma_per_element: one log-variance for each element of u (as released), or one for all (as in the paper).
+        initial_log_var: initial value of log sigma^2.
+        log_var_range: range to which log sigma^2 is clipped in training.
+        **kwargs: passed to `keras.layers.Layer`. The dtype is always float32.
     """
 
     bounded = True  # whether every f(x) lies in [-1, 1]
 
-    def __init__(self, size, sigma_per_element=True, initial_log_var=-6.0, log_var_range=(-12.0, 2.0), **kwargs):
+    def __init__(
+        self,
+        size: int,
+        sigma_per_element: bool = True,
+        initial_log_var: float = -6.0,
+        log_var_range: tuple[float, float] = (-12.0, 2.0),
+        **kwargs: Any,
+    ):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.size = size
         self.sigma_per_element = sigma_per_element
         self.initial_log_var = initial_log_var
         self.log_var_range = tuple(log_var_range)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         _, side, _, channels = input_shape
         if self.size > side:
             raise ValueError(f"A pseudoinput of size {self.size} does not fit images of {side} pixels a side.")
@@ -86,23 +96,23 @@ class Pseudoinput(keras.layers.Layer):
         )
 
     @property
-    def dimensions(self):
-        """int, P: how many elements u has."""
+    def dimensions(self) -> int:
+        """P, the number of elements of u."""
         return math.prod(self.shape)
 
     @property
-    def adapted(self):
-        """bool, whether all that `adapt` computes is there."""
+    def adapted(self) -> bool:
+        """Whether `adapt` has been called, if this kind needs it."""
         return True
 
-    def adapt(self, images):
-        """Computes from training images what the transformation needs; nothing for most kinds.
+    def adapt(self, images: tf.data.Dataset | np.ndarray) -> None:
+        """Computes from training images what f needs; most kinds need nothing.
 
         Args:
             images: `tf.data.Dataset` of batches, or array, `[N, D, D, C]`: float32 in [0, 1] or uint8.
         """
 
-    def sample(self, mean, noise):
+    def sample(self, mean: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Draws u from r(u|x) (Eq. 9).
 
         Args:
@@ -114,7 +124,7 @@ class Pseudoinput(keras.layers.Layer):
         """
         return mean + tf.exp(0.5 * self.log_var) * noise
 
-    def log_prob(self, u, mean):
+    def log_prob(self, u: tf.Tensor, mean: tf.Tensor) -> tf.Tensor:
         """Computes log r(u|x) (Eq. 9).
 
         Args:
@@ -127,29 +137,29 @@ class Pseudoinput(keras.layers.Layer):
         distance = tf.square(u - mean) * tf.exp(-self.log_var)
         return -0.5 * tf.reduce_sum(distance + self.log_var + math.log(2 * math.pi), axis=[1, 2, 3])
 
-    def entropy(self):
-        """The entropy of r(u|x), in closed form (Eq. 17).
+    def entropy(self) -> tf.Tensor:
+        """Computes the entropy of r(u|x) in closed form (Eq. 17).
 
         Returns:
             float32 scalar tensor, nats.
         """
         return 0.5 * tf.reduce_sum(tf.broadcast_to(self.log_var, self.shape) + math.log(2 * math.pi) + 1.0)
 
-    def decode(self, u):
+    def decode(self, u: tf.Tensor) -> tf.Tensor:
         """Maps pseudoinputs back to images, the pseudo-inverse of f.
 
         Args:
             u: float32 tensor `[N, d, d, C]`.
 
         Returns:
-            float32 tensor `[N, D, D, C]`, on the scale of pixels in [0, 1], which unlikely u exceed.
+            float32 tensor `[N, D, D, C]`, pixels; those of an unlikely u may leave [0, 1].
         """
         return (resize_bilinear(u, self.image_shape[0]) + 1.0) / 2.0
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.size, self.size, input_shape[3])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "size": self.size,
@@ -166,7 +176,7 @@ class DCTPseudoinput(Pseudoinput):
     S is found by `adapt`. Arguments and shapes are those of `Pseudoinput`.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.dct = DCT(self.size, dtype="float32", name="dct")
         self.inverse_dct = InverseDCT(self.image_shape[0], dtype="float32", name="inverse_dct")
@@ -179,25 +189,23 @@ class DCTPseudoinput(Pseudoinput):
         )
 
     @property
-    def adapted(self):
-        """bool, whether S is there."""
+    def adapted(self) -> bool:
+        """Whether `adapt` has computed S."""
         return bool(np.all(self.scale.numpy() >= 0))
 
-    def adapt(self, images):
+    def adapt(self, images: tf.data.Dataset | np.ndarray) -> None:
         """Computes S, the largest absolute value of each frequency and channel over the training images (Algorithm 1).
 
         Args:
-            images: `tf.data.Dataset` of batches, or array, `[N, D, D, C]`: float32 in [0, 1] or uint8.
+            images: array `[N, D, D, C]`, float in [0, 1] or uint8, or `tf.data.Dataset` of batches of images, alone,
+                first in a tuple, or under "image" in a dictionary.
 
         Raises:
-            ValueError: if there are no images or they are not as said.
+            ValueError: if there are no images, the data never end, or the shape, the dtype or the range is wrong.
         """
-        if not isinstance(images, tf.data.Dataset):
-            images = tf.data.Dataset.from_tensor_slices(images).batch(256)
         largest = tf.function(lambda batch: tf.reduce_max(tf.abs(self.dct(batch)), axis=0))
         scale = None
-        for batch in images:
-            batch = keras.utils.unpack_x_y_sample_weight(batch)[0]
+        for batch in iterate_images(images):
             maximum = largest(to_unit_range(batch, self.image_shape))
             scale = maximum if scale is None else tf.maximum(scale, maximum)
         if scale is None:
@@ -205,10 +213,10 @@ class DCTPseudoinput(Pseudoinput):
         # A frequency that no image has comes out as a rounding error, not as 0.
         self.scale.assign(tf.where(scale > 1e-6 * self.image_shape[0], scale, 0.0))
 
-    def call(self, images):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(tf.math.divide_no_nan(self.dct(images), self.scale), -1.0, 1.0)
 
-    def decode(self, u):
+    def decode(self, u: tf.Tensor) -> tf.Tensor:
         """Maps pseudoinputs back to images (Algorithm 2): scales by S, inverts the DCT, clips to the range of images.
 
         Args:
@@ -224,7 +232,7 @@ class DCTPseudoinput(Pseudoinput):
 class DownsamplePseudoinput(Pseudoinput):
     """A bilinearly downsampled image in [-1, 1] (Figure 5). Arguments and shapes are those of `Pseudoinput`."""
 
-    def call(self, images):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
         return resize_bilinear(2.0 * images - 1.0, self.size)
 
 
@@ -234,7 +242,7 @@ class LearnablePseudoinput(Pseudoinput):
 
     bounded = False
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         initializer = uniform_initializer()
         self.linear = keras.layers.Dense(
@@ -242,6 +250,6 @@ class LearnablePseudoinput(Pseudoinput):
         )
         self.linear.build((None, math.prod(self.image_shape)))
 
-    def call(self, images):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(2.0 * images - 1.0, [-1, math.prod(self.image_shape)])
         return tf.reshape(self.linear(flat), [-1, *self.shape])

@@ -1,27 +1,39 @@
 """The residual block of both paths (Figure 2c)."""
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
+
+Shape = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class ResBlock(keras.layers.Layer):
     """A residual bottleneck: 1x1, 3x3, 3x3 and 1x1 convolutions with SiLU between them, plus a skip (Figure 2c).
 
-    Input and output are `[N, h, w, input channels]` and `[N, h, w, channels]` in the compute dtype. The skip is a 1x1
-    convolution where the number of channels changes.
+    Maps `[N, h, w, input channels]` to `[N, h, w, channels]` in the compute dtype. The skip is a 1x1 convolution if the
+    number of channels changes.
 
     Args:
-        channels: int, output channels.
-        hidden_channels: int, channels of the bottleneck.
-        activation_first: bool. True puts a SiLU before each convolution (bottom-up path), False after each but the last
+        channels: output channels.
+        hidden_channels: channels of the bottleneck.
+        activation_first: True puts a SiLU before each convolution (bottom-up path), False after each but the last
             (TopDown path).
-        output_gain: float, factor of the last convolution's starting weights; 0 starts the block as its skip.
+        output_gain: factor of the initial weights of the last convolution; with 0 the block starts as its skip.
         **kwargs: passed to `keras.layers.Layer`.
     """
 
-    def __init__(self, channels, hidden_channels, activation_first=True, output_gain=1.0, **kwargs):
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int,
+        activation_first: bool = True,
+        output_gain: float = 1.0,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.channels = channels
         self.hidden_channels = hidden_channels
@@ -41,7 +53,7 @@ class ResBlock(keras.layers.Layer):
         ]
         self.skip = None
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         shape = tuple(input_shape)
         if shape[-1] != self.channels:
             self.skip = MemoryEfficientConv2D(self.channels, 1, dtype=self.dtype_policy, name="skip")
@@ -50,16 +62,16 @@ class ResBlock(keras.layers.Layer):
             layer.build(shape)
             shape = (*shape[:-1], layer.filters)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         x = inputs
         for layer in self.convolutions:
             x = layer(x)
         return x + (inputs if self.skip is None else self.skip(inputs))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.channels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "channels": self.channels,

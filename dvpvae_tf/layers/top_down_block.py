@@ -1,9 +1,10 @@
 """One stochastic layer of the TopDown path (Figure 2b)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
+import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 from dvpvae_tf.layers.res_block import ResBlock
@@ -11,25 +12,27 @@ from dvpvae_tf.layers.res_block import ResBlock
 LOG_VAR_RANGE = (-10.0, 1.0)
 LOG_2_PI = math.log(2.0 * math.pi)
 
+Shape = tuple[int | None, ...]
+
 
 class TopDownStep(NamedTuple):
-    """What a `TopDownBlock` gives: the features below it and its Gaussians.
+    """The outputs of a `TopDownBlock`: the features for the layer below, z, and the Gaussians of z.
 
     Features are `[N, h, w, channels]` in the compute dtype, all others `[N, h, w, latent channels]` in float32.
 
-    Where z was drawn from the prior, the posterior's parameters are the prior's, so that its KL is 0. Of a block
-    without a prior, the prior's are the posterior's.
+    If z was drawn from the prior, the posterior's parameters are the prior's, so its KL is 0. If the block has no
+    prior, the prior's parameters are the posterior's.
     """
 
-    features: object
-    latent: object
-    prior_mean: object
-    prior_log_var: object
-    posterior_mean: object
-    posterior_log_var: object
+    features: tf.Tensor
+    latent: tf.Tensor
+    prior_mean: tf.Tensor
+    prior_log_var: tf.Tensor
+    posterior_mean: tf.Tensor
+    posterior_log_var: tf.Tensor
 
-    def kl(self):
-        """KL(q(z_l|z_above, x, u) || p(z_l|z_above, u)) in closed form (Eq. 15).
+    def kl(self) -> tf.Tensor:
+        """Computes KL(q(z_l|z_above, x, u) || p(z_l|z_above, u)) in closed form (Eq. 15).
 
         Returns:
             float32 tensor `[N]`, nats.
@@ -38,7 +41,7 @@ class TopDownStep(NamedTuple):
         distance = keras.ops.square(self.posterior_mean - self.prior_mean) * keras.ops.exp(-self.prior_log_var)
         return 0.5 * keras.ops.sum(keras.ops.exp(difference) + distance - 1.0 - difference, axis=[1, 2, 3])
 
-    def log_ratio(self):
+    def log_ratio(self) -> tf.Tensor:
         """Computes log p(z_l|z_above, u) - log q(z_l|z_above, x, u) at the latent drawn.
 
         Returns:
@@ -48,7 +51,7 @@ class TopDownStep(NamedTuple):
         of_posterior = _log_density(self.latent, self.posterior_mean, self.posterior_log_var)
         return keras.ops.sum(of_prior - of_posterior, axis=[1, 2, 3])
 
-    def posterior_log_prob(self):
+    def posterior_log_prob(self) -> tf.Tensor:
         """Computes log q(z_l|z_above, x, u) at the latent drawn.
 
         Returns:
@@ -57,8 +60,8 @@ class TopDownStep(NamedTuple):
         return keras.ops.sum(_log_density(self.latent, self.posterior_mean, self.posterior_log_var), axis=[1, 2, 3])
 
 
-def _log_density(value, mean, log_var):
-    """That of a Gaussian, element by element."""
+def _log_density(value: tf.Tensor, mean: tf.Tensor, log_var: tf.Tensor) -> tf.Tensor:
+    """Log density of N(mean, exp(log_var)) at each element, in nats."""
     return -0.5 * (keras.ops.square(value - mean) * keras.ops.exp(-log_var) + log_var + LOG_2_PI)
 
 
@@ -71,26 +74,26 @@ class TopDownBlock(keras.layers.Layer):
     is the mean.
 
     Args:
-        channels: int, channels of the features.
-        hidden_channels: int, channels of the residual blocks' bottleneck.
-        latent_channels: int, channels of z.
-        has_output: bool. False leaves out all that only serves the layers below: the last layer when the likelihood
-            sees the latents alone (Eq. 18).
-        has_prior: bool. False leaves out the prior: the top layer when a VampPrior takes its place (Eq. 7). Then
+        channels: channels of the features.
+        hidden_channels: channels of the bottleneck of the residual blocks.
+        latent_channels: channels of z.
+        has_output: False leaves out what only the layers below need: in the last layer, if the likelihood sees the
+            latents alone (Eq. 18).
+        has_prior: False leaves out the prior: in the top layer, if a VampPrior takes its place (Eq. 7). Then
             `encoder_features` must be given.
-        residual_gain: float, factor of the starting weights through which the block adds to the features: sqrt(1 / L).
+        residual_gain: factor of the initial weights through which the block adds to the features, sqrt(1 / L).
         **kwargs: passed to `keras.layers.Layer`.
     """
 
     def __init__(
         self,
-        channels,
-        hidden_channels,
-        latent_channels,
-        has_output=True,
-        has_prior=True,
-        residual_gain=1.0,
-        **kwargs,
+        channels: int,
+        hidden_channels: int,
+        latent_channels: int,
+        has_output: bool = True,
+        has_prior: bool = True,
+        residual_gain: float = 1.0,
+        **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)  # noise and latents stay float32
         self.channels = channels
@@ -112,12 +115,12 @@ class TopDownBlock(keras.layers.Layer):
 
     def build(
         self,
-        features_shape,
-        condition_shape=None,
-        encoder_features_shape=None,
-        noise_shape=None,
-        temperature_shape=None,
-    ):
+        features_shape: Shape,
+        condition_shape: Shape | None = None,
+        encoder_features_shape: Shape | None = None,
+        noise_shape: Shape | None = None,
+        temperature_shape: Shape | None = None,
+    ) -> None:
         shape = tuple(features_shape)
         extra = 0 if condition_shape is None else condition_shape[-1]
         if self.has_prior:
@@ -127,7 +130,14 @@ class TopDownBlock(keras.layers.Layer):
             self.latent_projection.build((*shape[:-1], self.latent_channels))
             self.residual.build(shape)
 
-    def call(self, features, condition=None, encoder_features=None, noise=None, temperature=1.0):
+    def call(
+        self,
+        features: tf.Tensor,
+        condition: tf.Tensor | None = None,
+        encoder_features: tf.Tensor | None = None,
+        noise: tf.Tensor | None = None,
+        temperature: float | tf.Tensor = 1.0,
+    ) -> TopDownStep:
         features = keras.ops.cast(features, self.compute_dtype)
         if encoder_features is not None:
             mean, log_var = self.infer(features, encoder_features)
@@ -154,15 +164,15 @@ class TopDownBlock(keras.layers.Layer):
         gaussian, update = keras.ops.split(outputs, [2 * self.latent_channels], axis=-1)
         return (*self._gaussian(gaussian), update)
 
-    def infer(self, features, encoder_features):
-        """The Gaussian q(z_l|z_above, x, u).
+    def infer(self, features: tf.Tensor, encoder_features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes the Gaussian q(z_l|z_above, x, u).
 
         Args:
-            features: tensor `[N, h, w, channels]`, those that enter the block.
-            encoder_features: tensor like `features`, of the bottom-up path.
+            features: `[N, h, w, channels]`, the features that enter the block.
+            encoder_features: features of the bottom-up path, of the same shape.
 
         Returns:
-            Its mean and log-variance, float32 `[N, h, w, latent channels]`.
+            The mean and the log-variance, float32 `[N, h, w, latent channels]`.
         """
         features = keras.ops.cast(features, self.compute_dtype)
         features = (features + keras.ops.cast(encoder_features, self.compute_dtype)) / 2**0.5
@@ -172,7 +182,7 @@ class TopDownBlock(keras.layers.Layer):
         mean, log_var = keras.ops.split(keras.ops.cast(outputs, "float32"), 2, axis=-1)
         return mean, keras.ops.clip(log_var, *LOG_VAR_RANGE)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "channels": self.channels,

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.keras_internals import BuiltModel, check_settings, parameters_of, sum_no_gradients
-from dvpvae_tf.layers.pixels import check_images, to_unit_range
+from dvpvae_tf.layers.pixels import check_images, take_images, to_unit_range
 from dvpvae_tf.models.outputs import Elbo
 from dvpvae_tf.optimizers import as_tensors, as_vector
 
@@ -355,11 +355,7 @@ def images_of(data):
     """
     images, _, weights = keras.utils.unpack_x_y_sample_weight(data)
     _refuse({"sample weights": weights}, "all images count alike")
-    if isinstance(images, dict):
-        if "image" not in images:
-            raise ValueError(f'A data set of dictionaries needs "image", got {", ".join(map(str, images))}.')
-        images = images["image"]
-    return images
+    return take_images(images)
 
 
 def _refuse(arguments, reason):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.layers.pixels import to_unit_range
+from dvpvae_tf.layers.pixels import iterate_images, to_unit_range
 from dvpvae_tf.layers.pseudoinputs import ClipWeights
 
 
@@ -56,7 +56,7 @@ class VampPrior(keras.layers.Layer):
         if not self.from_data:
             return
         if isinstance(images, tf.data.Dataset):
-            batches = [keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in images]
+            batches = list(iterate_images(images))
             images = np.concatenate(batches) if batches else np.zeros((0, *self.pseudoinputs.shape[1:]))
         if len(images) < self.components:
             raise ValueError(f"{self.components} components cannot start from {len(images)} training images.")

@@ -80,7 +80,7 @@ def test_options_choose_the_data(run_folder, data, tmp_path):
     output = tmp_path / "results.json"
     options = ["--estimator", "elbo", "--split", "validation", "--data-dir", "here", "--batch-size", 7]
     evaluate(run_folder / "best.keras", *options, "--dataset", "tfds:blobs", "--output", output)
-    assert data[0] == {"name": "tfds:blobs", "data_dir": "here", "image_size": None, "omniglot_mat": None}
+    assert data[0] == {"name": "tfds:blobs", "data_dir": "here", "image_size": 8, "whole": True}
     results = json.loads(output.read_text())
     assert (results["images"], results["samples"], results["estimator"]) == (20, 1, "elbo, K = 1, T = 3")
 
@@ -96,7 +96,7 @@ def test_bfloat16_gives_nearly_the_same(run_folder, tmp_path):
 @pytest.mark.slow
 def test_distances_of_features_are_those_of_the_library(run_folder, images, monkeypatch, tmp_path, capsys):
     trained, labels = [], tuple(np.arange(num) % 3 for num in (30, 20, 12))
-    monkeypatch.setattr(evaluate_command, "read_labels", lambda *_: labels)
+    monkeypatch.setattr(evaluate_command, "read_labels", lambda **_: labels)
     monkeypatch.setattr(evaluate_command, "read_images", command_inputs.read_images)
     train = functools.partial(feature_distances.train_classifier, steps=20, verbose=0)
     monkeypatch.setattr(feature_distances, "train_classifier", lambda *inputs: trained.append(0) or train(*inputs))

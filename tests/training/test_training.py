@@ -221,9 +221,8 @@ def test_dry_run_of_a_named_data_set_needs_no_data_and_writes_nothing(capsys, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_dry_run_measures_a_step_of_a_folder_smaller_than_the_batch(images, tmp_path, capsys):
-    for index, image in enumerate(images(20)):
-        keras.utils.save_img(tmp_path / f"{index}.png", image, scale=False)
+def test_dry_run_measures_a_step_of_a_folder_smaller_than_the_batch(images, save_splits, tmp_path, capsys):
+    save_splits(tmp_path, images(20))
     main(["--dry-run", "--dataset", f"folder:{tmp_path}", "--image-size", "8", *SMALL.split(), "standard"])
     printed = capsys.readouterr().out
     assert "The batch is 16 images, not 100: there are 16 to train on" in printed
