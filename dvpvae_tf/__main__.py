@@ -9,6 +9,7 @@ from dvpvae_tf.errors import UserError, did_you_mean, exit_on_error
 COMMANDS = {
     "train": "train a model on a data set",
     "tune": "search for better settings",
+    "fit_prior": "give a trained model a better prior over u",
     "evaluate": "estimate log p(x) and more of a model",
     "sample": "draw images from a model",
     "reconstruct": "reconstruct and interpolate images",

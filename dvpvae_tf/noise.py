@@ -19,6 +19,8 @@ class Stream(enum.IntEnum):
 
     EVALUATION = -1
     SAMPLING = -2
+    CALIBRATION = -3  # of a prior, on training images
+    CALIBRATION_VALIDATION = -4  # and on validation images
     FIRST_DRAW = -16  # where an image is drawn for several times: draw k of it has the stream FIRST_DRAW - k
 
 

@@ -42,6 +42,7 @@ def tiny_settings():
         "hidden_channels": 8,
         "encoder_blocks": 1,
         "pseudoinput_size": 3,
+        "prior": "diffusion",
         "prior_blocks": 1,
         "diffusion_steps": 3,
     }

@@ -71,7 +71,10 @@ class ModelConfig(StrictSettings):
     )
     pseudoinput_log_var_min: float = Field(-12.0, description="Lower limit of the log-variance of r(u|x).")
     pseudoinput_log_var_max: float = Field(2.0, description="Upper limit of the log-variance of r(u|x).")
-    prior: Literal["diffusion", "mixture", "standard"] = Field("diffusion", description="Prior over u.")
+    prior: Literal["diffusion", "mixture", "standard", "full_mixture"] = Field(
+        "diffusion",
+        description="Prior over u; a full_mixture takes the place of the diffusion prior when training ends.",
+    )
     prior_channels: int = Field(16, gt=0, multiple_of=16, description="Channels of the prior's UNet.")
     prior_blocks: int = Field(2, gt=0, description="Residual blocks of the UNet per scale.")
     prior_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate in the UNet.")

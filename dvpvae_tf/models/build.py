@@ -10,7 +10,10 @@ PSEUDOINPUTS = {"dct": DCTPseudoinput, "downsample": DownsamplePseudoinput, "lea
 
 
 def build_model(config: ModelConfig, **kwargs) -> DVPVAE:
-    """Makes the model that a config describes.
+    """Makes the model that a config describes, as it is trained.
+
+    With the prior "full_mixture" it has a diffusion prior: the mixture is fitted once that has trained r(u|x), see
+    `dvpvae_tf.models.refit.with_full_mixture`.
 
     Args:
         config: the settings of the model.
@@ -54,7 +57,7 @@ def _pseudoinput(config):
     return PSEUDOINPUTS[config.pseudoinput](
         config.pseudoinput_size,
         sigma_per_element=config.pseudoinput_sigma == "per_element",
-        initial_log_var=config.gamma_min if config.prior == "diffusion" else -6.0,
+        initial_log_var=config.gamma_min if config.prior in ("diffusion", "full_mixture") else -6.0,
         log_var_range=(config.pseudoinput_log_var_min, config.pseudoinput_log_var_max),
         name="pseudoinput",
     )

@@ -15,7 +15,8 @@ from dvpvae_tf.models.bound_model import BoundModel, images_of
 from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, SamplingOptions
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.noise import Purpose, Stream
-from dvpvae_tf.priors import VampPrior
+from dvpvae_tf.priors import DiffusionPrior, VampPrior
+from dvpvae_tf.priors.calibration import Calibration
 from dvpvae_tf.priors.exact import NO_STEPS
 
 SERIALISED_PARTS = ("likelihood", "pseudoinput", "prior", "top_prior")
@@ -325,6 +326,88 @@ class DVPVAE(BoundModel):
         for part in (self.pseudoinput, self.top_prior):
             if part is not None:
                 part.adapt(images)
+
+    def draw_pseudoinputs(self, images: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
+        """Draws pseudoinputs of r(u|x), to fit a prior to.
+
+        Args:
+            images: `[N, D, D, C]`: uint8, or float32 in [0, 1].
+            num: how many. Where there are fewer images, several of each, else of images at equal distances.
+            seed: of the noise.
+
+        Returns:
+            float32 array `[num, d, d, C]`.
+        """
+        chosen = np.arange(num) % len(images) if num > len(images) else np.arange(num) * len(images) // num
+        draws = []
+        for start in range(0, num, 1000):
+            rows = chosen[start : start + 1000]
+            seeds = noise.row_seeds(seed, Stream.CALIBRATION, start, len(rows))
+            inputs = self.prepare(tf.constant(images[rows]))
+            if self.binary_encoder_input:
+                inputs = self.target(inputs, seeds)
+            drawn = noise.normal(noise.fork(seeds, Purpose.INFERENCE), self.pseudoinput.dimensions)
+            drawn = tf.reshape(drawn, [-1, *self.pseudoinput.shape])
+            draws.append(self.pseudoinput.sample(self.pseudoinput(inputs), drawn))
+        return np.concatenate(draws)
+
+    def calibrate(
+        self,
+        images: np.ndarray,
+        validation: np.ndarray | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        draws: int = 4000,
+    ) -> Calibration | None:
+        """Calibrates the diffusion prior: from then on each of its steps has the covariance and time that suit it best.
+
+        Call it once training is over: it fits the weights as they are, in one pass.
+
+        Args:
+            images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1].
+            validation: other images, to choose T and the shrinkage of the covariances on; None takes every tenth out of
+                `images`.
+            steps: T from now on; None takes the smallest that is within 0.2 nats of T = 50.
+            seed: of the noise.
+            draws: pseudoinputs of training images to use, and half as many of validation images.
+
+        Returns:
+            What was found; None where it was of no use, see `DiffusionPrior.calibrate`.
+
+        Raises:
+            ValueError: if the model has no diffusion prior, or `adapt` has not been called.
+        """
+        self.check_adapted()
+        if not isinstance(self.prior, DiffusionPrior):
+            raise ValueError("Only a model with a diffusion prior can be calibrated.")
+        if validation is None:
+            images, validation = np.delete(images, np.s_[::10], axis=0), images[::10]
+        u, validation_u = (
+            self.draw_pseudoinputs(images, draws, seed),
+            self.draw_pseudoinputs(validation, draws // 2, seed),
+        )
+        found = self.prior.calibrate(u, validation_u, steps, seed)
+        self.generate_function = tf.function(
+            self.generate, reduce_retracing=True
+        )  # what was traced has the old process
+        return found
+
+    def with_prior(self, prior: keras.layers.Layer) -> "DVPVAE":
+        """Gives a model with another prior over u and the same weights apart from it.
+
+        Args:
+            prior: a built prior, its weights in place.
+
+        Returns:
+            The model; this one is left as it is.
+        """
+        config = self.get_config() | {"prior": keras.saving.serialize_keras_object(prior)}
+        other = type(self).from_config(config)
+        for part in ("bottom_up", "top_down", "pseudoinput"):
+            getattr(other, part).set_weights(getattr(self, part).get_weights())
+        other.prior.set_weights(prior.get_weights())
+        other.training_steps.assign(self.training_steps)
+        return other
 
     @property
     def adapted(self) -> bool:

@@ -1,8 +1,17 @@
 """Priors over pseudoinputs: a bound or density to train with, and a sampler. And the VampPrior over the top latent."""
 
 from dvpvae_tf.priors.diffusion import DiffusionPrior, DiffusionTerms
+from dvpvae_tf.priors.full_mixture import FullMixturePrior, fit_full_mixture
 from dvpvae_tf.priors.mixture import MixturePrior
 from dvpvae_tf.priors.standard import StandardPrior
 from dvpvae_tf.priors.vamp import VampPrior
 
-__all__ = ["DiffusionPrior", "DiffusionTerms", "MixturePrior", "StandardPrior", "VampPrior"]
+__all__ = [
+    "DiffusionPrior",
+    "DiffusionTerms",
+    "FullMixturePrior",
+    "MixturePrior",
+    "StandardPrior",
+    "VampPrior",
+    "fit_full_mixture",
+]

@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
+from dvpvae_tf.noise import Stream
 from dvpvae_tf.priors.covariances import FullCovariances, kind_of
 from dvpvae_tf.priors.process import GRID_TIMES, MOST_CALIBRATED_STEPS
 
-CALIBRATION_STREAM = -3
 ROWS_AT_A_TIME = 500
 SHRINKAGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 COMPARED_STEPS = np.array([1, 2, 5, 10])  # shrinkages are compared by their mean bound at these T
@@ -54,7 +54,7 @@ def calibrate(schedule, predict_u, u, validation_u, steps=None, seed=0) -> Calib
     """
     errors, held_out = (
         second_moments(schedule, predict_u, draws, seed, stream)
-        for draws, stream in ((u, CALIBRATION_STREAM), (validation_u, CALIBRATION_STREAM - 1))
+        for draws, stream in ((u, Stream.CALIBRATION), (validation_u, Stream.CALIBRATION_VALIDATION))
     )
     if not (np.isfinite(errors).all() and np.isfinite(held_out).all()):
         return None

@@ -22,7 +22,9 @@ from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.loading import load_model
+from dvpvae_tf.models.refit import with_full_mixture
 from dvpvae_tf.optimizers import Adamax
+from dvpvae_tf.priors import FullMixturePrior
 from dvpvae_tf.training.callbacks import (
     FollowProgress,
     LogEpochs,
@@ -87,6 +89,8 @@ def initialize(model: DVPVAE, config: TrainConfig, images: np.ndarray) -> None:
         model.adapt(images)
         return
     source = load_model(config.init_from)
+    if isinstance(source.prior, FullMixturePrior):
+        source = source.with_prior(model.prior)  # the mixture was not trained, so it is not trained on
     if [weight.shape for weight in source.weights] != [weight.shape for weight in model.weights]:
         raise UserError(
             f"The weights of {config.init_from} are for a model with other settings: give those with --config, such as "
@@ -139,7 +143,7 @@ def train(
             if chief:
                 announce(model)
             _fit(model, folder, images, chief, verbose if chief else 0)
-        return _report(folder, images[2]) if chief else None
+        return _report(folder, images) if chief else None
 
 
 @contextlib.contextmanager
@@ -235,14 +239,24 @@ def _callbacks(folder, model, images, steps, follower, chief):
     return callbacks
 
 
-def _report(folder, test):
-    """Evaluates the best model on the test set and draws its pictures."""
+def _fit_mixture(file, images, seed):
+    """Gives the model in a file a full mixture for its prior over u, unless it has one."""
+    model = load_model(file)
+    if not isinstance(model.prior, FullMixturePrior):
+        print(f"Fitting the prior over u of {file}")
+        write_atomically(file, with_full_mixture(model, *images[:2], seed).save)
+
+
+def _report(folder, images):
+    """Fits a full mixture where the prior is one; evaluates the best model on the test set and draws its pictures."""
     if not folder.best.exists():
         raise UserError(
             "The validation bound was not finite after any epoch: try a lower --learning-rate or --gradient-clip-norm "
             "under another --name."
         )
-    model = load_model(folder.best)
+    if folder.config.model.prior == "full_mixture":
+        _fit_mixture(folder.best, images, folder.config.seed)
+    model, test = load_model(folder.best), images[2]
     rows_of = {"samples": pictures.samples(model), "reconstructions": pictures.reconstructions(model, test[:10])}
     for name, rows in rows_of.items():
         write_atomically(folder.path / f"{name}.png", lambda path, rows=rows: pictures.save(path, rows))

@@ -28,7 +28,17 @@ from dvpvae_tf.errors import UserError
 
 PRESETS = [
     *("cifar10", "cifar10_depth20", "cifar10_depth28", "cifar10_depth36", "cifar10_depth44", "cifar10_vamp"),
-    *("cifar10_vdvae", "images64", "mnist", "mnist5k", "mnist_ladder", "mnist_vamp", "omniglot", "omniglot_ladder"),
+    *(
+        "cifar10_vdvae",
+        "images64",
+        "mnist",
+        "mnist5k",
+        "mnist_ladder",
+        "mnist_plus",
+        "mnist_vamp",
+        "omniglot",
+        "omniglot_ladder",
+    ),
 ]
 GREY, COLOUR = (28, 28, 1), (32, 32, 3)
 
@@ -126,7 +136,7 @@ def test_small_preset_is_a_difference_from_mnist():
     small, mnist = load_config("mnist5k"), load_config("mnist")
     assert (small.dataset, small.batch_size) == ("mnist5k", 100)
     assert small.epochs < 30 and small.model.encoder_blocks < mnist.model.encoder_blocks
-    assert small.model.pseudoinput == "dct" and small.model.prior == "diffusion"
+    assert small.model.pseudoinput == "dct" and small.model.prior == "full_mixture"
 
 
 def test_presets_are_listed_and_found():

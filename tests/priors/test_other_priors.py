@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from scipy import special, stats
 
-from dvpvae_tf.priors import MixturePrior, StandardPrior
+from dvpvae_tf.priors import FullMixturePrior, MixturePrior, StandardPrior, fit_full_mixture
 
 SHAPE = (2, 2, 1)
 
@@ -88,6 +89,64 @@ def test_mixture_starts_with_components_apart():
     assert np.abs(means[:, None] - means[None]).max(axis=-1)[~np.eye(10, dtype=bool)].min() > 0.05
     assert not prior.log_vars.numpy().any()
     assert prior.count_params() == 2 * 10 * 4
+
+
+@pytest.fixture(scope="module")
+def full_mixture():
+    """Three Gaussians with full covariances, and TensorFlow Probability's of the same."""
+    prior, rng = FullMixturePrior(3), np.random.default_rng(0)
+    prior.build((None, *SHAPE))
+    roots = rng.normal(size=(3, 4, 4))
+    weights, covariances = np.array([0.5, 0.3, 0.2]), roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(4)
+    means = np.array([[-20.0, 0, 1, 2], [0, 3, -1, 0.5], [20, -1, 0, 0]])
+    prior.set_gaussians(weights, means, covariances)
+    gaussians = tfp.distributions.MultivariateNormalTriL(means, np.linalg.cholesky(covariances))
+    return prior, tfp.distributions.MixtureSameFamily(tfp.distributions.Categorical(probs=weights), gaussians)
+
+
+def test_full_mixture_density_agrees_with_tensorflow_probability(full_mixture):
+    prior, expected = full_mixture
+    u = expected.sample(50, seed=1)
+    (bound,) = prior(tf.cast(tf.reshape(u, [-1, *SHAPE]), tf.float32))
+    assert bound.dtype == "float32" and not prior.trainable_variables
+    np.testing.assert_allclose(bound, -expected.log_prob(u), rtol=1e-4)
+
+
+def test_full_mixture_draws_its_components_at_their_weights_with_their_covariances(full_mixture):
+    prior, expected = full_mixture
+    noise = normal(30_000, prior.sample_noise_size(), seed=2)
+    u = prior.sample(noise).numpy().reshape(-1, 4)
+    component = np.digitize(u[:, 0], [-10, 10])
+    assert stats.chisquare(np.bincount(component), 30_000 * np.array([0.5, 0.3, 0.2])).pvalue > 0.001
+    covariances = expected.components_distribution.covariance().numpy()
+    for index, covariance in enumerate(covariances):
+        mine = u[component == index]
+        np.testing.assert_allclose(np.cov(mine.T), covariance, atol=6 * covariance.max() * np.sqrt(2 / len(mine)))
+    cold, half = (prior.sample(noise, temperature=t).numpy().reshape(-1, 4) for t in (0.0, 0.5))
+    np.testing.assert_allclose(cold, expected.components_distribution.mean().numpy()[component], atol=1e-5)
+    np.testing.assert_allclose(half - cold, 0.5 * (u - cold), atol=1e-4)
+    again = FullMixturePrior.from_config(prior.get_config())
+    again.build((None, *SHAPE))
+    again.set_weights(prior.get_weights())
+    np.testing.assert_array_equal(again.sample(noise[5:9]), prior.sample(noise[5:9]))
+
+
+def test_full_mixture_is_fitted_to_two_clusters(full_mixture):
+    _, expected = full_mixture
+    u, held_out, test = (np.float32(expected.sample(num, seed=num)).reshape(-1, *SHAPE) for num in (2000, 500, 1000))
+    prior = fit_full_mixture(u, held_out, (1, 2, 3, 4, 5), verbose=0)
+    assert prior.components == 3  # what the draws come from, chosen on the held-out ones
+    np.testing.assert_allclose(fit_full_mixture(u, held_out, (3,), verbose=0).means, prior.means, rtol=1e-5)
+    excess = prior(test)[0].numpy() + expected.log_prob(test.reshape(-1, 4)).numpy()
+    assert abs(np.mean(excess)) < 0.05
+
+
+def test_full_mixture_of_constant_elements_is_regular_and_one_of_nan_is_refused():
+    u = np.zeros((40, *SHAPE), "float32")
+    prior = fit_full_mixture(u, u, (1, 2), verbose=0)
+    assert np.isfinite(prior(u)[0]).all()
+    with pytest.raises(ValueError, match="not finite"):
+        fit_full_mixture(u * np.nan, u, verbose=0)
 
 
 def test_standard_density_and_draws():

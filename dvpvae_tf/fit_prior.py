@@ -1,0 +1,109 @@
+"""The command `python -m dvpvae_tf.fit_prior`: gives a trained model a better prior over u."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dvpvae_tf.command_inputs import images_of, model_of
+from dvpvae_tf.command_line import add_data_places, add_model_arguments, count
+from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.errors import UserError, exit_on_error
+from dvpvae_tf.files import check_output, write_atomically
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.refit import with_full_mixture
+from dvpvae_tf.priors import DiffusionPrior
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parses the command line; `--help` prints and exits.
+
+    Args:
+        argv: the arguments; by default those of the process.
+
+    Returns:
+        The options, with `prior`, `steps` and `output`.
+
+    Raises:
+        UserError: if an option is unknown, missing or out of its range.
+    """
+    parser = Parser(
+        "fit_prior",
+        "Fit the prior over u to a trained model, whose other weights stay as they are. Training images are fitted, "
+        "validation images choose.",
+    )
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--prior",
+        choices=("full_mixture", "calibrated"),
+        default="full_mixture",
+        help="a mixture of Gaussians with full covariances, or the model's diffusion prior with the best covariances "
+        "and times for its steps (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=count,
+        metavar="T",
+        help="steps of a calibrated prior (default: the fewest that cost 0.2 nats more than 50)",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE.keras", help="the model with its new prior")
+    parser.add_argument("--dataset", help="as in training (default: that of the run)")
+    parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
+    add_data_places(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.steps and arguments.prior != "calibrated":
+        parser.error("--steps is for --prior calibrated")
+    return arguments
+
+
+def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
+    """Fits the prior that the arguments name.
+
+    Args:
+        arguments: see `parse_arguments`.
+
+    Returns:
+        The model with it.
+
+    Raises:
+        UserError: for a mistake that the user can put right.
+    """
+    model = model_of(arguments)
+    if model.pseudoinput is None:
+        raise UserError(f"{arguments.model} has no pseudoinputs, so it has no prior over them: take another model")
+    if arguments.prior == "calibrated" and not isinstance(model.prior, DiffusionPrior):
+        raise UserError(f"--prior calibrated is for models with a diffusion prior, and {arguments.model} has none")
+    training, validation = (_images(arguments, model, split) for split in ("train", "validation"))
+    if arguments.prior == "full_mixture":
+        return with_full_mixture(model, training, validation, arguments.seed)
+    print("Estimating the covariances of 100 steps")
+    found = model.calibrate(training, validation, arguments.steps, arguments.seed)
+    if found is None:
+        raise UserError(f"the predictions of {arguments.model} are not finite: there is nothing to calibrate")
+    print(f"T = {found.steps} steps from now on; covariances moved {found.shrinkage:.1%} towards their diagonals")
+    return model
+
+
+def _images(arguments: argparse.Namespace, model: DVPVAE, split: str) -> np.ndarray:
+    return images_of(argparse.Namespace(**vars(arguments), split=split), model)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command.
+
+    Args:
+        argv: the arguments; by default those of the process.
+
+    Raises:
+        SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
+    """
+    with exit_on_error():
+        arguments = parse_arguments(argv)
+        check_output(arguments.output, [".keras"])
+        write_atomically(arguments.output, fit_prior(arguments).save)
+        print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
