@@ -133,13 +133,22 @@ def add_temperature_argument(parser: Parser) -> None:
 
 
 def add_data_arguments(parser: Parser) -> None:
-    """Adds the options that say which images are read: `--dataset`, `--split` and where they are.
+    """Adds the options that say which images are read: those of the data set, and `--split`.
+
+    Args:
+        parser: takes the options.
+    """
+    add_dataset_arguments(parser)
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
+
+
+def add_dataset_arguments(parser: Parser) -> None:
+    """Adds the options that say which data set is read: `--dataset`, how its images are read and where they are.
 
     Args:
         parser: takes the options.
     """
     parser.add_argument("--dataset", help="as in training (default: that of the run)")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
     parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
     parser.add_argument("--background", metavar="COLOUR", help="colour under transparent pictures of folder:")
     parser.add_argument(

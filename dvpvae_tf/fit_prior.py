@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dvpvae_tf.command_inputs import images_of, model_of
-from dvpvae_tf.command_line import add_data_places, add_model_arguments, count
+from dvpvae_tf.command_line import add_dataset_arguments, add_model_arguments, count
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
@@ -48,9 +48,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="steps of a calibrated prior (default: the fewest that cost 0.2 nats more than 50)",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.keras", help="the model with its new prior")
-    parser.add_argument("--dataset", help="as in training (default: that of the run)")
-    parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
-    add_data_places(parser)
+    add_dataset_arguments(parser)
     arguments = parser.parse_args(argv)
     if arguments.steps and arguments.prior != "calibrated":
         parser.error("--steps is for --prior calibrated")
