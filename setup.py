@@ -48,6 +48,7 @@ setup(
         "numpy>=2.3.5,<3",
         "scipy>=1.16.3,<2",
         "scikit-learn>=1.7,<2",  # fits the mixture over u
+        "threadpoolctl>=3.2,<4",  # comes with scikit-learn
         "pillow>=11,<14",
         "pydantic>=2.12,<3",
         "pydantic-settings>=2.16,<3",

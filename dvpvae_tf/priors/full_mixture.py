@@ -150,9 +150,11 @@ def _fit(u, held_out, components, reg_covar, seed):
     """A mixture, and its mean log density on held-out draws: minus infinity where the fit fails."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture  # slow to import, and for fitting alone
+    from threadpoolctl import threadpool_limits
 
     mixture = GaussianMixture(components, reg_covar=reg_covar, random_state=seed)
-    with warnings.catch_warnings():
+    # One thread: the matrices are small, and threads that wait for one another made it ten times slower.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are as far as it pays to go
         try:
             score = mixture.fit(u).score(held_out)
