@@ -98,7 +98,7 @@ def add_sharding_arguments(parser: Parser) -> None:
         "--shard",
         type=shard,
         metavar="I/N",
-        help="do part I, from 0, of N alone, beside --output; then: python -m dvpvae_tf.merge --output PATH",
+        help="do only part I of N, counted from 0, and write it beside --output; dvpvae_tf.merge joins the parts",
     )
 
 
@@ -128,7 +128,7 @@ def add_temperature_argument(parser: Parser) -> None:
         "--temperature",
         type=temperature,
         default=0.8,
-        help="factor of the standard deviation of every p(z_l|...) (default: %(default)s)",
+        help="factor of the standard deviation of each z that the prior draws (default: %(default)s)",
     )
 
 
@@ -139,7 +139,9 @@ def add_data_arguments(parser: Parser) -> None:
         parser: takes the options.
     """
     add_dataset_arguments(parser)
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="test", help="which images of the data set (default: %(default)s)"
+    )
 
 
 def add_dataset_arguments(parser: Parser) -> None:
@@ -148,8 +150,8 @@ def add_dataset_arguments(parser: Parser) -> None:
     Args:
         parser: takes the options.
     """
-    parser.add_argument("--dataset", help="as in training (default: that of the run)")
-    parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
+    parser.add_argument("--dataset", help="data set, as in training (default: that of the run)")
+    parser.add_argument("--image-size", type=count, help="resize images of tfds: or folder: to this side")
     parser.add_argument("--background", metavar="COLOUR", help="colour under transparent pictures of folder:")
     parser.add_argument(
         "--skip-broken", action="store_true", default=None, help="leave out pictures of folder: that cannot be read"
@@ -164,4 +166,6 @@ def add_data_places(parser: Parser) -> None:
         parser: takes the options.
     """
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
-    parser.add_argument("--omniglot-mat", metavar="FILE", help="OMNIGLOT's chardata.mat, if already at hand")
+    parser.add_argument(
+        "--omniglot-mat", metavar="FILE", help="the file chardata.mat of OMNIGLOT (default: download it)"
+    )

@@ -57,14 +57,14 @@ def parse_arguments(argv=None):
         default="iwae",
         help="iwae and elbo are bounds; published, that of the authors' code, is not (default: %(default)s)",
     )
-    parser.add_argument("--samples", type=count, metavar="K", help="draws an image (default: 100; of elbo 1)")
+    parser.add_argument("--samples", type=count, metavar="K", help="samples for each image (default: 100; 1 for elbo)")
     parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: the model's)")
-    parser.add_argument("--limit", type=count, metavar="N", help="the first N images alone")
+    parser.add_argument("--limit", type=count, metavar="N", help="use only the first N images")
     parser.add_argument(
         "--batch-size",
         type=count,
         default=100,
-        help="rows at a time; times T, what bounds the memory (default: %(default)s)",
+        help="images x samples computed at a time; memory grows with it and with T (default: %(default)s)",
     )
     add_sharding_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the results to this .json file")
@@ -77,10 +77,17 @@ def parse_arguments(argv=None):
         help="FID and KID with InceptionV3, or the same distances with a classifier trained on the data set's labels",
     )
     fid.add_argument(
-        "--fid-images", type=count, default=10_000, help="real and generated images (default: %(default)s)"
+        "--fid-images", type=count, default=10_000, help="most images of either kind for --fid (default: %(default)s)"
     )
-    fid.add_argument("--inception-weights", metavar="FILE", help="Keras's weights of InceptionV3 without its top")
-    fid.add_argument("--classifier", type=Path, metavar="FILE", help="a .keras file: loaded, or else trained and saved")
+    fid.add_argument(
+        "--inception-weights", metavar="FILE", help="weights file of Keras's InceptionV3 without its top layer"
+    )
+    fid.add_argument(
+        "--classifier",
+        type=Path,
+        metavar="FILE",
+        help="classifier to load, .keras; if it does not exist, it is trained and saved",
+    )
     arguments = parser.parse_args(argv)
     arguments.samples = arguments.samples or DEFAULT_SAMPLES[arguments.estimator]
     for option, kind in (("inception_weights", "inception"), ("classifier", "classifier")):

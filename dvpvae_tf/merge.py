@@ -32,7 +32,7 @@ def parse_arguments(argv=None):
         required=True,
         type=Path,
         metavar="PATH",
-        help="that of the shards: FILE.json of evaluate, FILE.npz or a folder of sample",
+        help="the --output of the shards: FILE.json of evaluate, FILE.npz or a folder of sample",
     )
     return parser.parse_args(argv)
 

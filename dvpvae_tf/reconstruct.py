@@ -34,7 +34,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add_data_arguments(parser)
     parser.add_argument("--num", type=count, default=10, help="columns of the picture (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--first", type=int, default=0, help="number of the first image in the split, from 0 on")
+    which.add_argument("--first", type=int, default=0, help="index of the first image in the split, counted from 0")
     which.add_argument(
         "--interpolate", nargs=2, type=int, metavar=("I", "J"), help="go from image I of the split to image J"
     )
@@ -42,7 +42,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--temperature",
         type=temperature,
         default=pictures.LOW_TEMPERATURE,
-        help="of all z that come from the prior (default: %(default)s)",
+        help="factor of the standard deviation of each z that the prior draws (default: %(default)s)",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the picture to write, .png")
     return parser.parse_args(argv)

@@ -29,10 +29,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "reproduce", "Run a table or figure of the paper, and write it, with the paper's numbers beside ours."
     )
     parser.add_argument("what", choices=described.all())
-    parser.add_argument("--scale", choices=described.scales, default="cpu", help="default: %(default)s")
-    parser.add_argument("--seeds", type=_seeds, help="such as 0,1,2,3 (default: four, of cpu two, of smoke one)")
-    parser.add_argument("--data", help="the rows of this data set alone")
-    parser.add_argument("--output", type=Path, default=Path("results"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--scale", choices=described.scales, default="cpu", help="size of the experiment (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=_seeds, help="seeds, such as 0,1,2,3 (default: four; two for cpu, one for smoke)"
+    )
+    parser.add_argument("--data", help="only the rows of this data set")
+    parser.add_argument(
+        "--output", type=Path, default=Path("results"), help="folder for the results (default: %(default)s)"
+    )
     add_data_places(parser)
     arguments = parser.parse_args(argv)
     arguments.seeds = arguments.seeds or DEFAULT_SEEDS[arguments.scale]

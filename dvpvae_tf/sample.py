@@ -45,10 +45,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--prior-temperature",
         type=temperature,
         default=1.0,
-        help="the same of the prior over u (default: %(default)s)",
+        help="the same factor for the prior over u (default: %(default)s)",
     )
     parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
-    parser.add_argument("--ddim", action="store_true", help="take these steps without noise")
+    parser.add_argument("--ddim", action="store_true", help="take the diffusion steps without noise (DDIM)")
     parser.add_argument(
         "--pixels",
         choices=["draw", "mean"],
@@ -56,7 +56,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="draw colours and grey levels from p(x|z), or take its mean: smoother pictures, but no samples "
         "(default: %(default)s)",
     )
-    parser.add_argument("--batch-size", type=count, default=250, help="bounds the memory (default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=count, default=250, help="images in a batch; memory grows with it (default: %(default)s)"
+    )
     add_sharding_arguments(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="PATH", help=OUTPUT_HELP)
     arguments = parser.parse_args(argv)
@@ -94,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _job(arguments, model):
-    """All that the parts of one job have in common."""
+    """The settings that all parts of one job share."""
     names = ("model", "mixed_precision", "seed", "num", "temperature", "prior_temperature", "steps", "ddim", "pixels")
     settings = {name: getattr(arguments, name) for name in (*names, "batch_size")}
     return settings | {"weights": fingerprint(model.get_weights())}

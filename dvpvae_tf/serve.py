@@ -31,7 +31,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "Serve the newest version of an exported model over TensorFlow Serving's REST API, for development and tests. "
         "In production run TensorFlow Serving on the same folder.",
     )
-    parser.add_argument("--model", required=True, type=Path, metavar="FOLDER", help="holds folders 1, 2, ... of export")
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="folder that holds the versions 1, 2, ... of an export",
+    )
     parser.add_argument("--name", help="name of the model in the URL (default: that of the folder)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8501, help="0 takes a free one (default: %(default)s)")

@@ -37,18 +37,22 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     description = "Search for better settings; the same command goes on after a stop."
     parser = Parser("tune", description, epilog=f"{COUNTED} {SEVERAL_MACHINES}")
-    parser.add_argument("--dataset", help=f"as in training (default: {DEFAULT_DATASET}, or that of --base)")
-    parser.add_argument("--base", metavar="CONFIG", help="preset or YAML file of what is not searched")
-    parser.add_argument("--space", metavar="FILE", help="what is searched (default: configs/tuning.yaml)")
-    parser.add_argument("--tuner", choices=TUNERS, default="random", help="default: %(default)s")
-    parser.add_argument("--max-trials", type=count, default=12, help="in all (default: %(default)s)")
+    parser.add_argument("--dataset", help=f"data set, as in training (default: {DEFAULT_DATASET}, or that of --base)")
+    parser.add_argument("--base", metavar="CONFIG", help="preset or YAML file with the settings that are not searched")
+    parser.add_argument(
+        "--space", metavar="FILE", help="YAML file with the ranges to search (default: configs/tuning.yaml)"
+    )
+    parser.add_argument("--tuner", choices=TUNERS, default="random", help="search algorithm (default: %(default)s)")
+    parser.add_argument("--max-trials", type=count, default=12, help="number of trials (default: %(default)s)")
     parser.add_argument(
         "--max-parameters", type=count, help="the most trainable parameters of a model; larger ones are not drawn"
     )
-    parser.add_argument("--epochs", type=count, help="of a trial (default: that of the config)")
-    parser.add_argument("--output", type=Path, default=Path("tuning"), help="folder (default: %(default)s)")
-    parser.add_argument("--seed", type=seed, default=0, help="of search and training (default: %(default)s)")
-    parser.add_argument("--image-size", type=count, help="resize tfds: or folder: images to this side")
+    parser.add_argument("--epochs", type=count, help="epochs of a trial (default: those of the config)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("tuning"), help="folder for the results (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="seed of search and training (default: %(default)s)")
+    parser.add_argument("--image-size", type=count, help="resize images of tfds: or folder: to this side")
     add_data_places(parser)
     arguments = parser.parse_args(argv)
     arguments.space = read_space(arguments.space)

@@ -12,8 +12,8 @@ PICTURE = PACKAGE.parent / "docs" / "architecture.svg"
 ROWS = [
     {"errors", "noise", "quiet_tensorflow", "tensorflow_backend", "keras_internals"},
     {"files", "optimizers"},
-    {"config", "layers", "data"},
-    {"priors"},
+    {"config", "layers"},
+    {"priors", "data"},
     {"models"},
     {"distribute"},
     {"evaluation", "pictures"},

@@ -1,4 +1,4 @@
-"""How far generated images are from real ones: Fréchet and kernel distances between their features."""
+"""Distances between generated and real images: Fréchet and kernel distances between their features."""
 
 import os
 import warnings
@@ -22,7 +22,7 @@ CLASSIFIER_LABEL = "a classifier trained on the labels of this data set: compara
 
 
 class FeatureDistances(NamedTuple):
-    """How far two sets of images are from each other; see `frechet_distance` and `kernel_distance`."""
+    """The Fréchet distance and the kernel distance (with its standard error) between two sets of images."""
 
     frechet: float
     kernel: float

@@ -1,4 +1,4 @@
-"""What an evaluation gives: of all images, or of a shard of them, as a file that is put together with the others."""
+"""Results of an evaluation, of all images or of one shard, and how shards are saved and merged."""
 
 import dataclasses
 import functools

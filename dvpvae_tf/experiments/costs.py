@@ -1,4 +1,4 @@
-"""What training and sampling a model cost: time and memory (Table 6), and floating-point operations."""
+"""Costs of training and sampling: time and memory (Table 6), and floating-point operations."""
 
 import concurrent.futures
 import math

@@ -10,7 +10,7 @@ from dvpvae_tf.config import StrictSettings, TrainConfig, load_config, merge, re
 
 
 class Scale(StrictSettings):
-    """How large an experiment on one data set is run."""
+    """The size of an experiment on one data set."""
 
     samples: int
     test_images: int | None = None
@@ -43,7 +43,7 @@ class Figure(Table):
 
 
 class CostScale(StrictSettings):
-    """How carefully costs are measured, and on which settings."""
+    """Settings and repetitions of a measurement of costs."""
 
     timed_steps: int
     timed_images: int
@@ -57,7 +57,7 @@ class CostTable(Table):
 
 
 class Experiments(StrictSettings):
-    """All that `systems.yaml` holds."""
+    """The content of `systems.yaml`."""
 
     scales: dict[str, dict[str, Scale]]
     tables: dict[str, Table]

@@ -127,7 +127,7 @@ def _read_data(arguments: argparse.Namespace, names: Iterable[str]) -> tuple[Dat
 
 
 def _notes_on_costs(arguments: argparse.Namespace, scale: CostScale) -> list[str]:
-    """What one must know to read the costs, as lines of Markdown."""
+    """Notes below a table of costs, as lines of Markdown."""
     changed = [f"{name}: {descriptions.as_text(changes)}." for name, changes in scale.overrides.items()]
     return [
         f"- An epoch: the median of {scale.timed_steps} training steps times the steps of the whole training set.",
@@ -139,7 +139,7 @@ def _notes_on_costs(arguments: argparse.Namespace, scale: CostScale) -> list[str
 
 
 def _notes(arguments: argparse.Namespace, done: Iterable[tuple[Row, list[dict[str, Any]]]]) -> list[str]:
-    """What one must know to read the scores, as lines of Markdown."""
+    """Notes below a table of scores, as lines of Markdown."""
     results = {row.data: results[0] for row, results in done}
     seen = [
         f"{name}: {result['steps']:,} steps, {result['images_seen']:,} images seen; {result['estimator']} on "

@@ -118,7 +118,7 @@ def in_unit_range(images: tf.Tensor) -> tf.Tensor:
 
 
 def _find_problem(images, image_shape):
-    """What is wrong with the shape or the dtype, or None."""
+    """Describes a wrong shape or dtype; None if both are right."""
     shape, dtype = tuple(images.shape), tf.as_dtype(images.dtype)
     if image_shape is None:
         if len(shape) != 4 or shape[-1] not in (1, 3):

@@ -56,7 +56,7 @@ def fingerprint(arrays: Iterable[np.ndarray]) -> int:
 
 
 def _with_dtype(model, dtype):
-    """The same model, computing in another dtype."""
+    """Makes a copy of the model that computes in another dtype."""
     other = DVPVAE.from_config(config_with(model.get_config(), {"dtype": dtype}))
     other.set_weights(model.get_weights())
     return other

@@ -1,4 +1,4 @@
-"""What a model gives: the bound's terms, features, latents and samples."""
+"""Outputs of a model: terms of the bound, features, latents and samples."""
 
 from typing import Literal, NamedTuple, TypedDict
 

@@ -48,7 +48,7 @@ def writer_of(output: Path, num: int, first: int = 0) -> Callable:
 
 
 def _collect(batches):
-    """All images, and all pseudoinputs where there are such, as the arguments of `pictures.rows_of_samples`."""
+    """Concatenates batches to the arguments of `pictures.rows_of_samples`: images, and pseudoinputs if any."""
     parts = [[pictures.to_uint8(part) for part in batch if part is not None] for batch in batches]
     return dict(zip(("images", "pseudoinputs"), map(np.concatenate, zip(*parts, strict=True)), strict=False))
 

@@ -1,4 +1,4 @@
-"""What all priors with a density share."""
+"""The base class of priors with an exact density."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""What priors say about pseudoinputs, term by term."""
+"""Terms of the bound and of the score of a pseudoinput."""
 
 from typing import NamedTuple
 

@@ -12,9 +12,9 @@ from dvpvae_tf.layers.pseudoinputs import ClipWeights
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class VampPrior(keras.layers.Layer):
-    """K trained images, at each of which the posterior of the top latent is a component of its prior (Eq. 7).
+    """A mixture of the posteriors of the top latent at K trained images, the pseudoinputs (Eq. 7).
 
-    The model encodes them beside its images, and gives `log_prob` the Gaussians that come of it.
+    The model encodes the pseudoinputs together with its images. `log_prob` takes the Gaussians that result.
 
     Args:
         components: int, K.
@@ -40,7 +40,7 @@ class VampPrior(keras.layers.Layer):
 
     @property
     def adapted(self):
-        """bool, whether the pseudoinputs are there."""
+        """bool, whether the pseudoinputs have their starting values."""
         return bool(np.all(self.pseudoinputs.numpy() >= 0))
 
     def adapt(self, images, seed=0):

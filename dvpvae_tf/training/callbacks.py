@@ -1,4 +1,4 @@
-"""What a training run does at the end of each step and epoch."""
+"""Callbacks of a training run: checkpoints, logs, pictures and stopping."""
 
 import math
 import shutil

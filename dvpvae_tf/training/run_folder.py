@@ -230,7 +230,7 @@ def count_trained_on(path: str | Path, split: str, images: np.ndarray) -> int:
 
 
 def _read_hashes(path: Path) -> dict[str, np.ndarray]:
-    """Those of each split; nothing for a run of an earlier version, which kept none."""
+    """Checksums of the images of each split; empty for a run of an earlier version, which kept none."""
     try:
         with np.load(path) as file:
             return {name: file[name] for name in SPLITS}

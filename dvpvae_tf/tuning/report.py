@@ -1,4 +1,4 @@
-"""What a search leaves behind: a table of its trials, a picture of them, and the settings of the best."""
+"""Results of a search: a table of its trials, a picture of them, and the settings of the best."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a search draws from: a range or a list of choices for each setting, and the settings of a trial."""
+"""The search space: a range or a list of choices for each setting, and the settings of a trial."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,7 +31,7 @@ _Layout = Annotated[dict[_Count, _Count], Field(min_length=1)]
 
 
 class Space(StrictSettings):
-    """What is searched; the settings that are left out keep their value."""
+    """The ranges of a search. Settings that are left out keep their value."""
 
     learning_rate: Range | None = None
     gradient_clip_norm: Range | None = None
