@@ -72,7 +72,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     def write(temporary: Path) -> None:
         temporary.touch()
-        append_csv(temporary, rows)
+        _append_rows(temporary, rows)
 
     write_atomically(path, write)
 
@@ -87,9 +87,14 @@ def append_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         UserError: if it cannot be written.
     """
+    with _writing(Path(path)):
+        _append_rows(path, rows)
+
+
+def _append_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
-    with _writing(Path(path)), open(path, "a+", newline="", encoding="utf-8") as file:
+    with open(path, "a+", newline="", encoding="utf-8") as file:
         file.seek(0)
         header = next(csv.reader(file), None)
         writer = csv.DictWriter(file, header or list(rows[0]), extrasaction="ignore")

@@ -77,6 +77,7 @@ def save_preset(model: keras.Model, folder: str | Path, **metadata: Any) -> None
         if folder.exists():
             shutil.rmtree(folder)
 
+    folder.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(folder, write)
 
 

@@ -185,7 +185,8 @@ def test_a_full_disk_leaves_nothing_behind(command, monkeypatch, capsys):
     for output in ("new", "new.png"):
         with pytest.raises(SystemExit):
             command(num=2, output=output)
-        assert capsys.readouterr().err.endswith(f"{output}: No space left on device\n")
+        told = f"{output}: No space left on device: make room and run the same command again\n"
+        assert capsys.readouterr().err.endswith(told)
     assert os.listdir() == []
 
 

@@ -573,7 +573,9 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, command, capsys, monkeypatc
     with pytest.raises(SystemExit) as stop:
         command()
     assert stop.value.code == 2
-    assert capsys.readouterr().err.endswith("model.keras: No space left on device: make room and run the same command again\n")
+    assert capsys.readouterr().err.endswith(
+        "model.keras: No space left on device: make room and run the same command again\n"
+    )
     assert os.listdir(tmp_path / "out") == []
 
 

@@ -144,3 +144,10 @@ def test_a_folder_of_something_else_is_left_alone(model, tmp_path):
     with pytest.raises(UserError, match="holds no preset"):
         save_preset(model, tmp_path)
     assert (tmp_path / "precious.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("name", trained_presets())
+def test_the_trained_presets_of_the_library_load_and_sample(name):
+    model = DVPVAE.from_preset(name, load_weights=True)
+    assert model.adapted and preset_metadata(name)["bound"]["nats"]["mean"] < 105
+    assert model.sample(1, seed=0).shape == (1, *model.image_shape)

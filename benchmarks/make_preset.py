@@ -1,0 +1,47 @@
+"""Scores a trained model on test images and saves it as a preset of the library; `--help` lists the options."""
+
+import argparse
+from pathlib import Path
+
+from dvpvae_tf import evaluation, load_model
+from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.errors import exit_on_error
+
+PRESETS = Path(__file__).parents[1] / "dvpvae_tf" / "presets"
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description="Score a trained model and save it as a preset of the library.")
+    parser.add_argument("--model", required=True, help="a preset, the folder of a training run, or a .keras file")
+    parser.add_argument("--name", required=True, help="name of the preset")
+    parser.add_argument("--dataset", required=True, help="as in training")
+    parser.add_argument("--epochs", type=int, required=True, help="epochs of its training")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
+    parser.add_argument("--limit", type=int, default=200, help="test images to score (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=100, help="K of iwae (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    with exit_on_error():
+        model = load_model(arguments.model)
+        test = read_images(arguments.dataset, arguments.data_dir)[2][: arguments.limit]
+        result = evaluation.iwae(model, test, arguments.samples, seed=arguments.seed, batch_size=500).summary()
+        bound = {
+            "estimator": result["estimator"],
+            "test_images": len(test),
+            "seed": arguments.seed,
+            "samples": arguments.samples,
+            "steps": result["steps"],
+            "prior": type(model.prior).__name__,
+            "nats": result["nats"],
+            "negative_elbo": result["negative_elbo"],
+        }
+        model.save_to_preset(PRESETS / arguments.name, dataset=arguments.dataset, epochs=arguments.epochs, bound=bound)
+        print(f"{PRESETS / arguments.name}: {bound['estimator']} {bound['nats']['mean']:.2f} nats")
+
+
+if __name__ == "__main__":
+    main()
