@@ -143,6 +143,8 @@ def test_named_streams_and_purposes_keep_their_numbers():
     assert {stream.name: int(stream) for stream in noise.Stream} == {
         "EVALUATION": -1,
         "SAMPLING": -2,
+        "CALIBRATION": -3,
+        "CALIBRATION_VALIDATION": -4,
         "FIRST_DRAW": -16,
     }
     purposes = {name: int(purpose) for name, purpose in noise.Purpose.__members__.items()}

@@ -21,6 +21,8 @@ def arguments(tmp_path, leave_run, images):
         data_dir=None,
         image_size=None,
         omniglot_mat=None,
+        background=None,
+        skip_broken=None,
     )
 
 
