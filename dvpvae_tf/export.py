@@ -132,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         command = shlex.join(["python", "-m", "dvpvae_tf.export", *(sys.argv[1:] if argv is None else argv)])
         arguments = parse_arguments(argv)
+        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
         from dvpvae_tf.serving import saved_model
 
         path = export(arguments, command)

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             import uvicorn
 
+            from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
             from dvpvae_tf.serving import saved_model
             from dvpvae_tf.serving.server import application
         except ImportError as error:
