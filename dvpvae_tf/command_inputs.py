@@ -90,18 +90,40 @@ def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
         UserError: if they cannot be read or do not fit the model, or the split has moved since the model was trained,
             so that it holds images that the model was trained on.
     """
+    return splits_of(arguments, model, arguments.split)[0]
+
+
+def splits_of(arguments: argparse.Namespace, model: DVPVAE, *splits: str) -> list[np.ndarray]:
+    """Reads several splits at once, as `images_of` reads the one that `arguments.split` names.
+
+    Args:
+        arguments: parsed options of `add_model_arguments` and `add_dataset_arguments` in `dvpvae_tf.command_line`.
+        model: the model that they are for.
+        *splits: names of splits.
+
+    Returns:
+        uint8 arrays `[N, D, D, C]`, one for each split.
+
+    Raises:
+        UserError: if they cannot be read or do not fit the model, or a split holds images that it was trained on.
+    """
     settings = data_settings(arguments)
     if settings["name"] not in NAMED_DATASETS and settings.get("image_size") is None:
         settings["image_size"] = model.image_shape[0]
-    images = read_images(**settings)[SPLITS.index(arguments.split)]
+    read = read_images(**settings)
+    return [_checked(read[SPLITS.index(split)], split, arguments, model, settings["name"]) for split in splits]
+
+
+def _checked(images: np.ndarray, split: str, arguments: argparse.Namespace, model: DVPVAE, name: str) -> np.ndarray:
+    """The images of a split, which fit the model and are none that it was trained on."""
     if images.shape[1:] != model.image_shape:
         sizes = [" x ".join(map(str, shape)) for shape in (images.shape[1:], model.image_shape)]
-        raise UserError(f"{settings['name']} has images of {sizes[0]} but the model is for {sizes[1]}")
-    of_run = arguments.split != "train" and not is_preset(arguments.model)
-    seen = count_trained_on(arguments.model, arguments.split, images) if of_run else 0
+        raise UserError(f"{name} has images of {sizes[0]} but the model is for {sizes[1]}")
+    of_run = split != "train" and not is_preset(arguments.model)
+    seen = count_trained_on(arguments.model, split, images) if of_run else 0
     if seen:
         raise UserError(
-            f"{arguments.model} was trained on {seen} of the {len(images)} {arguments.split} images of "
-            f"{settings['name']}: files were added or removed since then; put them back, or give another --dataset"
+            f"{arguments.model} was trained on {seen} of the {len(images)} {split} images of "
+            f"{name}: files were added or removed since then; put them back, or give another --dataset"
         )
     return images

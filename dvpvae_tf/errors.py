@@ -33,6 +33,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Shortens another library's error for a message of one line.
+
+    Args:
+        error: an exception.
+
+    Returns:
+        The first line of its text, or the name of its type where it has none.
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 @contextlib.contextmanager
 def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
     """Ends a command with one line on standard error, without a traceback.

@@ -4,9 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from dvpvae_tf.command_inputs import images_of, model_of
+from dvpvae_tf.command_inputs import model_of, splits_of
 from dvpvae_tf.command_line import add_dataset_arguments, add_model_arguments, count
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
@@ -72,7 +70,7 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
         raise UserError(f"{arguments.model} has no pseudoinputs, so it has no prior over them: take another model")
     if arguments.prior == "calibrated" and not isinstance(model.prior, DiffusionPrior):
         raise UserError(f"--prior calibrated is for models with a diffusion prior, and {arguments.model} has none")
-    training, validation = (_images(arguments, model, split) for split in ("train", "validation"))
+    training, validation = splits_of(arguments, model, "train", "validation")
     if arguments.prior == "full_mixture":
         return with_full_mixture(model, training, validation, arguments.seed)
     print("Estimating the covariances of 100 steps")
@@ -81,10 +79,6 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
         raise UserError(f"the predictions of {arguments.model} are not finite: there is nothing to calibrate")
     print(f"T = {found.steps} steps from now on; covariances moved {found.shrinkage:.1%} towards their diagonals")
     return model
-
-
-def _images(arguments: argparse.Namespace, model: DVPVAE, split: str) -> np.ndarray:
-    return images_of(argparse.Namespace(**vars(arguments), split=split), model)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

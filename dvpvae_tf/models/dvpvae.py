@@ -109,6 +109,9 @@ class DVPVAE(BoundModel):
         )
         self._check_parts()
         self.build((None, *self.image_shape))
+        self._compile_generate()
+
+    def _compile_generate(self):
         self.generate_function = tf.function(self.generate, reduce_retracing=True)
 
     def _check_parts(self):
@@ -387,9 +390,7 @@ class DVPVAE(BoundModel):
             self.draw_pseudoinputs(validation, draws // 2, seed),
         )
         found = self.prior.calibrate(u, validation_u, steps, seed)
-        self.generate_function = tf.function(
-            self.generate, reduce_retracing=True
-        )  # what was traced has the old process
+        self._compile_generate()  # what was traced has the old process
         return found
 
     def with_prior(self, prior: keras.layers.Layer) -> "DVPVAE":

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.errors import UserError, first_line
 from dvpvae_tf.models.dvpvae import DVPVAE
 from dvpvae_tf.models.presets import config_with, is_preset, load_preset, trained_presets
 
@@ -39,7 +39,7 @@ def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
     try:
         model = keras.saving.load_model(file, compile=False)
     except Exception as error:  # zipfile, h5py and Keras raise many types for a damaged or foreign file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{file} is damaged or holds no model of this library ({reason})") from error
     if not isinstance(model, DVPVAE):
         raise UserError(f"{file} holds a {type(model).__name__}, not a DVPVAE")

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dvpvae_tf.errors import UserError, did_you_mean
+from dvpvae_tf.errors import UserError, did_you_mean, first_line
 from dvpvae_tf.files import write_atomically
 
 CONFIG_FILE = "config.json"
@@ -126,7 +126,7 @@ def load_preset(name_or_folder: str | Path, load_weights: bool = True, **setting
         serialized["config"] = config_with(serialized["config"], settings)
         model = keras.saving.deserialize_keras_object(serialized)
     except Exception as error:  # Keras raises many types for a config that it does not understand
-        raise UserError(f"{folder / CONFIG_FILE} describes no model of this library ({_first_line(error)})") from error
+        raise UserError(f"{folder / CONFIG_FILE} describes no model of this library ({first_line(error)})") from error
     if not isinstance(model, keras.Model):
         raise UserError(f"{folder / CONFIG_FILE} describes no model of this library: copy the preset again")
     if load_weights:
@@ -181,7 +181,7 @@ def _load_weights(model: keras.Model, folder: Path) -> None:
     try:
         model.load_weights(file)
     except ValueError as error:
-        raise UserError(f"{file} does not fit the model in {CONFIG_FILE} ({_first_line(error)})") from error
+        raise UserError(f"{file} does not fit the model in {CONFIG_FILE} ({first_line(error)})") from error
 
 
 def _metadata(model: keras.Model, weights: Path) -> dict[str, Any]:
@@ -216,7 +216,3 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is missing: copy the whole folder of the preset") from None
     except ValueError as error:
         raise UserError(f"{file} is no valid JSON ({error}): copy it again") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.config import TrainConfig, settings_as_yaml
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.errors import UserError, first_line
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.serving import signatures
@@ -52,7 +52,7 @@ def load_newest(folder: str | Path) -> LoadedVersion:
     try:
         return LoadedVersion(version, tf.saved_model.load(str(Path(folder) / str(version))))
     except Exception as error:  # TensorFlow raises many types for a damaged SavedModel
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"cannot load version {version} of {folder} ({reason}): export it again") from error
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from dvpvae_tf.config import TrainConfig, load_config, write_config
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.errors import UserError, first_line
 from dvpvae_tf.files import lock_folder, read_csv, write_atomically, write_csv
 
 MONITORED = "val_negative_elbo"
@@ -166,7 +166,7 @@ class RunFolder:
                 model.load_weights(path)
                 return epochs
             except Exception as error:  # zipfile, h5py and Keras raise many types for a damaged file
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
                 print(f"{path} is damaged and left out ({reason})")
         if self.saved_epochs():
             raise UserError(f"No checkpoint in {self.checkpoints} can be read: remove {self.path} to start again.")
