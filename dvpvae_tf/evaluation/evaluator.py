@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.distribute.devices import device_of
-from dvpvae_tf.evaluation.draws import (
+from dvpvae_tf.layers.pixels import check_images
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.draws import (
     ImageData,
     bound_terms,
     continuous_time_diffusion,
@@ -17,8 +19,6 @@ from dvpvae_tf.evaluation.draws import (
     importance_log_weight,
     published_log_weight,
 )
-from dvpvae_tf.layers.pixels import check_images
-from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.outputs import Elbo
 from dvpvae_tf.noise import Purpose, Stream
 

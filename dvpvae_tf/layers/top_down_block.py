@@ -69,9 +69,9 @@ def _log_density(value: tf.Tensor, mean: tf.Tensor, log_var: tf.Tensor) -> tf.Te
 class TopDownBlock(keras.layers.Layer):
     """One stochastic layer: prior, posterior, a draw of z, features for the layer below (Figure 2b, Section 4.2).
 
-    Called as `block(features, condition=None, encoder_features=None, noise=None, temperature=1.0)`: z is drawn from
-    q(z_l|z_above, x, u) where `encoder_features` are given and from p(z_l|z_above, u) where not; without `noise` it
-    is the mean.
+    Called as `block(features, condition=None, encoder_features=None, noise=None, temperature=1.0, latent=None)`: z is
+    drawn from q(z_l|z_above, x, u) where `encoder_features` are given and from p(z_l|z_above, u) where not; without
+    `noise` it is the mean. Where `latent` is given, z is that.
 
     Args:
         channels: channels of the features.
@@ -120,6 +120,7 @@ class TopDownBlock(keras.layers.Layer):
         encoder_features_shape: Shape | None = None,
         noise_shape: Shape | None = None,
         temperature_shape: Shape | None = None,
+        latent_shape: Shape | None = None,
     ) -> None:
         shape = tuple(features_shape)
         extra = 0 if condition_shape is None else condition_shape[-1]
@@ -137,6 +138,7 @@ class TopDownBlock(keras.layers.Layer):
         encoder_features: tf.Tensor | None = None,
         noise: tf.Tensor | None = None,
         temperature: float | tf.Tensor = 1.0,
+        latent: tf.Tensor | None = None,
     ) -> TopDownStep:
         features = keras.ops.cast(features, self.compute_dtype)
         if encoder_features is not None:
@@ -148,9 +150,8 @@ class TopDownBlock(keras.layers.Layer):
             prior_mean, prior_log_var, update = mean, log_var, 0.0
         if encoder_features is None:
             mean, log_var = prior_mean, prior_log_var
-        latent = mean
-        if noise is not None:
-            latent = mean + temperature * keras.ops.exp(0.5 * log_var) * noise
+        if latent is None:
+            latent = mean if noise is None else mean + temperature * keras.ops.exp(0.5 * log_var) * noise
         if self.has_output:
             features = features + update + self.latent_projection(keras.ops.cast(latent, self.compute_dtype))
             features = self.residual(features)

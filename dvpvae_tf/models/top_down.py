@@ -16,11 +16,12 @@ LIKELIHOOD_INPUTS = ("all_latents", "last_latent", "last_features")
 class TopDown(keras.layers.Layer):
     """The stochastic layers from coarse to fine, and the map from them to the parameters of the likelihood.
 
-    Called as `top_down(noise, condition=None, encoder_features=None, top_features=None, temperature=1.0)`, it walks
-    down once and gives the parameters of the likelihood, float32 `[N, D, D, output_channels]`, and the list of
+    Called as `top_down(noise, condition=None, encoder_features=None, top_features=None, temperature=1.0, latents=())`,
+    it walks down once and gives the parameters of the likelihood, float32 `[N, D, D, output_channels]`, and the list of
     `TopDownStep`s, top layer first. One walk serves all uses: at the scales whose `encoder_features` are given z is
     drawn from the posterior, elsewhere from the prior; `top_features` are for the top layer alone. `condition` is the
-    decoded pseudoinput, float32 `[N, D, D, C]` in [0, 1].
+    decoded pseudoinput, float32 `[N, D, D, C]` in [0, 1]. `latents` are the z of the first layers that are given rather
+    than drawn; None among them stands for one that is drawn.
 
     Args:
         image_size: D.
@@ -94,6 +95,7 @@ class TopDown(keras.layers.Layer):
         encoder_features_shape=None,
         top_features_shape=None,
         temperature_shape=None,
+        latents_shape=None,
     ):
         for side, block in zip(self.sides, self.blocks, strict=True):
             condition = None if condition_shape is None else (None, side, side, condition_shape[-1])
@@ -108,12 +110,13 @@ class TopDown(keras.layers.Layer):
         """The shape `(side, side, channels)` of each stochastic layer's z, top layer first."""
         return [(side, side, self.latent_channels) for side in self.sides]
 
-    def call(self, noise, condition=None, encoder_features=None, top_features=None, temperature=1.0):
+    def call(self, noise, condition=None, encoder_features=None, top_features=None, temperature=1.0, latents=()):
         features = self._first_features(tf.shape(noise[0])[0])
         conditions = self._pooled(condition)
         encoder_features = encoder_features or {}
+        given = [*latents, *[None] * (len(self.blocks) - len(latents))]
         steps = []
-        for side, block, layer_noise in zip(self.sides, self.blocks, noise, strict=True):
+        for side, block, layer_noise, latent in zip(self.sides, self.blocks, noise, given, strict=True):
             features = resize_bilinear(features, side)
             of_encoder = encoder_features.get(side)
             step = block(
@@ -122,6 +125,7 @@ class TopDown(keras.layers.Layer):
                 encoder_features=top_features if not steps and top_features is not None else of_encoder,
                 noise=layer_noise,
                 temperature=temperature,
+                latent=latent,
             )
             features = step.features
             steps.append(step)

@@ -11,9 +11,9 @@ from pathlib import Path
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.evaluation.draws import negative_elbo_terms
 from dvpvae_tf.layers.pixels import in_unit_range
 from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.draws import negative_elbo_terms
 from dvpvae_tf.noise import Stream
 
 Outputs = dict[str, tf.Tensor]

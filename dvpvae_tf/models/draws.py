@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.dvpvae import DVPVAE
 from dvpvae_tf.models.outputs import Features, Inference
 from dvpvae_tf.noise import Purpose
 from dvpvae_tf.priors.terms import TrajectoryScore
