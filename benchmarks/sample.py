@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from dvpvae_tf import DVPVAE
-from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.experiments.costs import peak_memory
+from dvpvae_tf.models.sampling import sample_in_batches
 
 
 def measure(arguments):

@@ -14,7 +14,6 @@ from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, add_
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.data.pipelines import read_images, read_labels
 from dvpvae_tf.distribute.devices import copies_on_other_devices
-from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.distribute.sharding import Shard
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.evaluation import feature_distances
@@ -24,6 +23,7 @@ from dvpvae_tf.evaluation.parts import Part, output_of_parts, save_part
 from dvpvae_tf.evaluation.results import plus_minus
 from dvpvae_tf.files import check_output, write_atomically
 from dvpvae_tf.models.loading import fingerprint
+from dvpvae_tf.models.sampling import sample_in_batches
 
 TERMS = {
     "diffusion": "diffusion",

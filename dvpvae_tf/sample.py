@@ -16,10 +16,10 @@ from dvpvae_tf.command_line import (
 )
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.devices import copies_on_other_devices
-from dvpvae_tf.distribute.sampling import sample_in_batches
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models.loading import fingerprint
+from dvpvae_tf.models.sampling import sample_in_batches
 from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from dvpvae_tf import DVPVAE
 from dvpvae_tf.config import TrainConfig
-from dvpvae_tf.distribute.sampling import sample_in_batches
+from dvpvae_tf.models.sampling import sample_in_batches
 from dvpvae_tf.training.loop import make_model
 
 BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss

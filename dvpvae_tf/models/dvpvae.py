@@ -1,7 +1,7 @@
 """The model: a top-down hierarchical VAE whose priors are conditioned on a pseudoinput (Sections 3 and 4)."""
 
 import math
-from typing import Literal, Unpack
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -11,23 +11,21 @@ from dvpvae_tf import noise
 from dvpvae_tf.layers.pixels import to_unit_range
 from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.models.bottom_up import BottomUp
-from dvpvae_tf.models.bound_model import BoundModel, images_of
-from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, SamplingOptions
+from dvpvae_tf.models.generative_model import GenerativeModel
+from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.noise import Purpose, Stream
-from dvpvae_tf.priors import DiffusionPrior, VampPrior
-from dvpvae_tf.priors.calibration import Calibration
-from dvpvae_tf.priors.exact import NO_STEPS
+from dvpvae_tf.priors import VampPrior
 
 SERIALISED_PARTS = ("likelihood", "pseudoinput", "prior", "top_prior")
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
-class DVPVAE(BoundModel):
+class DVPVAE(GenerativeModel):
     """The hierarchical VAE with a diffusion-based VampPrior, or, without a pseudoinput, the Ladder VAE (Table 5).
 
     Images go in as uint8, or float32 in [0, 1], `[N, D, D, C]`. Called as `model(images, seeds=None)` it gives the
-    `Elbo` of each image. For training and evaluation see `BoundModel`.
+    `Elbo` of each image. `BoundModel` trains and evaluates it; `GenerativeModel` has what users do with it.
 
     Example:
         >>> model = DVPVAE.from_preset("mnist5k")
@@ -109,10 +107,6 @@ class DVPVAE(BoundModel):
         )
         self._check_parts()
         self.build((None, *self.image_shape))
-        self._compile_generate()
-
-    def _compile_generate(self):
-        self.generate_function = tf.function(self.generate, reduce_retracing=True)
 
     def _check_parts(self):
         height, width, _ = self.image_shape
@@ -145,24 +139,6 @@ class DVPVAE(BoundModel):
     def num_layers(self) -> int:
         """L, the number of stochastic layers."""
         return len(self.top_down.blocks)
-
-    def check_steps(self, steps: int | None) -> int | None:
-        """Checks a number of diffusion steps.
-
-        Args:
-            steps: T; None asks for the default.
-
-        Returns:
-            T, or None where the model has no diffusion prior.
-
-        Raises:
-            ValueError: if T is below 1, or given for a model without a diffusion prior.
-        """
-        if self.prior is not None:
-            return self.prior.check_steps(steps)
-        if steps is not None:
-            raise ValueError(NO_STEPS)
-        return None
 
     # The bound
 
@@ -272,45 +248,6 @@ class DVPVAE(BoundModel):
 
     # What users call
 
-    @classmethod
-    def from_preset(cls, name: str, load_weights: bool = False, **kwargs) -> "DVPVAE":
-        """Makes the model of a preset, with starting weights or trained ones.
-
-        Args:
-            name: a preset of `configs/` such as "mnist", or the path of a YAML file; or the folder of a preset that
-                `save_to_preset` has written.
-            load_weights: whether to load trained weights: those that come with the library, or those in the folder.
-            **kwargs: arguments of the constructor to change, such as `seed` or `dtype`.
-
-        Returns:
-            A built `DVPVAE`.
-
-        Raises:
-            UserError: if there is no such preset, it has no trained weights (the message names those that have some),
-                or its files are damaged.
-        """
-        from dvpvae_tf.config import load_config
-        from dvpvae_tf.models.build import build_model
-        from dvpvae_tf.models.presets import is_preset_folder, load_preset
-
-        if load_weights or is_preset_folder(name):
-            return load_preset(name, load_weights, **kwargs)
-        return build_model(load_config(name).model, **kwargs)
-
-    def save_to_preset(self, folder: str, **metadata) -> None:
-        """Saves the model as a preset: `config.json`, `metadata.json` and `model.weights.h5`, without an optimizer.
-
-        Args:
-            folder: the folder to write: a new one, or an older preset that is replaced.
-            **metadata: what else `metadata.json` says of the model, such as `dataset` and `epochs`; JSON values.
-
-        Raises:
-            UserError: if something else is in that place, or it cannot be written.
-        """
-        from dvpvae_tf.models.presets import save_preset
-
-        save_preset(self, folder, **metadata)
-
     def adapt(self, images: tf.data.Dataset | np.ndarray) -> None:
         """Prepares the pseudoinputs, in one pass: S of Algorithm 1, or where those of a VampPrior start.
 
@@ -322,93 +259,9 @@ class DVPVAE(BoundModel):
             ValueError: if there are no images, fewer than a VampPrior has components, they are of another shape, or
                 the data set has no end.
         """
-        if isinstance(images, tf.data.Dataset):
-            if images.cardinality() == tf.data.INFINITE_CARDINALITY:
-                raise ValueError("adapt() reads a data set once, and this one has no end: leave out repeat().")
-            images = images.map(lambda *data: images_of(data[0] if len(data) == 1 else data))
         for part in (self.pseudoinput, self.top_prior):
             if part is not None:
                 part.adapt(images)
-
-    def draw_pseudoinputs(self, images: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
-        """Draws pseudoinputs of r(u|x), to fit a prior to.
-
-        Args:
-            images: `[N, D, D, C]`: uint8, or float32 in [0, 1].
-            num: how many. Where there are fewer images, several of each, else of images at equal distances.
-            seed: of the noise.
-
-        Returns:
-            float32 array `[num, d, d, C]`.
-        """
-        chosen = np.arange(num) % len(images) if num > len(images) else np.arange(num) * len(images) // num
-        draws = []
-        for start in range(0, num, 1000):
-            rows = chosen[start : start + 1000]
-            seeds = noise.row_seeds(seed, Stream.CALIBRATION, start, len(rows))
-            inputs = self.prepare(tf.constant(images[rows]))
-            if self.binary_encoder_input:
-                inputs = self.target(inputs, seeds)
-            drawn = noise.normal(noise.fork(seeds, Purpose.INFERENCE), self.pseudoinput.dimensions)
-            drawn = tf.reshape(drawn, [-1, *self.pseudoinput.shape])
-            draws.append(self.pseudoinput.sample(self.pseudoinput(inputs), drawn))
-        return np.concatenate(draws)
-
-    def calibrate(
-        self,
-        images: np.ndarray,
-        validation: np.ndarray | None = None,
-        steps: int | None = None,
-        seed: int = 0,
-        draws: int = 4000,
-    ) -> Calibration | None:
-        """Calibrates the diffusion prior: from then on each of its steps has the covariance and time that suit it best.
-
-        Call it once training is over: it fits the weights as they are, in one pass.
-
-        Args:
-            images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1].
-            validation: other images, to choose T and the shrinkage of the covariances on; None takes every tenth out of
-                `images`.
-            steps: T from now on; None takes the smallest that is within 0.2 nats of T = 50.
-            seed: of the noise.
-            draws: pseudoinputs of training images to use, and half as many of validation images.
-
-        Returns:
-            What was found; None where it was of no use, see `DiffusionPrior.calibrate`.
-
-        Raises:
-            ValueError: if the model has no diffusion prior, or `adapt` has not been called.
-        """
-        self.check_adapted()
-        if not isinstance(self.prior, DiffusionPrior):
-            raise ValueError("Only a model with a diffusion prior can be calibrated.")
-        if validation is None:
-            images, validation = np.delete(images, np.s_[::10], axis=0), images[::10]
-        u, validation_u = (
-            self.draw_pseudoinputs(images, draws, seed),
-            self.draw_pseudoinputs(validation, draws // 2, seed),
-        )
-        found = self.prior.calibrate(u, validation_u, steps, seed)
-        self._compile_generate()  # what was traced has the old process
-        return found
-
-    def with_prior(self, prior: keras.layers.Layer) -> "DVPVAE":
-        """Gives a model with another prior over u and the same weights apart from it.
-
-        Args:
-            prior: a built prior, its weights in place.
-
-        Returns:
-            The model; this one is left as it is.
-        """
-        config = self.get_config() | {"prior": keras.saving.serialize_keras_object(prior)}
-        other = type(self).from_config(config)
-        for part in ("bottom_up", "top_down", "pseudoinput"):
-            getattr(other, part).set_weights(getattr(self, part).get_weights())
-        other.prior.set_weights(prior.get_weights())
-        other.training_steps.assign(self.training_steps)
-        return other
 
     @property
     def adapted(self) -> bool:
@@ -439,18 +292,6 @@ class DVPVAE(BoundModel):
             walk_noise = [tf.zeros([rows, *shape]) if math.prod(shape) else None for shape in self.walk_noise_shapes]
         return self.walk(self.extract_features(images), walk_noise)
 
-    def reconstruct(self, images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
-        """Reconstructs images without noise: from the means of u and z to the likelihood's mean or mode.
-
-        Args:
-            images: `[N, D, D, C]`: uint8, or float32 in [0, 1].
-
-        Returns:
-            float32 array `[N, D, D, C]` in [0, 1], or tensor in a graph.
-        """
-        reconstructions = self.likelihood.images(self.infer(images, sample=False).likelihood_params)
-        return reconstructions.numpy() if tf.executing_eagerly() else reconstructions
-
     def generate(
         self,
         seeds: tf.Tensor,
@@ -464,11 +305,11 @@ class DVPVAE(BoundModel):
 
         Args:
             seeds: int32 `[N, 2]`, one key an image, see `dvpvae_tf.noise.row_seeds`.
-            temperature: see `SamplingOptions`; a scalar, or `[N, 1, 1, 1]`.
-            prior_temperature: see `SamplingOptions`; a scalar, or `[N, 1, 1, 1]`.
-            steps: see `SamplingOptions`.
-            deterministic: see `SamplingOptions`.
-            pixels: see `SamplingOptions`.
+            temperature: see `SamplingOptions`, as the options below; a scalar, or `[N, 1, 1, 1]`.
+            prior_temperature: a scalar, or `[N, 1, 1, 1]`.
+            steps: T of the diffusion prior.
+            deterministic: whether it takes its steps without noise.
+            pixels: "draw" or "mean".
 
         Returns:
             `Samples`. Of a Bernoulli likelihood the images are probabilities.
@@ -501,48 +342,7 @@ class DVPVAE(BoundModel):
         drawn = noise.normal(seeds, self.prior.deterministic_noise_size)
         return self.prior.sample_deterministic(drawn, steps, temperature)
 
-    def sample(
-        self, num: int, temperature: float = 1.0, seed: int = 0, **options: Unpack[SamplingOptions]
-    ) -> np.ndarray:
-        """Generates images; image i depends on the seed, the options and i alone.
-
-        Args:
-            num: the number of images.
-            temperature: see `SamplingOptions`.
-            seed: of all noise.
-            **options: see `SamplingOptions`.
-
-        Returns:
-            float32 `[num, D, D, C]` in [0, 1].
-
-        Raises:
-            ValueError: if an option is out of its range, or `adapt` has not been called.
-        """
-        return self.sample_with_pseudoinputs(num, temperature, seed, **options).images
-
-    def sample_with_pseudoinputs(
-        self, num: int, temperature: float = 1.0, seed: int = 0, **options: Unpack[SamplingOptions]
-    ) -> Samples:
-        """Generates images, as `sample` does, and gives the pseudoinputs they came from too (Figure 3).
-
-        Args:
-            num: the number of images.
-            temperature: see `SamplingOptions`.
-            seed: of all noise.
-            **options: see `SamplingOptions`.
-
-        Returns:
-            `Samples` of arrays.
-
-        Raises:
-            ValueError: if an option is out of its range, or `adapt` has not been called.
-        """
-        from dvpvae_tf.distribute.sampling import sample_in_batches
-
-        images, pseudoinputs = zip(*sample_in_batches(self, num, seed, temperature=temperature, **options), strict=True)
-        return Samples(np.concatenate(images), None if pseudoinputs[0] is None else np.concatenate(pseudoinputs))
-
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, serialised."""
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in SERIALISED_PARTS}
         return {
@@ -563,7 +363,7 @@ class DVPVAE(BoundModel):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "DVPVAE":
+    def from_config(cls, config: dict[str, Any]) -> "DVPVAE":
         """Makes a model from what `get_config` returns."""
         parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in SERIALISED_PARTS}
         return cls(**{**config, **parts})

@@ -1,16 +1,70 @@
 """A trained model with another prior over u, fitted to its r(u|x) as that is."""
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from dvpvae_tf.models.dvpvae import DVPVAE
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf import noise
+from dvpvae_tf.noise import Purpose, Stream
 from dvpvae_tf.priors import fit_full_mixture
 
+if TYPE_CHECKING:
+    from dvpvae_tf.models.dvpvae import DVPVAE
+
 FEWEST_DRAWS = 16_000  # of u to fit a mixture to: several of each image where there are fewer
+BATCH_SIZE = 1000  # images that are encoded at a time
+
+
+def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
+    """Draws pseudoinputs of r(u|x), to fit a prior to.
+
+    Args:
+        model: an adapted model with pseudoinputs.
+        images: `[N, D, D, C]`: uint8, or float32 in [0, 1].
+        num: how many. Where there are fewer images, several of each, else of images at equal distances.
+        seed: of the noise.
+
+    Returns:
+        float32 array `[num, d, d, C]`.
+    """
+    chosen = np.arange(num) % len(images) if num > len(images) else np.arange(num) * len(images) // num
+    draws = []
+    for start in range(0, num, BATCH_SIZE):
+        rows = chosen[start : start + BATCH_SIZE]
+        seeds = noise.row_seeds(seed, Stream.CALIBRATION, start, len(rows))
+        inputs = model.prepare(tf.constant(images[rows]))
+        if model.binary_encoder_input:
+            inputs = model.target(inputs, seeds)
+        drawn = noise.normal(noise.fork(seeds, Purpose.INFERENCE), model.pseudoinput.dimensions)
+        drawn = tf.reshape(drawn, [-1, *model.pseudoinput.shape])
+        draws.append(model.pseudoinput.sample(model.pseudoinput(inputs), drawn))
+    return np.concatenate(draws)
+
+
+def with_prior(model: "DVPVAE", prior: keras.layers.Layer) -> "DVPVAE":
+    """Gives a model with another prior over u and the same weights apart from it.
+
+    Args:
+        model: a model with pseudoinputs; it stays as it is.
+        prior: a built prior, its weights in place.
+
+    Returns:
+        The new model.
+    """
+    config = model.get_config() | {"prior": keras.saving.serialize_keras_object(prior)}
+    other = type(model).from_config(config)
+    for part in ("bottom_up", "top_down", "pseudoinput"):
+        getattr(other, part).set_weights(getattr(model, part).get_weights())
+    other.prior.set_weights(prior.get_weights())
+    other.training_steps.assign(model.training_steps)
+    return other
 
 
 def with_full_mixture(
-    model: DVPVAE, images: np.ndarray, validation: np.ndarray, seed: int = 0, verbose: int = 1
-) -> DVPVAE:
+    model: "DVPVAE", images: np.ndarray, validation: np.ndarray, seed: int = 0, verbose: int = 1
+) -> "DVPVAE":
     """Gives the model with a mixture of Gaussians with full covariances as its prior over u.
 
     Args:
@@ -26,6 +80,6 @@ def with_full_mixture(
     Raises:
         ValueError: if no fit is finite.
     """
-    u = model.draw_pseudoinputs(images, max(len(images), FEWEST_DRAWS), seed)
-    validation_u = model.draw_pseudoinputs(validation, max(len(validation), FEWEST_DRAWS // 8), seed + 1)
-    return model.with_prior(fit_full_mixture(u, validation_u, seed=seed, verbose=verbose))
+    u = draw_pseudoinputs(model, images, max(len(images), FEWEST_DRAWS), seed)
+    validation_u = draw_pseudoinputs(model, validation, max(len(validation), FEWEST_DRAWS // 8), seed + 1)
+    return with_prior(model, fit_full_mixture(u, validation_u, seed=seed, verbose=verbose))

@@ -22,7 +22,7 @@ from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.loading import load_model
-from dvpvae_tf.models.refit import with_full_mixture
+from dvpvae_tf.models.refit import with_full_mixture, with_prior
 from dvpvae_tf.optimizers import Adamax
 from dvpvae_tf.priors import FullMixturePrior
 from dvpvae_tf.training.callbacks import (
@@ -90,7 +90,7 @@ def initialize(model: DVPVAE, config: TrainConfig, images: np.ndarray) -> None:
         return
     source = load_model(config.init_from)
     if isinstance(source.prior, FullMixturePrior):
-        source = source.with_prior(model.prior)  # the mixture was not trained, so it is not trained on
+        source = with_prior(source, model.prior)  # the mixture was not trained, so it is not trained on
     if [weight.shape for weight in source.weights] != [weight.shape for weight in model.weights]:
         raise UserError(
             f"The weights of {config.init_from} are for a model with other settings: give those with --config, such as "

@@ -12,10 +12,10 @@ from PIL import Image
 
 from dvpvae_tf import command_inputs, evaluate, merge, sample
 from dvpvae_tf.distribute.devices import map_round_robin
-from dvpvae_tf.distribute.sampling import BATCHES_AT_ONCE
 from dvpvae_tf.distribute.sharding import Shard, parts_of
 from dvpvae_tf.evaluation.layer_statistics import layer_sums
 from dvpvae_tf.models.loading import load_model
+from dvpvae_tf.models.sampling import BATCHES_AT_ONCE
 
 PROJECT = Path(__file__).resolve().parents[2]
 TIMES = ("seconds", "image_samples_per_second")

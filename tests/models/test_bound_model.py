@@ -249,7 +249,7 @@ def test_what_needs_adapt_is_refused_before_it(not_adapted, images):
 
 
 def test_an_endless_data_set_is_not_adapted_to(not_adapted, images):
-    with pytest.raises(ValueError, match="this one has no end: leave out repeat"):
+    with pytest.raises(ValueError, match="These data never end"):
         not_adapted.adapt(as_dataset(images(8)).repeat())
 
 

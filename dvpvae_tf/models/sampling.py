@@ -3,27 +3,29 @@
 import math
 import numbers
 from collections.abc import Callable, Iterator, Sequence
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.distribute.devices import device_of, map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
-from dvpvae_tf.models.dvpvae import DVPVAE
 from dvpvae_tf.models.outputs import Samples, SamplingOptions
+
+if TYPE_CHECKING:
+    from dvpvae_tf.models.generative_model import GenerativeModel
 
 # On each device: many operations of a sampling step are too small to keep one busy.
 BATCHES_AT_ONCE = 2
 
 
 def sample_in_batches(
-    model: DVPVAE,
+    model: "GenerativeModel",
     num: int,
     seed: int = 0,
     batch_size: int = 250,
     first: int = 0,
-    copies: Sequence[DVPVAE] = (),
+    copies: Sequence["GenerativeModel"] = (),
     **options: Unpack[SamplingOptions],
 ) -> Iterator[Samples]:
     """Generates images batch by batch, for more of them than memory holds.
@@ -58,7 +60,7 @@ def sample_in_batches(
     return map_round_robin(samplers, (seeds[start : start + size] for start in range(0, num, size)))
 
 
-def _checked(model: DVPVAE, options: SamplingOptions) -> SamplingOptions:
+def _checked(model: "GenerativeModel", options: SamplingOptions) -> SamplingOptions:
     """The options, with temperatures as tensors, so that a graph serves all temperatures."""
     model.check_steps(options.get("steps"))
     if options.get("deterministic") and not hasattr(model.prior, "sample_deterministic"):
@@ -70,7 +72,7 @@ def _checked(model: DVPVAE, options: SamplingOptions) -> SamplingOptions:
     return options | {name: tf.constant(float(value)) for name, value in temperatures.items()}
 
 
-def _sampler(model: DVPVAE, options: SamplingOptions) -> Callable[[tf.Tensor], Samples]:
+def _sampler(model: "GenerativeModel", options: SamplingOptions) -> Callable[[tf.Tensor], Samples]:
     """The function from keys to `Samples` of arrays; its one graph is for batches of all sizes."""
     with device_of(model):
         model.generate_function.get_concrete_function(tf.TensorSpec([None, 2], tf.int32), **options)

@@ -1,0 +1,179 @@
+"""What users do with a whole model: sample, reconstruct, calibrate, save and load presets."""
+
+from typing import Unpack
+
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf.models import refit
+from dvpvae_tf.models.bound_model import BoundModel
+from dvpvae_tf.models.outputs import Samples, SamplingOptions
+from dvpvae_tf.models.sampling import sample_in_batches
+from dvpvae_tf.priors import DiffusionPrior
+from dvpvae_tf.priors.calibration import Calibration
+from dvpvae_tf.priors.exact import NO_STEPS
+
+
+class GenerativeModel(BoundModel):
+    """The base of a model that generates images.
+
+    A subclass has the attributes `likelihood`, `pseudoinput` and `prior` (the last two None where it has neither), and
+    the methods `infer` and `generate`.
+
+    Args:
+        image_shape: `(D, D, C)`.
+        seed: int, of all noise in training and evaluation.
+        **kwargs: passed to `keras.Model`.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self._compile_generate()
+
+    def _compile_generate(self):
+        self.generate_function = tf.function(self.generate, reduce_retracing=True)
+
+    @classmethod
+    def from_preset(cls, name: str, load_weights: bool = False, **kwargs) -> "GenerativeModel":
+        """Makes the model of a preset, with starting weights or trained ones.
+
+        Args:
+            name: a preset of `configs/` such as "mnist", or the path of a YAML file; or the folder of a preset that
+                `save_to_preset` has written.
+            load_weights: whether to load trained weights: those that come with the library, or those in the folder.
+            **kwargs: arguments of the constructor to change, such as `seed` or `dtype`.
+
+        Returns:
+            A built `DVPVAE`.
+
+        Raises:
+            UserError: if there is no such preset, it has no trained weights (the message names those that have some),
+                or its files are damaged.
+        """
+        from dvpvae_tf.config import load_config
+        from dvpvae_tf.models.build import build_model
+        from dvpvae_tf.models.presets import is_preset_folder, load_preset
+
+        if load_weights or is_preset_folder(name):
+            return load_preset(name, load_weights, **kwargs)
+        return build_model(load_config(name).model, **kwargs)
+
+    def save_to_preset(self, folder: str, **metadata) -> None:
+        """Saves the model as a preset: `config.json`, `metadata.json` and `model.weights.h5`, without an optimizer.
+
+        Args:
+            folder: the folder to write: a new one, or an older preset that is replaced.
+            **metadata: what else `metadata.json` says of the model, such as `dataset` and `epochs`; JSON values.
+
+        Raises:
+            UserError: if something else is in that place, or it cannot be written.
+        """
+        from dvpvae_tf.models.presets import save_preset
+
+        save_preset(self, folder, **metadata)
+
+    def sample(
+        self, num: int, temperature: float = 1.0, seed: int = 0, **options: Unpack[SamplingOptions]
+    ) -> np.ndarray:
+        """Generates images; image i depends on the weights, the seed, the options and i alone.
+
+        Args:
+            num: the number of images.
+            temperature: see `SamplingOptions`.
+            seed: of all noise, below 2^31.
+            **options: see `SamplingOptions`.
+
+        Returns:
+            float32 `[num, D, D, C]` in [0, 1].
+
+        Raises:
+            ValueError: if an option is out of its range, or `adapt` has not been called.
+        """
+        return self.sample_with_pseudoinputs(num, temperature, seed, **options).images
+
+    def sample_with_pseudoinputs(
+        self, num: int, temperature: float = 1.0, seed: int = 0, **options: Unpack[SamplingOptions]
+    ) -> Samples:
+        """Generates images, as `sample` does, and the pseudoinputs they came from (Figure 3).
+
+        Args:
+            num: the number of images.
+            temperature: see `SamplingOptions`.
+            seed: of all noise, below 2^31.
+            **options: see `SamplingOptions`.
+
+        Returns:
+            `Samples` of arrays.
+
+        Raises:
+            ValueError: if an option is out of its range, or `adapt` has not been called.
+        """
+        images, pseudoinputs = zip(*sample_in_batches(self, num, seed, temperature=temperature, **options), strict=True)
+        return Samples(np.concatenate(images), None if pseudoinputs[0] is None else np.concatenate(pseudoinputs))
+
+    def reconstruct(self, images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
+        """Reconstructs images without noise: from the means of u and z to the likelihood's mean or mode.
+
+        Args:
+            images: `[N, D, D, C]`: uint8, or float32 in [0, 1].
+
+        Returns:
+            float32 array `[N, D, D, C]` in [0, 1], or tensor in a graph.
+        """
+        reconstructions = self.likelihood.images(self.infer(images, sample=False).likelihood_params)
+        return reconstructions.numpy() if tf.executing_eagerly() else reconstructions
+
+    def check_steps(self, steps: int | None) -> int | None:
+        """Checks a number of diffusion steps.
+
+        Args:
+            steps: T; None asks for the default.
+
+        Returns:
+            T, or None where the model has no diffusion prior.
+
+        Raises:
+            ValueError: if T is below 1, or given for a model without a diffusion prior.
+        """
+        if self.prior is not None:
+            return self.prior.check_steps(steps)
+        if steps is not None:
+            raise ValueError(NO_STEPS)
+        return None
+
+    def calibrate(
+        self,
+        images: np.ndarray,
+        validation: np.ndarray | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        draws: int = 4000,
+    ) -> Calibration | None:
+        """Calibrates the diffusion prior: from then on each of its steps has the covariance and time that suit it best.
+
+        Call it once training is over: it fits the weights as they are, in one pass.
+
+        Args:
+            images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1].
+            validation: other images, to choose T and the shrinkage of the covariances on; None takes every tenth out of
+                `images`.
+            steps: T from now on; None takes the smallest that is within 0.2 nats of T = 50.
+            seed: of the noise.
+            draws: pseudoinputs of training images to use, and half as many of validation images.
+
+        Returns:
+            What was found; None where it was of no use, see `DiffusionPrior.calibrate`.
+
+        Raises:
+            ValueError: if the model has no diffusion prior, or `adapt` has not been called.
+        """
+        self.check_adapted()
+        if not isinstance(self.prior, DiffusionPrior):
+            raise ValueError("Only a model with a diffusion prior can be calibrated.")
+        if validation is None:
+            images, validation = np.delete(images, np.s_[::10], axis=0), images[::10]
+        u = refit.draw_pseudoinputs(self, images, draws, seed)
+        validation_u = refit.draw_pseudoinputs(self, validation, draws // 2, seed)
+        found = self.prior.calibrate(u, validation_u, steps, seed)
+        self._compile_generate()  # what was traced has the old process
+        return found
