@@ -192,7 +192,7 @@ def test_a_full_disk_leaves_nothing_behind(command, monkeypatch, capsys):
 
 COMMANDS = {
     "sample": "uint8 [N, D, D, C]",
-    "merge": "that of the shards",
+    "merge": "the --output of the shards",
     "reconstruct": "--interpolate I J",
     "client": "grpc://host:port/NAME",
     "convert": "--weights",

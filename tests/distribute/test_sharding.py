@@ -169,7 +169,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 import numpy as np
-from dvpvae_tf import evaluate, sample
+from dvpvae_tf import evaluate, load_model, sample
 from dvpvae_tf.distribute import devices as on_devices, sampling
 from dvpvae_tf import command_inputs
 from dvpvae_tf.evaluation import bounds, layer_statistics

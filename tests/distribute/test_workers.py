@@ -33,6 +33,7 @@ COMMAND = """
 import os
 import sys
 from pathlib import Path
+import dvpvae_tf.quiet_tensorflow
 from dvpvae_tf.training import loop
 import numpy as np
 import tensorflow as tf
@@ -257,8 +258,8 @@ def check_same_training(folders, single):
 
 
 @pytest.mark.slow
-def test_three_workers_train_as_one_process_does_and_the_chief_alone_writes_and_prints(arguments, single, tmp_path):
-    """Each in two parts, one after the other, of its share of every batch."""
+def test_three_workers_train_as_one_process_does_and_the_chief_alone_writes(arguments, pictures, single, tmp_path):
+    """Each in two parts, one after the other, of its share of every batch. Each worker says what it has read."""
     folders = [tmp_path / str(index) for index in range(3)]
     codes, outputs = run_job(3 * [[*arguments, "--gradient-accumulation", "2"]], folders)
     assert codes == [0, 0, 0], outputs
@@ -267,7 +268,7 @@ def test_three_workers_train_as_one_process_does_and_the_chief_alone_writes_and_
     assert {path.name for path in (folders[0] / "run").rglob("*") if "tfevents" not in path.name} == names
     for folder, output in zip(folders[1:], outputs[1:], strict=True):
         assert {path.name for path in folder.iterdir()} == {"output.txt", "weights.npz"}
-        assert output == "Waiting for all 3 workers\n"
+        assert output == f"Waiting for all 3 workers\n{pictures}: 60 pictures of 8 x 8 pixels (L 60)\n"
     assert "Test negative ELBO, continuous-time prior: " in outputs[0]
 
 

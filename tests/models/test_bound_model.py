@@ -165,6 +165,7 @@ import keras, numpy as np
 from dvpvae_tf import DVPVAE
 from dvpvae_tf.models.likelihoods import BernoulliLikelihood
 x = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), "uint8")
+keras.utils.set_random_seed(0)
 results, start = [], None
 for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
     with strategy.scope():
@@ -172,7 +173,7 @@ for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["
         model = DVPVAE((8, 8, 1), (4, 2), (1, 1), BernoulliLikelihood(), **sizes)
         start = start or model.get_weights()
         model.set_weights(start)
-        model.compile(keras.optimizers.SGD(0.05))
+        model.compile(keras.optimizers.SGD(0.002))
     model.train_on_batch(x[:8])  # the first call
     model.fit(x, batch_size=8, shuffle=False, verbose=0)
     terms = model.predict(x, batch_size=8, verbose=0)
@@ -184,7 +185,7 @@ for one, two in zip(*results, strict=True):
 
 @pytest.mark.slow
 def test_a_device_may_have_no_images_of_the_last_batch():
-    """9 images in batches of 8, on two devices."""
+    """9 images in batches of 8, on two devices; small steps, as large ones enlarge rounding errors."""
     result = subprocess.run([sys.executable, "-c", TWO_DEVICES], cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert result.returncode == 0, result.stderr[-3000:]
 
