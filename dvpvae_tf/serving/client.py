@@ -5,7 +5,7 @@ import contextlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -24,7 +24,12 @@ MAX_GRPC_RETRIES = 4  # a limit of gRPC
 
 
 def sample(
-    url: str, seeds: Sequence[int] | np.ndarray, temperature: float = 0.8, timeout: float = 60, retries: int = 3
+    url: str,
+    seeds: Sequence[int] | np.ndarray,
+    temperature: float = 0.8,
+    timeout: float = 60,
+    retries: int = 3,
+    pixels: Literal["draw", "mean"] = "draw",
 ) -> Samples:
     """Draws images from a served model, one for each seed.
 
@@ -36,6 +41,7 @@ def sample(
             retried.
         retries: how often to retry, after waits that double, where the connection fails or the server says that it is
             overloaded or unavailable; over gRPC at most 4.
+        pixels: "draw" draws x from p(x|z), "mean" takes its mean, see `dvpvae_tf.models.SamplingOptions`.
 
     Returns:
         `dvpvae_tf.models.dvpvae.Samples` of uint8 arrays `[N, D, D, C]`; `pseudoinputs` is None for the Ladder VAE.
@@ -45,7 +51,8 @@ def sample(
     """
     seeds = np.asarray(seeds, "int64")
     inputs = {"seed": seeds, "temperature": np.full(seeds.shape, temperature, "float32")}
-    outputs = predict(url, "sample_png", inputs, timeout, retries)
+    signature = {"draw": "sample_png", "mean": "sample_mean_png"}[pixels]
+    outputs = predict(url, signature, inputs, timeout, retries)
     with _explain_bad_answer(url):
         for seed, error in zip(seeds, outputs["error"], strict=True):
             if error:

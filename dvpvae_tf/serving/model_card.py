@@ -27,10 +27,12 @@ Each row is computed by itself: its outputs do not depend on the other rows of t
 {table}
 
 `sample` is also `serving_default`. The same `seed` gives the same image. `temperature` (0 or more) scales the standard
-deviation of z: below 1, images are cleaner and more alike. `reconstruct` and `encode` use no noise: `pseudoinput` is
-the mean of r(u|x), `z_l` are the posterior means. `score` returns for each image `negative_elbo`, {score},
-from one draw of all noise, in nats, and its terms. The lower it is, the more the image is like the training images. One
-draw is noisy: average over seeds.
+deviation of z: below 1, images are cleaner and more alike. `sample_mean` takes the mean of p(x|z) in place of a draw:
+smoother pictures, but no samples of the model (with a Bernoulli likelihood, both take the mean).
+
+`reconstruct` and `encode` use no noise: `pseudoinput` is the mean of r(u|x), `z_l` are the posterior means. `score`
+returns for each image `negative_elbo`, {score}, from one draw of all noise, in nats,
+and its terms. The lower it is, the more the image is like the training images. One draw is noisy: average over seeds.
 
 PNG files may have 1 to 16 bits a channel; transparent pixels are laid on white.
 

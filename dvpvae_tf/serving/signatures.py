@@ -14,6 +14,7 @@ from dvpvae_tf import noise
 from dvpvae_tf.layers.pixels import in_unit_range
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.draws import negative_elbo_terms
+from dvpvae_tf.models.likelihoods import BernoulliLikelihood
 from dvpvae_tf.noise import Stream
 
 Outputs = dict[str, tf.Tensor]
@@ -55,6 +56,8 @@ def make_signatures(
     * `sample` takes `seed` int64 `[N]` and `temperature` float32 `[N]` (of z, at least 0). It returns `images` and
       `pseudoinputs`, float32 `[N, D, D, C]` in [0, 1]. For seeds from 0 to 2^31 - 1 the image is that of
       `model.sample(1, seed=seed)`. `sample_png` returns the same as PNG files, `image_bytes` and `pseudoinput_bytes`.
+    * `sample_mean` and `sample_mean_png` do the same with the mean of p(x|z) in place of a draw: smoother pictures, but
+      no samples of the model. With a Bernoulli likelihood both are the mean.
     * `reconstruct` takes `images` and returns `reconstructions`; `reconstruct_png` takes `image_bytes`, PNG files of
       the model's size, and returns `reconstruction_bytes`. Both use no noise.
     * `encode` takes `images` and returns `pseudoinput`, the mean of r(u|x), and the posterior means `z_L` to `z_1`.
@@ -79,14 +82,18 @@ def make_signatures(
     temperature = tf.TensorSpec([None], tf.float32, "temperature")
     image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
     # A function within a function is traced once: those of PNG files call those of arrays.
-    sample = tf.function(
-        functools.partial(_sample, model, steps, prior_temperature), input_signature=[seed, temperature]
-    )
+    sample = functools.partial(_sample, model, steps, prior_temperature)
+    draw = tf.function(functools.partial(sample, "draw"), input_signature=[seed, temperature])
+    mean = draw
+    if not isinstance(model.likelihood, BernoulliLikelihood):
+        mean = tf.function(functools.partial(sample, "mean"), input_signature=[seed, temperature])
     reconstruct = tf.function(functools.partial(_reconstruct, model), input_signature=[images])
     reconstruct_png = _taking_png(_returning_png(reconstruct), model.image_shape)
     return {
-        "sample": sample,
-        "sample_png": tf.function(_returning_png(sample), input_signature=[seed, temperature]),
+        "sample": draw,
+        "sample_png": tf.function(_returning_png(draw), input_signature=[seed, temperature]),
+        "sample_mean": mean,
+        "sample_mean_png": tf.function(_returning_png(mean), input_signature=[seed, temperature]),
         "reconstruct": reconstruct,
         "reconstruct_png": tf.function(reconstruct_png, input_signature=[image_bytes]),
         "encode": tf.function(functools.partial(_encode, model), input_signature=[images]),
@@ -95,11 +102,11 @@ def make_signatures(
 
 
 def _sample(
-    model: DVPVAE, steps: int | None, prior_temperature: float, seed: tf.Tensor, temperature: tf.Tensor
+    model: DVPVAE, steps: int | None, prior_temperature: float, pixels: str, seed: tf.Tensor, temperature: tf.Tensor
 ) -> Outputs:
     good = tf.math.is_finite(temperature) & (temperature >= 0)
     safe = tf.where(good, temperature, 0.0)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    samples = model.generate(noise.keys_of(seed, Stream.SAMPLING), safe, prior_temperature, steps)
+    samples = model.generate(noise.keys_of(seed, Stream.SAMPLING), safe, prior_temperature, steps, pixels=pixels)
     finite = tf.reduce_all(tf.math.is_finite(samples.images), axis=[1, 2, 3])
     values = {name: value for name, value in samples._asdict().items() if value is not None}
     return _with_error(

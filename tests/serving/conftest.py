@@ -40,6 +40,9 @@ class StandIn(tf.Module):
         images, pseudoinputs, error = self._sample(seed, temperature)
         return {"image_bytes": _png(images), "pseudoinput_bytes": _png(pseudoinputs), "error": error}
 
+    def sample_mean_png(self, seed, temperature):
+        return self.sample_png(seed + 100, temperature)
+
     def sample_alone(self, seed, temperature):
         outputs = self.sample_png(seed, temperature)
         return {name: outputs[name] for name in ("image_bytes", "error")}
@@ -75,7 +78,7 @@ def write_version():
         images = tf.TensorSpec([None, SIDE, SIDE, 1], "float32", "images")
         seed, temperature = tf.TensorSpec([None], "int64", "seed"), tf.TensorSpec([None], "float32", "temperature")
         model = StandIn(number)
-        takes = {name: (seed, temperature) for name in ("sample", "sample_png", "sample_alone")}
+        takes = {name: (seed, temperature) for name in ("sample", "sample_png", "sample_mean_png", "sample_alone")}
         takes |= {name: (images,) for name in ("reconstruct", "brightness")}
         takes["reconstruct_png"] = (tf.TensorSpec([None], "string", "image_bytes"),)
         takes["fails"] = (seed,)

@@ -84,6 +84,7 @@ def test_the_client_is_a_module_too(url):
     samples = client.sample(url, [200, 5], temperature=0.5)
     assert levels(samples.images) == [210, 15] and levels(samples.pseudoinputs) == [45, 240]
     assert levels(client.sample(f"{url}/versions/1", [1]).images) == [11]
+    assert levels(client.sample(url, [1], pixels="mean").images) == [111]
     images = np.zeros([2, 4, 4, 1], "float32")
     images[1, 0, 0, 0] = 0.25
     outputs = client.predict(url, "reconstruct", {"images": images})

@@ -11,6 +11,7 @@ from dvpvae_tf.config import load_config
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.serving import saved_model
+from dvpvae_tf.serving.model_card import model_card
 from dvpvae_tf.training.run_folder import hash_images
 
 
@@ -135,12 +136,19 @@ def test_no_version_is_visible_before_it_is_whole(run_folder, tmp_path, monkeypa
     assert [path.name for path in output.iterdir()] == ["3"]
 
 
+def test_the_card_counts_the_parameters_of_a_frozen_model(tiny):
+    model = tiny()
+    expected = f" {model.num_parameters:,}\nparameters for images"
+    model.trainable = False
+    assert expected in model_card("blobs", 1, model, {}, None, None, 3, 1.0, None)
+
+
 def test_a_prior_without_steps_is_exported_without_steps(quick, tiny, images, tmp_path):
     model = tiny(prior="mixture")
     model.adapt(images(4))
     version = saved_model.write_version(tmp_path / "blobs", 1, model)
     card = (version / "assets.extra" / "model_card.md").read_text()
-    assert "Diffusion steps T: none" in card and "`negative_elbo`, the negative ELBO,\n" in card
+    assert "Diffusion steps T: none" in card and "`negative_elbo`, the negative ELBO, from one draw" in card
     with pytest.raises(ValueError, match="steps"):
         saved_model.write_version(tmp_path / "blobs", 2, model, steps=3)
     assert [path.name for path in (tmp_path / "blobs").iterdir()] == ["1"]

@@ -49,6 +49,11 @@ def test_every_seed_of_64_bits_has_an_image_of_its_own(served):
     assert differences[~np.eye(len(seeds), dtype=bool)].min() > 1e-3
 
 
+def test_the_mean_of_a_bernoulli_likelihood_is_what_sample_gives(served):
+    expected = sample(served, [3], [1.0])["images"]
+    np.testing.assert_array_equal(sample(served, [3], [1.0], "sample_mean")["images"], expected)
+
+
 def test_the_default_signature_samples(served):
     np.testing.assert_array_equal(
         sample(served, [3], [1.0])["images"], sample(served, [3], [1.0], "serving_default")["images"]
@@ -219,12 +224,15 @@ def test_a_model_of_colour_images_without_pseudoinputs(tiny):
     model = tiny(**changes)
     made = signatures.make_signatures(model)
     # As in a loaded SavedModel: inputs by name.
-    served = {name: made[name].get_concrete_function() for name in ("sample", "sample_png", "encode")}
+    served = {name: made[name].get_concrete_function() for name in ("sample", "sample_png", "sample_mean", "encode")}
     outputs = sample(served, [5, 6], [0.5, 1.0])
     assert set(outputs) == {"images", "error"} and set(sample(served, [5], [1.0], "sample_png")) == {
         "image_bytes",
         "error",
     }
+    mean = model.sample(2, 0.5, 5, pixels="mean")[:1]
+    np.testing.assert_allclose(sample(served, [5], [0.5], "sample_mean")["images"], mean, atol=1e-4)
+    assert np.abs(outputs["images"][:1] - mean).max() > 0.01, "one is drawn, the other is not"
     own = [model.sample(1, temperature, seed)[0] for seed, temperature in ((5, 0.5), (6, 1.0))]
     np.testing.assert_allclose(outputs["images"], own, atol=1e-4)
     assert set(served["encode"].structured_outputs) == {"z_1", "z_2", "error"}
