@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from dvpvae_tf.command_line import add_temperature_argument, count, seed
+from dvpvae_tf.command_line import add_pixels_argument, add_temperature_argument, count, seed
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import write_atomically
@@ -23,8 +23,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: arguments; None takes those of the process.
 
     Returns:
-        Namespace with `url`, `num`, `seed`, `temperature`, `pixels`, `batch_size`, `timeout`, `retries` and
-        `output`.
+        Namespace with `url`, `num`, `seed`, `temperature`, `pixels`, `batch_size`, `timeout`, `retries`, `output`.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -36,13 +35,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num", type=count, default=16, help="how many images (default: %(default)s)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the first image (default: %(default)s)")
     add_temperature_argument(parser)
-    parser.add_argument(
-        "--pixels",
-        choices=["draw", "mean"],
-        default="draw",
-        help="draw colours and grey levels from p(x|z), or take its mean: smoother pictures, but no samples "
-        "(default: %(default)s)",
-    )
+    add_pixels_argument(parser)
     parser.add_argument("--batch-size", type=count, default=16, help="images in a request (default: %(default)s)")
     parser.add_argument(
         "--timeout", type=count, default=60, help="seconds to wait for an answer (default: %(default)s)"
@@ -83,14 +76,8 @@ def _draw(arguments: argparse.Namespace) -> Iterator[Samples]:
     seeds = arguments.seed + np.arange(arguments.num)
     for first in range(0, arguments.num, arguments.batch_size):
         of_batch = seeds[first : first + arguments.batch_size]
-        yield client.sample(
-            arguments.url,
-            of_batch,
-            arguments.temperature,
-            arguments.timeout,
-            arguments.retries,
-            arguments.pixels,
-        )
+        options = arguments.temperature, arguments.timeout, arguments.retries, arguments.pixels
+        yield client.sample(arguments.url, of_batch, *options)
         progress.add(len(of_batch))
 
 

@@ -132,6 +132,21 @@ def add_temperature_argument(parser: Parser) -> None:
     )
 
 
+def add_pixels_argument(parser: Parser) -> None:
+    """Adds the option `--pixels`: whether grey levels and colours are drawn or are means.
+
+    Args:
+        parser: takes the options.
+    """
+    parser.add_argument(
+        "--pixels",
+        choices=["draw", "mean"],
+        default="draw",
+        help="draw colours and grey levels from p(x|z), or take its mean: smoother pictures, but no samples "
+        "(default: %(default)s)",
+    )
+
+
 def add_data_arguments(parser: Parser) -> None:
     """Adds the options that say which images are read: those of the data set, and `--split`.
 

@@ -9,6 +9,7 @@ import keras
 from dvpvae_tf.command_inputs import check_steps, model_of
 from dvpvae_tf.command_line import (
     add_model_arguments,
+    add_pixels_argument,
     add_sharding_arguments,
     add_temperature_argument,
     count,
@@ -49,13 +50,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
     parser.add_argument("--ddim", action="store_true", help="take the diffusion steps without noise (DDIM)")
-    parser.add_argument(
-        "--pixels",
-        choices=["draw", "mean"],
-        default="draw",
-        help="draw colours and grey levels from p(x|z), or take its mean: smoother pictures, but no samples "
-        "(default: %(default)s)",
-    )
+    add_pixels_argument(parser)
     parser.add_argument(
         "--batch-size", type=count, default=250, help="images in a batch; memory grows with it (default: %(default)s)"
     )

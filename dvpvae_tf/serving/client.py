@@ -20,6 +20,7 @@ from dvpvae_tf.models import Samples
 
 RETRIED_STATUS = (429, 502, 503, 504)  # HTTP status of a server that may soon answer the same request
 FIRST_WAIT = 0.5  # seconds before the first retry over gRPC; each further wait is twice as long
+SIGNATURES = {"draw": "sample_png", "mean": "sample_mean_png"}
 MAX_GRPC_RETRIES = 4  # a limit of gRPC
 
 
@@ -41,18 +42,25 @@ def sample(
             retried.
         retries: how often to retry, after waits that double, where the connection fails or the server says that it is
             overloaded or unavailable; over gRPC at most 4.
-        pixels: "draw" draws x from p(x|z), "mean" takes its mean, see `dvpvae_tf.models.SamplingOptions`.
+        pixels: "draw" draws x from p(x|z). "mean" takes its mean, which exports of earlier versions do not have.
 
     Returns:
         `dvpvae_tf.models.dvpvae.Samples` of uint8 arrays `[N, D, D, C]`; `pseudoinputs` is None for the Ladder VAE.
 
     Raises:
         UserError: if there is no answer, the answer is an error or not one of such a model, or a row is invalid.
+        ValueError: if `pixels` is neither "draw" nor "mean".
     """
+    if pixels not in SIGNATURES:
+        raise ValueError(f'pixels is {pixels!r}: give "draw" or "mean".')
     seeds = np.asarray(seeds, "int64")
     inputs = {"seed": seeds, "temperature": np.full(seeds.shape, temperature, "float32")}
-    signature = {"draw": "sample_png", "mean": "sample_mean_png"}[pixels]
-    outputs = predict(url, signature, inputs, timeout, retries)
+    try:
+        outputs = predict(url, SIGNATURES[pixels], inputs, timeout, retries)
+    except UserError as error:
+        if pixels == "mean" and SIGNATURES[pixels] in str(error):  # the server knows no such signature
+            raise UserError(f"{url} has no means of p(x|z): export the model again, or ask for draws") from error
+        raise
     with _explain_bad_answer(url):
         for seed, error in zip(seeds, outputs["error"], strict=True):
             if error:

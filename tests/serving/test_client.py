@@ -92,6 +92,17 @@ def test_the_client_is_a_module_too(url):
     assert list(outputs["error"]) == ["", ""]
 
 
+def test_means_that_an_earlier_export_does_not_have_are_told_in_one_line(url, refused, command, monkeypatch, capsys):
+    command(url=url, num=1, pixels="mean", output="mean.npz")
+    assert capsys.readouterr().out == "wrote mean.npz\n" and levels(np.load("mean.npz")["images"]) == [110]
+    monkeypatch.setitem(client.SIGNATURES, "mean", "sample_of_means")  # which the server does not know, as then
+    assert refused(url=url, pixels="mean") == (
+        f"error: {url} has no means of p(x|z): export the model again, or ask for draws\n"
+    )
+    with pytest.raises(ValueError, match='^pixels is \'mode\': give "draw" or "mean".$'):
+        client.sample(url, [1], pixels="mode")
+
+
 def test_json_has_no_nan(url):
     """A value that is not finite comes as NaN, and is not sent."""
     outputs = client.predict(url, "sample", {"seed": np.array([1, 2]), "temperature": np.array([1.0, -1.0])})
