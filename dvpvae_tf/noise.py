@@ -1,7 +1,8 @@
 """Random numbers as a function of (seed, stream, row): one key a row, so no result depends on the batch it is in.
 
-The bits come from TensorFlow's Philox generator and are turned into numbers here: TensorFlow's own functions give other
-numbers under XLA.
+The bits come from the Philox generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+They are computed for all rows at once, without a loop. They are turned into numbers here, as TensorFlow's own functions
+give other numbers under XLA.
 """
 
 import enum
@@ -11,7 +12,10 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-PHILOX = 1
+PHILOX_ROUNDS = 10
+PHILOX_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+PHILOX_WEYL = 0x9E3779B9, 0xBB67AE85
+LOW_WORD = 2**32 - 1
 
 
 class Stream(enum.IntEnum):
@@ -59,13 +63,14 @@ def row_seeds(
 
     Args:
         seed: of 32 bits, the user's; a tensor is int32.
-        stream: a `Stream`, or the number of a training step; rows of two streams share no noise.
+        stream: a `Stream`, or the number of a training step; rows of two streams share no noise. A tensor may have
+            the shape `[K]`, for K streams.
         first_row: index of the first row in the global batch or data set.
         num_rows: the number of rows.
 
     Returns:
-        int32 `[num_rows, 2]`, keys for `normal` or `uniform`. Use a key once: two draws from one key are not
-        independent.
+        int32 `[num_rows, 2]`, keys for `normal` or `uniform`; `[K num_rows, 2]`, stream by stream, for K streams. Use a
+        key once: two draws from one key are not independent.
 
     Raises:
         ValueError: if the seed is larger, or no whole number.
@@ -75,11 +80,13 @@ def row_seeds(
         seed = tf.constant(seed, tf.int32)
     if isinstance(stream, int):
         stream = int(stream)  # TensorFlow takes no `Stream`
-    place = tf.stack([seed, tf.cast(stream, tf.int32)])
+    streams = tf.cast(stream, tf.int32)
+    places = tf.stack([tf.fill(tf.shape(streams), seed), streams], axis=-1)
     # Random, so that the rows of one stream do not run into those of the next.
-    key = tf.bitcast(_bits(place[tf.newaxis], 2), tf.int32)[0]
+    keys = tf.bitcast(_bits(tf.reshape(places, [-1, 2]), 2), tf.int32)
     rows = tf.cast(first_row, tf.int32) + tf.range(num_rows)
-    return tf.stack([tf.fill([num_rows], key[0]), key[1] + rows], axis=1)
+    first, second = keys[:, :1], keys[:, 1:] + rows
+    return tf.reshape(tf.stack([tf.broadcast_to(first, tf.shape(second)), second], axis=2), [-1, 2])
 
 
 def keys_of(seeds: tf.Tensor, stream: int) -> tf.Tensor:
@@ -128,17 +135,29 @@ def uniform(seeds: tf.Tensor, size: int) -> tf.Tensor:
 
 @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([], tf.int32)])
 def _bits(seeds, size):
-    """Random bits, uint32 `[N, size]`; a compiled function because an eager loop over rows is slow."""
+    """Returns the output of Philox 4x32-10 for the counters 0, 1, ... under each row's key, uint32 `[N, size]`.
 
-    def row(seed):
-        key, counter = tf.bitcast(seed, tf.uint64)[tf.newaxis], tf.zeros([2], tf.uint64)
-        return tf.raw_ops.StatelessRandomUniformFullIntV2(
-            shape=[size], key=key, counter=counter, alg=PHILOX, dtype=tf.uint32
-        )
-
-    rows = tf.shape(seeds)[0]
-    padded = tf.pad(seeds, [[0, tf.cast(rows == 0, tf.int32)], [0, 0]])  # map_fn needs a row
-    return tf.map_fn(row, padded, fn_output_signature=tf.TensorSpec([None], tf.uint32))[:rows]
+    These are the bits of TensorFlow's `StatelessRandomUniformFullIntV2`, which takes one key only.
+    The words of a counter and of a key are uint64 tensors, so that a product keeps all its bits.
+    """
+    keys = tf.cast(tf.bitcast(seeds, tf.uint32), tf.uint64)[..., tf.newaxis]
+    keys = [keys[:, 0], keys[:, 1]]
+    counter = tf.range((size + 3) // 4)[tf.newaxis] + tf.zeros_like(seeds[:, :1])
+    words = [tf.cast(counter, tf.uint64)] + 3 * [tf.zeros_like(counter, tf.uint64)]
+    for round_index in range(PHILOX_ROUNDS):
+        first, second = words[0] * PHILOX_MULTIPLIERS[0], words[2] * PHILOX_MULTIPLIERS[1]
+        round_keys = [
+            (key + tf.constant(round_index * weyl % 2**32, tf.uint64)) & LOW_WORD
+            for key, weyl in zip(keys, PHILOX_WEYL, strict=True)
+        ]
+        words = [
+            tf.bitwise.right_shift(second, 32) ^ words[1] ^ round_keys[0],
+            second & LOW_WORD,
+            tf.bitwise.right_shift(first, 32) ^ words[3] ^ round_keys[1],
+            first & LOW_WORD,
+        ]
+    bits = tf.stack([tf.cast(word, tf.uint32) for word in words], axis=2)
+    return tf.reshape(bits, [tf.shape(seeds)[0], -1])[:, :size]
 
 
 def normals(seeds: tf.Tensor, shapes: Sequence[tuple[int, ...]]) -> list[tf.Tensor | None]:

@@ -20,6 +20,25 @@ def correlation(first, second):
     return abs(np.corrcoef(np.ravel(first), np.ravel(second))[0, 1]) * np.sqrt(np.size(first))
 
 
+def test_the_bits_are_those_of_tensorflows_philox():
+    """TensorFlow's operation takes one key; odd keys and sizes that are no multiple of a counter's four words."""
+    keys = np.random.default_rng(0).integers(-(2**31), 2**31, (5, 2)).astype("int32")
+    for size in (1, 2, 4, 7, 1001):
+        values = noise.uniform(tf.constant(keys), size)
+        for row, key in zip(values, keys, strict=True):
+            bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+                shape=[size], key=tf.bitcast(key, tf.uint64)[tf.newaxis], counter=[0, 0], alg=1, dtype=tf.uint32
+            )
+            np.testing.assert_array_equal(row, (bits.numpy() >> 8) * 2.0**-24)
+
+
+def test_all_rows_are_drawn_at_once():
+    """A loop over rows would cost a GPU more than the numbers themselves."""
+    graph = noise._bits.get_concrete_function().graph
+    loops = {"While", "StatelessWhile", "MapDefun", "TensorListReserve"}
+    assert not loops & {operation.type for operation in graph.get_operations()}
+
+
 def test_a_row_does_not_depend_on_its_batch(draw):
     everything = draw(noise.row_seeds(3, 5, 0, 10), 7)
     for first, count in ((0, 1), (4, 3), (9, 1)):
@@ -98,6 +117,12 @@ def test_far_rows_and_large_seeds():
     seeds = noise.row_seeds(2**31 - 1, 2**31 - 1, 2**31 - 5, 4)
     assert seeds.dtype == tf.int32
     assert np.isfinite(noise.normal(seeds, 3)).all()
+
+
+def test_keys_of_several_streams_follow_one_another():
+    together = noise.row_seeds(4, tf.constant([7, -1, 3]), 2, 5)
+    one_by_one = [noise.row_seeds(4, stream, 2, 5) for stream in (7, -1, 3)]
+    np.testing.assert_array_equal(together, np.concatenate(one_by_one))
 
 
 def test_row_numbers_may_be_tensors():

@@ -186,7 +186,7 @@ class Evaluator:
         def score(data, seed, first, draws, num_draws):
             num_images = tf.shape(data.target)[0]
             # One row for each draw of each image, draw by draw.
-            seeds = _draw_seeds(seed, draws, first, num_images)
+            seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - draws, first, num_images)
             drawn = draw(self._model, _tile(data, tf.size(draws)), seeds, steps)
             terms = bound_terms(self._model, drawn)
             if steps is not None:
@@ -244,15 +244,6 @@ def _integers(*numbers):
 
 def _scalars(count):
     return [tf.TensorSpec([], tf.int32)] * count
-
-
-def _draw_seeds(seed, draws, first, num_images):
-    """The keys of all draws of all images, int32 `[K N, 2]`, draw by draw."""
-
-    def of_draw(number):
-        return noise.row_seeds(seed, Stream.FIRST_DRAW - number, first, num_images)
-
-    return tf.reshape(tf.map_fn(of_draw, draws, fn_output_signature=tf.TensorSpec([None, 2], tf.int32)), [-1, 2])
 
 
 def _tile(data, times):

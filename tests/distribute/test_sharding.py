@@ -162,6 +162,7 @@ def test_results_keep_their_order_and_each_function_its_thread():
 
 ON_DEVICES = """
 import contextlib
+import importlib
 import sys
 import tensorflow as tf
 devices, folder = int(sys.argv[1]), sys.argv[2]
@@ -170,9 +171,10 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 import numpy as np
 from dvpvae_tf import evaluate, load_model, sample
-from dvpvae_tf.distribute import devices as on_devices, sampling
 from dvpvae_tf import command_inputs
-from dvpvae_tf.evaluation import bounds, layer_statistics
+from dvpvae_tf.distribute import devices as on_devices
+from dvpvae_tf.evaluation import bounds
+from dvpvae_tf.models import sampling
 command_inputs.read_images = lambda **_: (None, None, np.load(f"{folder}/test.npy"))
 used = []
 
@@ -180,6 +182,8 @@ def counting(functions, items):
     used.append(len(functions))
     return on_devices.map_round_robin(functions, items)
 
+# The function of this name hides the module in its package.
+layer_statistics = importlib.import_module("dvpvae_tf.evaluation.layer_statistics")
 for module in (bounds, layer_statistics, sampling):
     module.map_round_robin = counting
 strategy = ["--strategy", "mirrored"] if devices > 1 else []

@@ -1,0 +1,48 @@
+"""What a GPU would suffer from must not be in the graphs: loops over rows, calls of Python, strings."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dvpvae_tf.evaluation.evaluator import evaluator_of
+
+LOOPS = {"While", "StatelessWhile", "MapDefun"}
+OF_PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
+
+
+def nodes_of(function):
+    """All nodes of a concrete function and of the functions that it calls."""
+    graph = function.graph.as_graph_def()
+    return [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+
+
+def dtypes_of(node):
+    return {value.type for value in node.attr.values() if value.WhichOneof("value") == "type"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny, images):
+    model = tiny()
+    model.adapt(images())
+    model.compile(keras.optimizers.Adamax(1e-3))
+    return model
+
+
+def test_a_training_step_has_no_loops_strings_or_calls_of_python(model):
+    nodes = nodes_of(tf.function(model.train_step).get_concrete_function(tf.TensorSpec([4, 8, 8, 1], tf.uint8)))
+    assert len(nodes) > 100
+    assert not (LOOPS | OF_PYTHON) & {node.op for node in nodes}
+    assert not [node.name for node in nodes if tf.string.as_datatype_enum in dtypes_of(node)]
+
+
+def test_no_variable_is_int32(model):
+    """TensorFlow keeps int32 variables on the CPU, where a step that XLA compiles for a GPU cannot reach them."""
+    variables = [*model.variables, *model.optimizer.variables]
+    assert variables and not [each.path for each in variables if np.dtype(each.dtype) == np.int32]
+
+
+def test_the_bound_of_several_draws_has_no_loops(model):
+    nodes = nodes_of(evaluator_of(model)._score_function(None, False))
+    assert len(nodes) > 100
+    assert not (LOOPS | OF_PYTHON) & {node.op for node in nodes}
