@@ -2,6 +2,7 @@
 
 from dvpvae_tf.priors.diffusion import DiffusionPrior, DiffusionTerms
 from dvpvae_tf.priors.full_mixture import FullMixturePrior, fit_full_mixture
+from dvpvae_tf.priors.labelled_mixture import LabelledMixturePrior
 from dvpvae_tf.priors.mixture import MixturePrior
 from dvpvae_tf.priors.standard import StandardPrior
 from dvpvae_tf.priors.vamp import VampPrior
@@ -10,6 +11,7 @@ __all__ = [
     "DiffusionPrior",
     "DiffusionTerms",
     "FullMixturePrior",
+    "LabelledMixturePrior",
     "MixturePrior",
     "StandardPrior",
     "VampPrior",

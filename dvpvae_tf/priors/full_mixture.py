@@ -62,10 +62,21 @@ class FullMixturePrior(ExactPrior):
         Returns:
             float32 `[N]`, nats.
         """
+        return tf.reduce_logsumexp(self.component_log_probs(u), axis=1)
+
+    def component_log_probs(self, u: tf.Tensor) -> tf.Tensor:
+        """Computes the log of each weighted Gaussian, of which r(u) is the sum.
+
+        Args:
+            u: float32 `[N, d, d, C]`.
+
+        Returns:
+            float32 `[N, K]`, nats.
+        """
         size, gaussians = math.prod(self.shape), self._gaussians()
         distances = gaussians.whiten(tf.reshape(u, [-1, 1, size]) - self.means)
         constants = self.log_weights - gaussians.half_log_det - 0.5 * size * math.log(2.0 * math.pi)
-        return tf.reduce_logsumexp(constants - 0.5 * tf.reduce_sum(tf.square(distances), axis=2), axis=1)
+        return constants - 0.5 * tf.reduce_sum(tf.square(distances), axis=2)
 
     def sample_noise_size(self, steps: int | None = None) -> int:
         """How many normal numbers a row `sample` takes; `steps` means nothing here."""
@@ -85,8 +96,23 @@ class FullMixturePrior(ExactPrior):
         """
         ends = tf.cumsum(tf.exp(self.log_weights.value))
         component = tf.minimum(tf.searchsorted(ends, to_uniform(noise[:, 0]), side="right"), self.components - 1)
+        return self.sample_components(component, noise[:, 1:], temperature)
+
+    def sample_components(
+        self, component: tf.Tensor, noise: tf.Tensor, temperature: float | tf.Tensor = 1.0
+    ) -> tf.Tensor:
+        """Draws pseudoinputs from given components.
+
+        Args:
+            component: int `[N]`, the number of each row's Gaussian.
+            noise: float32 `[N, P]`, standard normal.
+            temperature: see `sample`.
+
+        Returns:
+            float32 `[N, d, d, C]`.
+        """
         factors = tf.gather(self._gaussians().factors, component)
-        drawn = tf.reshape(tf.linalg.matvec(factors, noise[:, 1:]), [-1, *self.shape])
+        drawn = tf.reshape(tf.linalg.matvec(factors, noise), [-1, *self.shape])
         return tf.reshape(tf.gather(self.means, component), [-1, *self.shape]) + temperature * drawn
 
     def _gaussians(self):

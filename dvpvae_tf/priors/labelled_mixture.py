@@ -1,0 +1,120 @@
+"""A full mixture for each class: a prior over pseudoinputs that can be asked for one label."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf.noise import to_uniform
+from dvpvae_tf.priors.full_mixture import FullMixturePrior
+
+NO_LABELS = "This model has no labels: fit_prior --labels gives a trained model some."
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class LabelledMixturePrior(FullMixturePrior):
+    """A mixture of Gaussians with full covariances for each class: r(u) = sum over c of p(c) r(u|c).
+
+    Without a label it is the `FullMixturePrior` of all their Gaussians. Labels are 0, 1, ..., C - 1.
+
+    Args:
+        class_components: how many Gaussians each class has, C numbers.
+        **kwargs: passed to `FullMixturePrior`.
+    """
+
+    def __init__(self, class_components: Sequence[int], **kwargs: Any):
+        super().__init__(sum(class_components), **kwargs)
+        self.class_components = tuple(class_components)
+
+    @classmethod
+    def join(cls, mixtures: Sequence[FullMixturePrior], frequencies: Sequence[float]) -> "LabelledMixturePrior":
+        """Makes the prior of the mixtures of all classes.
+
+        Args:
+            mixtures: built, one for each class.
+            frequencies: p(c), positive, of sum 1.
+
+        Returns:
+            The prior, named "prior" as that of a model is.
+        """
+        prior = cls([mixture.components for mixture in mixtures], name="prior")
+        prior.build((None, *mixtures[0].shape))
+        weights = [mixture.log_weights.numpy() + math.log(p) for mixture, p in zip(mixtures, frequencies, strict=True)]
+        prior.log_weights.assign(np.concatenate(weights))
+        prior.means.assign(np.concatenate([mixture.means.numpy() for mixture in mixtures]))
+        prior.covariances.assign(np.concatenate([mixture.covariances.numpy() for mixture in mixtures]))
+        return prior
+
+    @property
+    def num_labels(self) -> int:
+        """C, the number of classes."""
+        return len(self.class_components)
+
+    def label_log_probs(self) -> tf.Tensor:
+        """Gives log p(c), float32 `[C]`, in nats."""
+        return tf.stack([tf.reduce_logsumexp(part) for part in tf.split(self.log_weights.value, self.class_components)])
+
+    def log_prob_given_labels(self, u: tf.Tensor) -> tf.Tensor:
+        """Computes log r(u|c) for every class.
+
+        Args:
+            u: float32 `[N, d, d, C]`.
+
+        Returns:
+            float32 `[N, C]`, nats.
+        """
+        parts = tf.split(self.component_log_probs(u), self.class_components, axis=1)
+        return tf.stack([tf.reduce_logsumexp(part, axis=1) for part in parts], axis=1) - self.label_log_probs()
+
+    def sample(
+        self,
+        noise: tf.Tensor,
+        steps: int | None = None,
+        temperature: float | tf.Tensor = 1.0,
+        label: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Draws pseudoinputs: a component, of the label's where there is one, then its Gaussian.
+
+        Args:
+            noise: float32 `[N, sample_noise_size()]`, standard normal.
+            steps: not used.
+            temperature: see `FullMixturePrior.sample`.
+            label: int32 scalar or `[N]`, from 0 to C - 1; None draws from r(u).
+
+        Returns:
+            float32 `[N, d, d, C]`.
+        """
+        if label is None:
+            return super().sample(noise, steps, temperature)
+        last = tf.gather(np.cumsum(self.class_components, dtype="int32"), label) - 1
+        first = last - tf.gather(self.class_components, label) + 1
+        numbers = tf.range(self.components)
+        of_label = (numbers >= first[..., tf.newaxis]) & (numbers <= last[..., tf.newaxis])
+        ends = tf.cumsum(tf.where(of_label, tf.exp(self.log_weights.value), 0.0), axis=-1)
+        uniform = to_uniform(noise[:, :1]) * ends[..., -1:]
+        below = tf.reduce_sum(tf.cast(ends <= uniform, tf.int32), axis=1)  # those of other labels before it, too
+        return self.sample_components(tf.minimum(below, last), noise[:, 1:], temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["components"]
+        return config | {"class_components": self.class_components}
+
+
+def check_label(prior: keras.layers.Layer | None, label: int) -> None:
+    """Checks a label.
+
+    Args:
+        prior: that of a model, or None for the Ladder VAE.
+        label: what the user asks for.
+
+    Raises:
+        ValueError: if the prior has no labels, or not this one.
+    """
+    if not isinstance(prior, LabelledMixturePrior):
+        raise ValueError(NO_LABELS)
+    if not isinstance(label, (int, np.integer)) or not 0 <= label < prior.num_labels:
+        raise ValueError(f"The labels of this model are 0 to {prior.num_labels - 1}, got {label!r}.")
