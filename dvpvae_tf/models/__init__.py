@@ -2,6 +2,6 @@
 
 from dvpvae_tf.models.bound_model import BoundModel
 from dvpvae_tf.models.dvpvae import DVPVAE
-from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, SamplingOptions
+from dvpvae_tf.models.outputs import Elbo, Features, Inference, Latents, Samples, SamplingOptions
 
-__all__ = ["BoundModel", "DVPVAE", "Elbo", "Features", "Inference", "Samples", "SamplingOptions"]
+__all__ = ["BoundModel", "DVPVAE", "Elbo", "Features", "Inference", "Latents", "Samples", "SamplingOptions"]

@@ -1,6 +1,7 @@
 """The model: a top-down hierarchical VAE whose priors are conditioned on a pseudoinput (Sections 3 and 4)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
@@ -268,13 +269,14 @@ class DVPVAE(GenerativeModel):
         """Whether everything that `adapt` computes is there."""
         return all(part is None or part.adapted for part in (self.pseudoinput, self.top_prior))
 
-    def infer(self, images: np.ndarray | tf.Tensor, sample: bool = True, seed: int = 0) -> Inference:
+    def infer(self, images: np.ndarray | tf.Tensor, sample: bool = True, seed: int = 0, first: int = 0) -> Inference:
         """Infers the pseudoinput and the latents of images.
 
         Args:
             images: `[N, D, D, C]`: uint8, or float32 in [0, 1]. They go to the encoder as they are.
             sample: True draws u and z from their posteriors. False takes their means: no noise anywhere.
             seed: of the noise.
+            first: index of the first image; the noise of an image depends on the seed and its index.
 
         Returns:
             `Inference`.
@@ -287,7 +289,7 @@ class DVPVAE(GenerativeModel):
         images = self.prepare(tf.convert_to_tensor(images))
         rows = tf.shape(images)[0]
         if sample:
-            _, *walk_noise = self._bound_noise(noise.row_seeds(seed, Stream.EVALUATION, 0, rows))
+            _, *walk_noise = self._bound_noise(noise.row_seeds(seed, Stream.EVALUATION, first, rows))
         else:
             walk_noise = [tf.zeros([rows, *shape]) if math.prod(shape) else None for shape in self.walk_noise_shapes]
         return self.walk(self.extract_features(images), walk_noise)
@@ -300,6 +302,9 @@ class DVPVAE(GenerativeModel):
         steps: int | None = None,
         deterministic: bool = False,
         pixels: Literal["draw", "mean"] = "draw",
+        label: tf.Tensor | None = None,
+        pseudoinput: tf.Tensor | None = None,
+        latents: Sequence[tf.Tensor | None] = (),
     ) -> Samples:
         """Generates images with their pseudoinputs, one for each key: u, then z from the priors, then x.
 
@@ -310,6 +315,9 @@ class DVPVAE(GenerativeModel):
             steps: T of the diffusion prior.
             deterministic: whether it takes its steps without noise.
             pixels: "draw" or "mean".
+            label: int32 scalar or `[N]`, for a prior with labels.
+            pseudoinput: u, float32 `[N, d, d, C]`, or `[d, d, C]` for all images; None draws it.
+            latents: z of the first layers, float32 `[N, side, side, latent channels]`; None draws one.
 
         Returns:
             `Samples`. Of a Bernoulli likelihood the images are probabilities.
@@ -321,7 +329,10 @@ class DVPVAE(GenerativeModel):
             raise ValueError(f'pixels is {pixels!r}: give "draw" or "mean".')
         condition, pseudoinputs = None, None
         if self.pseudoinput is not None:
-            condition = self.pseudoinput.decode(self._sample_prior(seeds, prior_temperature, steps, deterministic))
+            if pseudoinput is None:
+                pseudoinput = self._sample_prior(seeds, prior_temperature, steps, deterministic, label)
+            pseudoinput = tf.broadcast_to(pseudoinput, [tf.shape(seeds)[0], *self.pseudoinput.shape])
+            condition = self.pseudoinput.decode(pseudoinput)
             pseudoinputs = tf.clip_by_value(condition, 0.0, 1.0)
         noise_z = noise.normals(noise.fork(seeds, Purpose.LATENTS), self.top_down.latent_shapes)
         top_features = None
@@ -329,16 +340,21 @@ class DVPVAE(GenerativeModel):
             chosen = self.top_prior.choose(noise.uniform(noise.fork(seeds, Purpose.COMPONENT), 1)[:, 0])
             top_features = self._bottom_up_features(chosen)[self.top_down.sides[0]]
             noise_z[0] *= temperature
-        parameters, _ = self.top_down(noise_z, condition, top_features=top_features, temperature=temperature)
+        parameters, _ = self.top_down(
+            noise_z, condition, top_features=top_features, temperature=temperature, latents=latents
+        )
         if pixels == "mean":
             return Samples(self.likelihood.mean_images(parameters), pseudoinputs)
         images = self.likelihood.images(parameters, noise.fork(seeds, Purpose.PIXELS), temperature)
         return Samples(images, pseudoinputs)
 
-    def _sample_prior(self, seeds, temperature, steps, deterministic):
+    def _sample_prior(self, seeds, temperature, steps, deterministic, label):
         seeds = noise.fork(seeds, Purpose.PSEUDOINPUT)
         if not deterministic:
-            return self.prior.sample(noise.normal(seeds, self.prior.sample_noise_size(steps)), steps, temperature)
+            drawn, given = noise.normal(seeds, self.prior.sample_noise_size(steps)), {}
+            if label is not None:  # which other priors do not take
+                given["label"] = label
+            return self.prior.sample(drawn, steps, temperature, **given)
         drawn = noise.normal(seeds, self.prior.deterministic_noise_size)
         return self.prior.sample_deterministic(drawn, steps, temperature)
 

@@ -1,14 +1,16 @@
 """What users do with a whole model: sample, reconstruct, calibrate, save and load presets."""
 
-from typing import Unpack
+import functools
+from typing import Literal, Unpack
 
 import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.models import refit
 from dvpvae_tf.models.bound_model import BoundModel
-from dvpvae_tf.models.outputs import Samples, SamplingOptions
-from dvpvae_tf.models.sampling import sample_in_batches
+from dvpvae_tf.models.latents import encode_batch, encode_in_batches
+from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions
+from dvpvae_tf.models.sampling import decode_in_batches, sample_in_batches
 from dvpvae_tf.priors import DiffusionPrior
 from dvpvae_tf.priors.calibration import Calibration
 from dvpvae_tf.priors.exact import NO_STEPS
@@ -28,10 +30,11 @@ class GenerativeModel(BoundModel):
 
     def build(self, input_shape):
         super().build(input_shape)
-        self._compile_generate()
+        self._compile_functions()
 
-    def _compile_generate(self):
+    def _compile_functions(self):
         self.generate_function = tf.function(self.generate, reduce_retracing=True)
+        self.encode_function = tf.function(functools.partial(encode_batch, self), reduce_retracing=True)
 
     @classmethod
     def from_preset(cls, name: str, load_weights: bool = False, **kwargs) -> "GenerativeModel":
@@ -111,6 +114,58 @@ class GenerativeModel(BoundModel):
         images, pseudoinputs = zip(*sample_in_batches(self, num, seed, temperature=temperature, **options), strict=True)
         return Samples(np.concatenate(images), None if pseudoinputs[0] is None else np.concatenate(pseudoinputs))
 
+    def encode(
+        self, images: np.ndarray | tf.data.Dataset, sample: bool = False, seed: int = 0, batch_size: int = 250
+    ) -> Latents:
+        """Encodes images: gives their pseudoinputs and latents, in batches and compiled.
+
+        The images go to the encoder as they are.
+
+        Args:
+            images: array `[N, D, D, C]`: uint8, or float32 in [0, 1]; or a `tf.data.Dataset` of batches, images alone,
+                first in a tuple, or under "image" in a dictionary.
+            sample: False gives the means of r(u|x) and q(z_l|z_above, x, u), all those above being means. True draws
+                from them.
+            seed: of the draws; that of an image depends on its index too, but not on the batch.
+            batch_size: images in a batch of an array.
+
+        Returns:
+            `Latents` of arrays.
+
+        Raises:
+            ValueError: if there are no images, they are of another shape, type or range, the data set has no end, or
+                `adapt` has not been called.
+        """
+        return encode_in_batches(self, images, sample, seed, batch_size)
+
+    def decode(
+        self,
+        latents: Latents,
+        temperature: float = 1.0,
+        pixels: Literal["draw", "mean"] = "mean",
+        seed: int = 0,
+        batch_size: int = 250,
+    ) -> np.ndarray:
+        """Decodes latents to images. Latents left out are drawn from their priors, as `sample` does.
+
+        A z is drawn given u and the layers above it. A u left out is drawn from r(u) alone, whatever z is given.
+
+        Args:
+            latents: what `encode` gives, or a part of it, changed or not.
+            temperature: factor of the standard deviation of each z that is drawn.
+            pixels: "mean" gives the mean of p(x|z), "draw" a draw; see `SamplingOptions`.
+            seed: of all noise; that of a row depends on its index too, but not on the batch.
+            batch_size: rows in a batch.
+
+        Returns:
+            float32 `[N, D, D, C]` in [0, 1].
+
+        Raises:
+            ValueError: if the latents do not fit the model, an option is out of its range, or `adapt` has not been
+                called.
+        """
+        return np.concatenate([*decode_in_batches(self, latents, temperature, pixels, seed, batch_size)])
+
     def reconstruct(self, images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
         """Reconstructs images without noise: from the means of u and z to the likelihood's mean or mode.
 
@@ -175,5 +230,5 @@ class GenerativeModel(BoundModel):
         u = refit.draw_pseudoinputs(self, images, draws, seed)
         validation_u = refit.draw_pseudoinputs(self, validation, draws // 2, seed)
         found = self.prior.calibrate(u, validation_u, steps, seed)
-        self._compile_generate()  # what was traced has the old process
+        self._compile_functions()  # what was traced has the old process
         return found

@@ -1,8 +1,10 @@
 """Outputs of a model: terms of the bound, features, latents and samples."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.layers.top_down_block import TopDownStep
@@ -102,6 +104,21 @@ class Inference(NamedTuple):
         return self.top_log_prior - self.steps[0].posterior_log_prob()
 
 
+class Latents(NamedTuple):
+    """The latents of images, as `model.encode` gives and `model.decode` takes them. None stands for one to be drawn.
+
+    `Latents(u=u)` has u alone, `Latents(z=z[:3])` the z of the top three layers alone.
+
+    Attributes:
+        u: pseudoinput, float32 `[N, d, d, C]`; None for the Ladder VAE, too.
+        z: latents, top layer first, each float32 `[N, side, side, latent channels]` or None. Layers after the last one
+            of the list count as None.
+    """
+
+    u: np.ndarray | tf.Tensor | None = None
+    z: Sequence[np.ndarray | tf.Tensor | None] = ()
+
+
 class Samples(NamedTuple):
     """Generated images and the pseudoinputs they came from, decoded, both float32 `[N, D, D, C]` in [0, 1].
 
@@ -124,6 +141,9 @@ class SamplingOptions(TypedDict, total=False):
         pixels: "draw" (the default) draws x from the logistic mixture p(x|z), independently for each pixel: a sample of
             the model, which looks speckled. "mean" takes the mean of p(x|z): a better picture, but no sample, so that
             distances between samples and images need "draw". Of a Bernoulli likelihood both are the mean.
+        label: the class to draw from, from 0 on, for a model whose prior is a `LabelledMixturePrior`; None draws from
+            all.
+        pseudoinput: one u for all images, `[d, d, C]`, such as `model.encode(images).u[0]`; None draws u.
     """
 
     temperature: float | tf.Tensor
@@ -131,3 +151,5 @@ class SamplingOptions(TypedDict, total=False):
     steps: int | None
     deterministic: bool
     pixels: Literal["draw", "mean"]
+    label: int | tf.Tensor | None
+    pseudoinput: np.ndarray | tf.Tensor | None

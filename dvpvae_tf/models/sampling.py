@@ -3,14 +3,17 @@
 import math
 import numbers
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
+import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.distribute.devices import device_of, map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
-from dvpvae_tf.models.outputs import Samples, SamplingOptions
+from dvpvae_tf.models.latents import check_latents
+from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions
+from dvpvae_tf.priors.labelled_mixture import check_label
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.generative_model import GenerativeModel
@@ -61,7 +64,7 @@ def sample_in_batches(
 
 
 def _checked(model: "GenerativeModel", options: SamplingOptions) -> SamplingOptions:
-    """The options, with temperatures as tensors, so that a graph serves all temperatures."""
+    """The options, their numbers as tensors, so that a graph serves all temperatures, labels and pseudoinputs."""
     model.check_steps(options.get("steps"))
     if options.get("deterministic") and not hasattr(model.prior, "sample_deterministic"):
         raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
@@ -69,7 +72,17 @@ def _checked(model: "GenerativeModel", options: SamplingOptions) -> SamplingOpti
     if not all(isinstance(value, numbers.Real) and 0 <= value < math.inf for value in temperatures.values()):
         given = ", ".join(map(repr, temperatures.values()))
         raise ValueError(f"Temperatures must be 0 or more, one number each for all images, got {given}.")
-    return options | {name: tf.constant(float(value)) for name, value in temperatures.items()}
+    checked = options | {name: tf.constant(float(value)) for name, value in temperatures.items()}
+    label, pseudoinput = options.get("label"), options.get("pseudoinput")
+    if label is not None and pseudoinput is not None:
+        raise ValueError("A label says what u is drawn from: leave it out where there is a pseudoinput.")
+    if label is not None:
+        check_label(model.prior, label)
+        checked["label"] = tf.constant(label, tf.int32)
+    if pseudoinput is not None:
+        check_latents(model, Latents(u=np.asarray(pseudoinput)[np.newaxis]))
+        checked["pseudoinput"] = tf.constant(pseudoinput, tf.float32)
+    return checked
 
 
 def _sampler(model: "GenerativeModel", options: SamplingOptions) -> Callable[[tf.Tensor], Samples]:
@@ -83,3 +96,46 @@ def _sampler(model: "GenerativeModel", options: SamplingOptions) -> Callable[[tf
         return Samples(*(None if part is None else part.numpy() for part in drawn))
 
     return sample
+
+
+def decode_in_batches(
+    model: "GenerativeModel",
+    latents: Latents,
+    temperature: float = 1.0,
+    pixels: Literal["draw", "mean"] = "mean",
+    seed: int = 0,
+    batch_size: int = 250,
+) -> Iterator[np.ndarray]:
+    """Decodes latents batch by batch; see `GenerativeModel.decode`.
+
+    Args:
+        model: an adapted `DVPVAE`.
+        latents: of N rows; what is left out is drawn.
+        temperature: see `SamplingOptions`.
+        pixels: see `SamplingOptions`.
+        seed: of all noise.
+        batch_size: rows in a batch.
+
+    Yields:
+        float32 `[B, D, D, C]` in [0, 1].
+
+    Raises:
+        ValueError: if the latents do not fit the model, an option is out of its range, or `adapt` has not been called.
+    """
+    model.check_adapted()
+    rows = check_latents(model, latents)
+    options = _checked(model, {"temperature": temperature, "pixels": pixels})
+    seeds = noise.row_seeds(seed, noise.Stream.SAMPLING, 0, rows)
+
+    def given(take):
+        parts = {} if latents.u is None else {"pseudoinput": take(latents.u)}
+        return options | parts | {"latents": [None if each is None else take(each) for each in latents.z]}
+
+    with device_of(model):  # one graph for batches of all sizes
+        specs = given(lambda value: tf.TensorSpec([None, *value.shape[1:]], tf.float32))
+        model.generate_function.get_concrete_function(tf.TensorSpec([None, 2], tf.int32), **specs)
+    for start in range(0, rows, batch_size):
+        part = slice(start, start + batch_size)
+        with device_of(model):
+            batch = given(lambda value, part=part: tf.constant(value[part], tf.float32))
+            yield model.generate_function(seeds[part], **batch).images.numpy()
