@@ -75,7 +75,7 @@ class GenerativeModel(BoundModel):
 
         save_preset(self, folder, **metadata)
 
-    def sample(
+    def sample(  # type: ignore[misc]  # temperature may be given by its place, too
         self, num: int, temperature: float = 1.0, seed: int = 0, **options: Unpack[SamplingOptions]
     ) -> np.ndarray:
         """Generates images; image i depends on the weights, the seed, the options and i alone.
@@ -94,7 +94,7 @@ class GenerativeModel(BoundModel):
         """
         return self.sample_with_pseudoinputs(num, temperature, seed, **options).images
 
-    def sample_with_pseudoinputs(
+    def sample_with_pseudoinputs(  # type: ignore[misc]  # temperature may be given by its place, too
         self, num: int, temperature: float = 1.0, seed: int = 0, **options: Unpack[SamplingOptions]
     ) -> Samples:
         """Generates images, as `sample` does, and the pseudoinputs they came from (Figure 3).

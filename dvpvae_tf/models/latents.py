@@ -83,8 +83,8 @@ def check_latents(model: "GenerativeModel", latents: Latents) -> int:
     shapes = {f"z of layer {number}": shape for number, shape in enumerate(model.top_down.latent_shapes)}
     if len(latents.z) > len(shapes):
         raise ValueError(f"The model has {len(shapes)} layers, but there are {len(latents.z)} z.")
-    given = dict(zip(shapes, latents.z, strict=False)) | {"u": latents.u}
-    given = {name: np.asarray(value) for name, value in given.items() if value is not None}
+    named = [*zip(shapes, latents.z, strict=False), ("u", latents.u)]
+    given = {name: np.asarray(value) for name, value in named if value is not None}
     if not given:
         raise ValueError("Give u or at least one z; model.sample draws all of them.")
     if "u" in given and model.pseudoinput is None:

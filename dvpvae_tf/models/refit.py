@@ -28,7 +28,12 @@ def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int =
 
     Returns:
         float32 array `[num, d, d, C]`.
+
+    Raises:
+        ValueError: if the model has no pseudoinputs.
     """
+    if model.pseudoinput is None:
+        raise ValueError("This model has no pseudoinputs to draw.")
     chosen = np.arange(num) % len(images) if num > len(images) else np.arange(num) * len(images) // num
     draws = []
     for start in range(0, num, BATCH_SIZE):
@@ -57,7 +62,7 @@ def with_prior(model: "DVPVAE", prior: keras.layers.Layer) -> "DVPVAE":
     other = type(model).from_config(config)
     for part in ("bottom_up", "top_down", "pseudoinput"):
         getattr(other, part).set_weights(getattr(model, part).get_weights())
-    other.prior.set_weights(prior.get_weights())
+    other.prior.set_weights(prior.get_weights())  # type: ignore[union-attr]
     other.training_steps.assign(model.training_steps)
     return other
 
