@@ -6,6 +6,8 @@ from dvpvae_tf.data import load_dataset
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.loading import load_model
-from dvpvae_tf.optimizers import Adamax
+from dvpvae_tf.optimizers import FusedAdamax
 
-__all__ = ["Adamax", "DVPVAE", "build_model", "load_dataset", "load_model"]
+Adamax = FusedAdamax  # its name in earlier versions
+
+__all__ = ["Adamax", "DVPVAE", "FusedAdamax", "build_model", "load_dataset", "load_model"]

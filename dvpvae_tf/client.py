@@ -1,19 +1,25 @@
 """The command `python -m dvpvae_tf.client`: draws images from a served model."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
-import numpy as np
-
-from dvpvae_tf.command_line import add_pixels_argument, add_temperature_argument, count, seed
+from dvpvae_tf.command_line import (
+    add_pixels_argument,
+    add_samples_output,
+    add_temperature_argument,
+    check_samples_output,
+    count,
+    seed,
+)
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import write_atomically
-from dvpvae_tf.models import Samples
-from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
-from dvpvae_tf.serving import client
+
+if TYPE_CHECKING:
+    from dvpvae_tf.models import Samples
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +55,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="how often to retry a request if the server is unreachable or overloaded; 0 to 10, over gRPC at most 4 "
         "(default: %(default)s)",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="PATH", help=OUTPUT_HELP)
+    add_samples_output(parser)
     return parser.parse_args(argv)
 
 
@@ -64,13 +70,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     with exit_on_error():
         arguments = parse_arguments(argv)
-        write = writer_of(arguments.output, arguments.num)
+        check_samples_output(arguments.output, arguments.num)
+        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+        from dvpvae_tf.pictures.sample_files import writer_of
+
+        write = writer_of(arguments.output)
         write_atomically(arguments.output, lambda path: write(path, _draw(arguments)))
         print(f"wrote {arguments.output}")
 
 
 def _draw(arguments: argparse.Namespace) -> Iterator[Samples]:
     """The samples batch by batch, with a progress bar if there are several."""
+    import keras
+    import numpy as np
+
+    from dvpvae_tf.serving import client
+
     several = arguments.num > arguments.batch_size
     progress = keras.utils.Progbar(arguments.num, verbose=int(several), unit_name="image")
     seeds = arguments.seed + np.arange(arguments.num)

@@ -46,7 +46,7 @@ def check_steps(arguments: argparse.Namespace, model: DVPVAE, option: str = "--s
 
 
 def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Gives the settings of the data: the arguments, and for those left out the run's.
+    """Collects the settings of the data: the options, and the settings of the run for options that are left out.
 
     Args:
         arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments` and `add_data_arguments`.

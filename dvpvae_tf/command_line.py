@@ -2,10 +2,15 @@
 
 import argparse
 import math
+from pathlib import Path
 
 from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.config.temperatures import SAMPLE_TEMPERATURE
 from dvpvae_tf.distribute.sharding import Shard
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.files import check_output
 
+MOST_IN_GRID = 256
 SPLITS = ("train", "validation", "test")
 
 
@@ -65,7 +70,7 @@ def seed(text: str) -> int:
 
 
 def shard(text: str) -> Shard:
-    """Parses which part of a job this process does, for `type` of an argument.
+    """Parses a shard, for `type` of an argument.
 
     Args:
         text: what the user typed, such as "0/3" for the first of three.
@@ -78,12 +83,12 @@ def shard(text: str) -> Shard:
     """
     index, slash, number = text.partition("/")
     if not (slash and (index + number).isascii() and index.isdigit() and number.isdigit() and int(index) < int(number)):
-        raise argparse.ArgumentTypeError(f"{text} is no part of a job: three shards are 0/3, 1/3 and 2/3")
+        raise argparse.ArgumentTypeError(f"{text} is not a shard: the three shards of a job are 0/3, 1/3 and 2/3")
     return Shard(int(index), int(number))
 
 
 def add_sharding_arguments(parser: Parser) -> None:
-    """Adds the options that share the work out to devices and processes: `--strategy` and `--shard`.
+    """Adds the options that split the work over devices and processes: `--strategy` and `--shard`.
 
     Args:
         parser: takes the options.
@@ -103,7 +108,7 @@ def add_sharding_arguments(parser: Parser) -> None:
 
 
 def add_model_arguments(parser: Parser) -> None:
-    """Adds the options that say which model is loaded and how: `--model`, `--mixed-precision`, `--seed`.
+    """Adds the options of the model: `--model`, `--mixed-precision` and `--seed`.
 
     Args:
         parser: takes the options.
@@ -118,16 +123,51 @@ def add_model_arguments(parser: Parser) -> None:
     parser.add_argument("--seed", type=seed, default=0, help="seed of the noise (default: %(default)s)")
 
 
-def add_temperature_argument(parser: Parser) -> None:
-    """Adds the option `--temperature`, of the z that are drawn from the prior.
+def add_samples_output(parser: Parser) -> None:
+    """Adds the option `--output`, where samples are written.
 
     Args:
-        parser: takes the options.
+        parser: takes the option.
+    """
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="FILE.png: a grid, each image below its pseudoinput. FILE.npz: `images` and `pseudoinputs` (none for the "
+        "Ladder VAE), uint8 [N, D, D, C]. A name without suffix: a new folder of images 000000.png, 000001.png, ...",
+    )
+
+
+def check_samples_output(output: Path, num: int) -> None:
+    """Checks that samples can be written.
+
+    Args:
+        output: where, as `add_samples_output` says.
+        num: the number of samples.
+
+    Raises:
+        UserError: if it cannot be written, or the images are too many for a grid.
+    """
+    check_output(output, [".png", ".npz", ""])
+    if output.suffix == ".png" and num > MOST_IN_GRID:
+        raise UserError(
+            f"{num} images are too many for a grid, which takes {MOST_IN_GRID}: give an --output that ends in .npz, or "
+            "a name without suffix for a folder"
+        )
+
+
+def add_temperature_argument(parser: Parser, default: float = SAMPLE_TEMPERATURE) -> None:
+    """Adds the option `--temperature`.
+
+    Args:
+        parser: takes the option.
+        default: the temperature where the option is left out.
     """
     parser.add_argument(
         "--temperature",
         type=temperature,
-        default=0.8,
+        default=default,
         help="factor of the standard deviation of each z that the prior draws (default: %(default)s)",
     )
 
@@ -148,7 +188,7 @@ def add_pixels_argument(parser: Parser) -> None:
 
 
 def add_data_arguments(parser: Parser) -> None:
-    """Adds the options that say which images are read: those of the data set, and `--split`.
+    """Adds the options of the images: those of `add_dataset_arguments`, and `--split`.
 
     Args:
         parser: takes the options.
@@ -160,7 +200,7 @@ def add_data_arguments(parser: Parser) -> None:
 
 
 def add_dataset_arguments(parser: Parser) -> None:
-    """Adds the options that say which data set is read: `--dataset`, how its images are read and where they are.
+    """Adds the options of the data set: its name, how its images are read and where they are.
 
     Args:
         parser: takes the options.
@@ -175,7 +215,7 @@ def add_dataset_arguments(parser: Parser) -> None:
 
 
 def add_data_places(parser: Parser) -> None:
-    """Adds the options that say where data are: `--data-dir` and `--omniglot-mat`.
+    """Adds the options of the places of data: `--data-dir` and `--omniglot-mat`.
 
     Args:
         parser: takes the options.

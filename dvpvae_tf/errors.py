@@ -56,8 +56,8 @@ def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
         on_interrupt: what the user can do after Ctrl-C, such as "the same command goes on".
 
     Raises:
-        SystemExit: with code 2 for a `UserError`, a name that is too long or a full disk, 1 for a `WorkerLost` or where
-            nobody reads the output any more, 130 for Ctrl-C.
+        SystemExit: with code 2 for a `UserError`, a name that is too long or a full disk, 1 for a `WorkerLost` or
+            when the reader of the output has ended, 130 for Ctrl-C.
     """
     _open_closed_streams()
     with contextlib.suppress(AttributeError):  # a notebook's streams have no `reconfigure`

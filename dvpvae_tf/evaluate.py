@@ -1,29 +1,27 @@
 """The command `python -m dvpvae_tf.evaluate`: how good a trained model is, by a true bound."""
 
+from __future__ import annotations
+
+import argparse
 import functools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, model_of
 from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, add_sharding_arguments, count
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.data.pipelines import read_images, read_labels
-from dvpvae_tf.distribute.devices import copies_on_other_devices
 from dvpvae_tf.distribute.sharding import Shard
 from dvpvae_tf.errors import exit_on_error
-from dvpvae_tf.evaluation import feature_distances
-from dvpvae_tf.evaluation.bounds import ESTIMATORS, estimate
-from dvpvae_tf.evaluation.layer_statistics import layer_sums
-from dvpvae_tf.evaluation.parts import Part, output_of_parts, save_part
-from dvpvae_tf.evaluation.results import plus_minus
 from dvpvae_tf.files import check_output, write_atomically
-from dvpvae_tf.models.loading import fingerprint
-from dvpvae_tf.models.sampling import sample_in_batches
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+    from rich.table import Table
+
+    from dvpvae_tf.evaluation.parts import Part
+    from dvpvae_tf.models import DVPVAE
 
 TERMS = {
     "diffusion": "diffusion",
@@ -36,14 +34,14 @@ FEWEST_FID_IMAGES = 4
 DEFAULT_SAMPLES = {"iwae": 100, "elbo": 1, "published": 100}
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; by default those of the process.
 
     Returns:
-        `argparse.Namespace`.
+        The options.
 
     Raises:
         UserError: if an option is unknown, of no use beside the others, or its value is wrong.
@@ -53,7 +51,7 @@ def parse_arguments(argv=None):
     add_data_arguments(parser)
     parser.add_argument(
         "--estimator",
-        choices=ESTIMATORS,
+        choices=list(DEFAULT_SAMPLES),
         default="iwae",
         help="iwae and elbo are bounds; published, that of the authors' code, is not (default: %(default)s)",
     )
@@ -100,18 +98,25 @@ def parse_arguments(argv=None):
     return arguments
 
 
-def evaluate(arguments):
-    """Evaluates the model and the images that the arguments name.
+def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None]:
+    """Evaluates the model on the images of the shard, or on all images.
 
     Args:
-        arguments: see `parse_arguments`.
+        arguments: the options, as `parse_arguments` returns them.
 
     Returns:
-        `Part`, and the dict of the distances between features, None if not asked for.
+        The evaluation, and with `--fid` the distances between features.
 
     Raises:
         UserError: for a mistake that the user can put right.
     """
+    from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, model_of
+    from dvpvae_tf.distribute.devices import copies_on_other_devices
+    from dvpvae_tf.evaluation.bounds import estimate
+    from dvpvae_tf.evaluation.layer_statistics import layer_sums
+    from dvpvae_tf.evaluation.parts import Part
+    from dvpvae_tf.models.loading import fingerprint
+
     model = model_of(arguments)
     if arguments.steps:
         check_steps(arguments, model)
@@ -136,8 +141,11 @@ def evaluate(arguments):
     return Part(result, layer_sums(model, mine, arguments.seed, **shared), settings), distances
 
 
-def _feature_extractor(arguments, model):
+def _feature_extractor(arguments: argparse.Namespace, model: DVPVAE) -> tuple[Callable, str]:
     """The function from images to their features, and what to call them."""
+    from dvpvae_tf.command_inputs import data_settings
+    from dvpvae_tf.evaluation import feature_distances
+
     if arguments.fid == "inception":
         inception = feature_distances.load_inception(arguments.inception_weights)
         return functools.partial(feature_distances.inception_features, inception), feature_distances.INCEPTION_LABEL
@@ -153,7 +161,10 @@ def _feature_extractor(arguments, model):
     return functools.partial(feature_distances.classifier_features, classifier), feature_distances.CLASSIFIER_LABEL
 
 
-def _train_classifier(settings, seed):
+def _train_classifier(settings: dict[str, Any], seed: int) -> keras.Model:
+    from dvpvae_tf.data.pipelines import read_images, read_labels
+    from dvpvae_tf.evaluation import feature_distances
+
     labels = read_labels(**settings)
     images = read_images(**settings)
     print(f"Training a classifier on the labels of {settings['name']}")
@@ -163,8 +174,15 @@ def _train_classifier(settings, seed):
     return classifier
 
 
-def _feature_distances(arguments, model, real, copies):
+def _feature_distances(
+    arguments: argparse.Namespace, model: DVPVAE, real: np.ndarray, copies: Sequence[DVPVAE]
+) -> dict[str, Any]:
     """The distances between images of the data and as many that the model generates."""
+    import numpy as np
+
+    from dvpvae_tf.evaluation import feature_distances
+    from dvpvae_tf.models.sampling import sample_in_batches
+
     extract, label = _feature_extractor(arguments, model)
     real = real[: arguments.fid_images]
     print(f"Generating {len(real)} images and computing features")
@@ -174,12 +192,14 @@ def _feature_distances(arguments, model, real, copies):
     return {"features": label, "temperature": 1.0, **distances._asdict()}
 
 
-def print_tables(results):
-    """Prints the results of `evaluate` for people.
+def print_tables(results: dict[str, Any]) -> None:
+    """Prints the results of an evaluation for people.
 
     Args:
-        results: dict.
+        results: what `Part.results` returns, and "feature_distances" where they were asked for.
     """
+    from rich.console import Console
+
     console = Console(highlight=False)
     console.print(_bound_table(results))
     console.print(_layer_table(results))
@@ -194,10 +214,15 @@ def print_tables(results):
             f"temperature 1 ({found['features']})"
         )
     if not results["is_bound"]:
-        print("The published estimate is not a bound: it is there to be compared with Table 1 alone.")
+        print("The published estimate is not a bound: compare it with Table 1 of the paper only.")
 
 
-def _bound_table(results):
+def _bound_table(results: dict[str, Any]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from dvpvae_tf.evaluation.results import plus_minus
+
     table = Table("-log p(x)", box=box.SIMPLE_HEAD, show_edge=False)
     for title in ("nats", "bits per dimension"):
         table.add_column(title, justify="right")
@@ -220,7 +245,12 @@ def _bound_table(results):
     return table
 
 
-def _layer_table(results):
+def _layer_table(results: dict[str, Any]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from dvpvae_tf.evaluation.results import plus_minus
+
     table = Table("layer", box=box.SIMPLE_HEAD, show_edge=False)
     for title in ("KL, nats", "active units"):
         table.add_column(title, justify="right")
@@ -230,11 +260,11 @@ def _layer_table(results):
     return table
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: list of str; by default the arguments of the process.
+        argv: the arguments; by default those of the process.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
@@ -243,6 +273,9 @@ def main(argv=None):
         arguments = parse_arguments(argv)
         if arguments.output:
             check_output(arguments.output, [".json"])
+        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+        from dvpvae_tf.evaluation.parts import output_of_parts, save_part
+
         if arguments.shard:
             arguments.output = arguments.shard.part_of(output_of_parts(arguments.output))
         part, distances = evaluate(arguments)
@@ -253,12 +286,12 @@ def main(argv=None):
         report(part.results() | ({"feature_distances": distances} if distances else {}), arguments.output)
 
 
-def report(results, output):
+def report(results: dict[str, Any], output: Path | None) -> None:
     """Prints results and writes them.
 
     Args:
-        results: dict.
-        output: path of a .json file, or None.
+        results: as `print_tables` takes them.
+        output: the .json file to write, or None.
 
     Raises:
         UserError: if it cannot be written.

@@ -41,7 +41,7 @@ def _writing(path: Path) -> Iterator[None]:
     """Turns the error of a write that failed into a `UserError`."""
     try:
         yield
-    except UserError:  # from what is written, and told already
+    except UserError:  # raised by `write` itself, with a message
         raise
     except Exception as error:
         cause = error  # zipfile fails a second time, with another type, when it closes what it could not write

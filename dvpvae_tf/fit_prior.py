@@ -1,17 +1,19 @@
 """The command `python -m dvpvae_tf.fit_prior`: gives a trained model a better prior over u."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dvpvae_tf.command_inputs import model_of, splits_of
 from dvpvae_tf.command_line import add_dataset_arguments, add_model_arguments, count
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
-from dvpvae_tf.models import DVPVAE
-from dvpvae_tf.models.refit import with_full_mixture
-from dvpvae_tf.priors import DiffusionPrior
+
+if TYPE_CHECKING:
+    from dvpvae_tf.models import DVPVAE
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -65,6 +67,10 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
     Raises:
         UserError: for a mistake that the user can put right.
     """
+    from dvpvae_tf.command_inputs import model_of, splits_of
+    from dvpvae_tf.models.refit import with_full_mixture
+    from dvpvae_tf.priors import DiffusionPrior
+
     model = model_of(arguments)
     if model.pseudoinput is None:
         raise UserError(f"{arguments.model} has no pseudoinputs, so it has no prior over them: take another model")
@@ -93,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_error():
         arguments = parse_arguments(argv)
         check_output(arguments.output, [".keras"])
+        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+
         write_atomically(arguments.output, fit_prior(arguments).save)
         print(f"wrote {arguments.output}")
 

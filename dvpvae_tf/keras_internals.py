@@ -49,7 +49,7 @@ class BuiltModel(keras.Model):
 
 
 def sum_no_gradients(optimizer: keras.optimizers.Optimizer) -> None:
-    """Tells an optimizer that gradients are summed over the replicas already.
+    """Makes an optimizer take gradients as summed over the replicas already.
 
     Keras clips the gradients of each replica and then sums them, so that clipping does not act on the gradient of the
     whole batch. Our steps sum first and clip then. Keras has no public switch for that.

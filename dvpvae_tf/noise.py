@@ -29,7 +29,7 @@ class Stream(enum.IntEnum):
 
 
 class Purpose(enum.IntEnum):
-    """What the noise of a row is for.
+    """The purpose of a row's noise.
 
     Two purposes share a number where no row serves both: the one when an image is given, the other when one is made.
     """
@@ -40,7 +40,7 @@ class Purpose(enum.IntEnum):
     PIXELS = 2  # an image made: x given z
     PSEUDOINPUT = 3  # an image made: u
     COMPONENT = 4  # an image made: the component of a VampPrior
-    RELEASED_ESTIMATE = 4  # an image given: the released code's estimate of log r(u)
+    PUBLISHED_ESTIMATE = 4  # an image given: the estimate of log r(u) in `published`
 
 
 def check_seed(seed: int) -> None:
@@ -59,7 +59,7 @@ def check_seed(seed: int) -> None:
 def row_seeds(
     seed: int | tf.Tensor, stream: int | tf.Tensor, first_row: int | tf.Tensor, num_rows: int | tf.Tensor
 ) -> tf.Tensor:
-    """Gives each row of a batch a key of its own.
+    """Makes a key for each row of a batch.
 
     Args:
         seed: of 32 bits, the user's; a tensor is int32.
@@ -90,7 +90,7 @@ def row_seeds(
 
 
 def keys_of(seeds: tf.Tensor, stream: int) -> tf.Tensor:
-    """Gives each row the key of a seed of its own, that of row 0 of `row_seeds(seed, stream, 0, 1)`.
+    """Makes a key for each row from a seed of its own: the key of row 0 in `row_seeds(seed, stream, 0, 1)`.
 
     Args:
         seeds: int64 `[N]`, any number; `row_seeds` itself takes those from 0 to 2^31 - 1.

@@ -11,9 +11,9 @@ from dvpvae_tf.keras_internals import AllWeightsOptimizer
 MOST_MOMENTUM = 0.999
 
 
-@keras.saving.register_keras_serializable(package="dvpvae_tf")
-class Adamax(AllWeightsOptimizer, keras.optimizers.Adamax):
-    """Adamax, computed on one vector of all weights: the numbers of Keras's Adamax from a far smaller graph.
+@keras.saving.register_keras_serializable(package="dvpvae_tf", name="Adamax")
+class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
+    """Adamax with one update of all weights: the same numbers as `keras.optimizers.Adamax`, from a far smaller graph.
 
     A deep model has hundreds of weights, and Keras's update has some fifty operations for each. They take longer to
     trace than the whole model. Here the momentum and the norm are one vector each. Keras keeps the averaged weights
@@ -37,7 +37,7 @@ class Adamax(AllWeightsOptimizer, keras.optimizers.Adamax):
         self.grows_window = ema_momentum is None
         for name in ("clipnorm", "ema_overwrite_frequency", "gradient_accumulation_steps"):
             if getattr(self, name):
-                raise ValueError(f"dvpvae_tf.Adamax takes no {name}: use keras.optimizers.Adamax.")
+                raise ValueError(f"dvpvae_tf.FusedAdamax takes no {name}: use keras.optimizers.Adamax.")
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Makes the state for float32 variables."""

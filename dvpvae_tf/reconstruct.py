@@ -1,19 +1,27 @@
 """The command `python -m dvpvae_tf.reconstruct`: what u and the latents of each scale keep of an image (Figure 4)."""
 
-import argparse
-from pathlib import Path
+from __future__ import annotations
 
-from dvpvae_tf import pictures
-from dvpvae_tf.command_inputs import images_of, model_of
-from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, add_temperature_argument, count
 from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.config.temperatures import LOW_TEMPERATURE
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dvpvae_tf.models import DVPVAE
 
 MOST_COLUMNS = 100
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
@@ -38,17 +46,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     which.add_argument(
         "--interpolate", nargs=2, type=int, metavar=("I", "J"), help="go from image I of the split to image J"
     )
-    parser.add_argument(
-        "--temperature",
-        type=temperature,
-        default=pictures.LOW_TEMPERATURE,
-        help="factor of the standard deviation of each z that the prior draws (default: %(default)s)",
-    )
+    add_temperature_argument(parser, LOW_TEMPERATURE)
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the picture to write, .png")
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
@@ -60,20 +63,25 @@ def main(argv: list[str] | None = None) -> None:
     with exit_on_error():
         arguments = parse_arguments(argv)
         _check_sizes(arguments)
+        from dvpvae_tf import pictures, quiet_tensorflow  # noqa: F401  isort: skip
+        from dvpvae_tf.command_inputs import model_of
+
         model = model_of(arguments)
         rows = (_interpolation if arguments.interpolate else _reconstructions)(arguments, model)
         write_atomically(arguments.output, lambda path: pictures.save(path, list(rows.values())))
         print(f"wrote {arguments.output}")
 
 
-def _check_sizes(arguments):
+def _check_sizes(arguments: argparse.Namespace) -> None:
     check_output(arguments.output, [".png"])
     least = 2 if arguments.interpolate else 1
     if not least <= arguments.num <= MOST_COLUMNS:
         raise UserError(f"--num is {arguments.num}: give a number of columns from {least} to {MOST_COLUMNS}")
 
 
-def _reconstructions(arguments, model):
+def _reconstructions(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, np.ndarray]:
+    from dvpvae_tf import pictures
+
     images = _images(arguments, model, range(arguments.first, arguments.first + arguments.num))
     rows = pictures.partial_reconstructions(model, images, arguments.temperature, arguments.seed)
     print(f"Rows: what is inferred from the image; all else is of the prior, at temperature {arguments.temperature}")
@@ -81,7 +89,9 @@ def _reconstructions(arguments, model):
     return rows
 
 
-def _interpolation(arguments, model):
+def _interpolation(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, np.ndarray]:
+    from dvpvae_tf import pictures
+
     ends = _images(arguments, model, arguments.interpolate)
     rows = pictures.interpolation(model, *ends, arguments.num, arguments.temperature, arguments.seed)
     print(f"Rows: what goes from one image to the other; z of row u has temperature {arguments.temperature}")
@@ -89,7 +99,9 @@ def _interpolation(arguments, model):
     return rows
 
 
-def _images(arguments, model, indices):
+def _images(arguments: argparse.Namespace, model: DVPVAE, indices: Sequence[int]) -> np.ndarray:
+    from dvpvae_tf.command_inputs import images_of
+
     images = images_of(arguments, model)
     if not 0 <= min(indices) <= max(indices) < len(images):
         asked = f"{indices[0]} to {indices[-1]}"
@@ -97,7 +109,7 @@ def _images(arguments, model, indices):
     return images[list(indices)]
 
 
-def _print_names(rows):
+def _print_names(rows: dict[str, np.ndarray]) -> None:
     for number, name in enumerate(rows, 1):
         print(f"{number:3} {name}")
 

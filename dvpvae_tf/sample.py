@@ -1,30 +1,31 @@
 """The command `python -m dvpvae_tf.sample`: draws images from a trained model."""
 
+from __future__ import annotations
+
 import argparse
 import time
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-import keras
-
-from dvpvae_tf.command_inputs import check_steps, model_of
 from dvpvae_tf.command_line import (
     add_model_arguments,
     add_pixels_argument,
+    add_samples_output,
     add_sharding_arguments,
     add_temperature_argument,
+    check_samples_output,
     count,
     temperature,
 )
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.distribute.devices import copies_on_other_devices
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import write_atomically
-from dvpvae_tf.models.loading import fingerprint
-from dvpvae_tf.models.sampling import sample_in_batches
-from dvpvae_tf.pictures.sample_files import OUTPUT_HELP, writer_of
+
+if TYPE_CHECKING:
+    from dvpvae_tf.models import DVPVAE, Samples
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
@@ -55,7 +56,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--batch-size", type=count, default=250, help="images in a batch; memory grows with it (default: %(default)s)"
     )
     add_sharding_arguments(parser)
-    parser.add_argument("--output", required=True, type=Path, metavar="PATH", help=OUTPUT_HELP)
+    add_samples_output(parser)
     arguments = parser.parse_args(argv)
     arguments.rows = range(arguments.num)
     if arguments.shard:
@@ -66,7 +67,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
@@ -77,9 +78,14 @@ def main(argv: list[str] | None = None) -> None:
     """
     with exit_on_error():
         arguments = parse_arguments(argv)
-        write = writer_of(arguments.output, len(arguments.rows), arguments.rows.start)
+        check_samples_output(arguments.output, len(arguments.rows))
         if arguments.shard and arguments.output.exists():
             raise UserError(f"{arguments.output} is there already: remove what an earlier job has left")
+        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+        from dvpvae_tf.command_inputs import check_steps, model_of
+        from dvpvae_tf.pictures.sample_files import writer_of
+
+        write = writer_of(arguments.output, arguments.rows.start)
         model = model_of(arguments)
         if arguments.ddim or arguments.steps:
             check_steps(arguments, model, "--ddim" if arguments.ddim else "--steps")
@@ -90,15 +96,22 @@ def main(argv: list[str] | None = None) -> None:
         print(f"wrote {arguments.output}")
 
 
-def _job(arguments, model):
+def _job(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, Any]:
     """The settings that all parts of one job share."""
+    from dvpvae_tf.models.loading import fingerprint
+
     names = ("model", "mixed_precision", "seed", "num", "temperature", "prior_temperature", "steps", "ddim", "pixels")
     settings = {name: getattr(arguments, name) for name in (*names, "batch_size")}
     return settings | {"weights": fingerprint(model.get_weights())}
 
 
-def _draw(arguments, model, times):
+def _draw(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, float]]) -> Iterator[Samples]:
     """The samples, batch by batch, with a progress bar where there are several; notes their number and the time."""
+    import keras
+
+    from dvpvae_tf.distribute.devices import copies_on_other_devices
+    from dvpvae_tf.models.sampling import sample_in_batches
+
     num = len(arguments.rows)
     drawn = sample_in_batches(
         model,
@@ -120,7 +133,7 @@ def _draw(arguments, model, times):
         progress.add(len(batch.images))
 
 
-def _print_cost(arguments, model, times):
+def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, float]]) -> None:
     (_, start), (first, first_end), (num, end) = times[0], times[1], times[-1]
     seconds = end - start
     rate, where = num / seconds, "with the making of the graph"

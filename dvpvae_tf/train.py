@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dvpvae_tf.config import NAMED_DATASETS, TrainConfig, ema_momentum_for, settings_as_yaml
+from dvpvae_tf.config.temperatures import PICTURE_PRIOR_TEMPERATURE, PICTURE_TEMPERATURE
 from dvpvae_tf.config.train_arguments import TrainArguments, limit_batch_size, parse_train_arguments
 from dvpvae_tf.errors import exit_on_error
 
@@ -133,7 +134,6 @@ def _as_time(seconds: float) -> str:
 
 def _print_bound(config: TrainConfig, bound: dict) -> None:
     from dvpvae_tf.evaluation.results import plus_minus
-    from dvpvae_tf.pictures.rows import PRIOR_TEMPERATURE, TEMPERATURE
 
     names = {"reconstruction": "reconstruction", "kl_z": "KL of z", "kl_u": "KL of u"}
     terms = ", ".join(f"{name} {bound[key]['mean']:.2f}" for key, name in names.items())
@@ -144,8 +144,8 @@ def _print_bound(config: TrainConfig, bound: dict) -> None:
         f"{plus_minus(bound['bits_per_dim'], 4)} bits per dimension\n"
         f"  {terms} nats; {bound['images']} images, one draw of the noise each, seed {config.seed}, EMA weights of the "
         "best epoch\n"
-        f"Model, metrics and pictures (samples at temperature {TEMPERATURE}, of the prior over u "
-        f"{PRIOR_TEMPERATURE}): {config.output}/{config.name}"
+        f"Model, metrics and pictures (samples at temperature {PICTURE_TEMPERATURE}, of the prior over u "
+        f"{PICTURE_PRIOR_TEMPERATURE}): {config.output}/{config.name}"
     )
 
 

@@ -173,7 +173,7 @@ def test_named_streams_and_purposes_keep_their_numbers():
         "FIRST_DRAW": -16,
     }
     purposes = {name: int(purpose) for name, purpose in noise.Purpose.__members__.items()}
-    of_an_image = {"TARGET": 0, "INFERENCE": 1, "RELEASED_ESTIMATE": 4}
+    of_an_image = {"TARGET": 0, "INFERENCE": 1, "PUBLISHED_ESTIMATE": 4}
     of_a_sample = {"LATENTS": 1, "PIXELS": 2, "PSEUDOINPUT": 3, "COMPONENT": 4}
     assert purposes == of_an_image | of_a_sample
     for stream in noise.Stream:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf import Adamax
+from dvpvae_tf import FusedAdamax
 
 SHAPES = [(3, 3, 2, 4), (4,), (), (5, 2)]
 
@@ -36,7 +36,7 @@ def trained(optimizer, steps=6):
     ],
 )
 def test_its_steps_are_those_of_keras(settings):
-    ours = trained(Adamax(**settings))
+    ours = trained(FusedAdamax(**settings))
     theirs = trained(keras.optimizers.Adamax(**settings))
     for mine, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-7)
@@ -44,7 +44,7 @@ def test_its_steps_are_those_of_keras(settings):
 
 @pytest.mark.parametrize("steps", [1, 30])
 def test_the_average_is_over_a_tenth_of_the_steps_by_default(steps):
-    optimizer = Adamax(use_ema=True)
+    optimizer = FusedAdamax(use_ema=True)
     weight = keras.Variable(np.zeros(2), dtype="float32")
     optimizer.build([weight])
     average = 0.0
@@ -54,11 +54,11 @@ def test_the_average_is_over_a_tenth_of_the_steps_by_default(steps):
         average = kept * average + (1 - kept) * weight.numpy()
     np.testing.assert_allclose(optimizer.averages[0], average, rtol=1e-5)
     rebuilt = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
-    assert rebuilt.grows_window and not Adamax(use_ema=True, ema_momentum=0.9).grows_window
+    assert rebuilt.grows_window and not FusedAdamax(use_ema=True, ema_momentum=0.9).grows_window
 
 
 def test_its_state_is_two_vectors_and_what_keras_keeps():
-    optimizer = Adamax(use_ema=True)
+    optimizer = FusedAdamax(use_ema=True)
     trained(optimizer)
     size = sum(int(np.prod(shape)) for shape in SHAPES)
     shapes = [tuple(variable.shape) for variable in optimizer.variables]
@@ -66,9 +66,9 @@ def test_its_state_is_two_vectors_and_what_keras_keeps():
 
 
 def test_a_rebuilt_optimizer_has_the_same_settings():
-    optimizer = Adamax(0.01, weight_decay=0.1, global_clipnorm=2.0, use_ema=True, ema_momentum=0.5, epsilon=1e-8)
+    optimizer = FusedAdamax(0.01, weight_decay=0.1, global_clipnorm=2.0, use_ema=True, ema_momentum=0.5, epsilon=1e-8)
     rebuilt = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
-    assert isinstance(rebuilt, Adamax)
+    assert isinstance(rebuilt, FusedAdamax)
     assert rebuilt.get_config() == optimizer.get_config()
 
 
@@ -77,10 +77,10 @@ def test_a_rebuilt_optimizer_has_the_same_settings():
 )
 def test_what_it_does_not_do_is_refused(settings):
     with pytest.raises(ValueError, match="use keras.optimizers.Adamax"):
-        Adamax(**settings)
+        FusedAdamax(**settings)
 
 
 def test_a_weight_without_gradient_is_refused():
     weights = [keras.Variable(np.zeros(2), dtype="float32") for _ in range(2)]
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="gradients of all weights"):
-        Adamax().apply([tf.ones(2), None], weights)
+        FusedAdamax().apply([tf.ones(2), None], weights)

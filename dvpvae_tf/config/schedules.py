@@ -1,4 +1,4 @@
-"""What the length of a run decides: the learning rate of each epoch and the momentum of the weights' average."""
+"""Schedules that depend on the length of a run: the learning rate, and the momentum of the averaged weights."""
 
 import math
 

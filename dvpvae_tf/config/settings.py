@@ -138,7 +138,7 @@ class DataConfig(StrictSettings):
     @field_validator("dataset")
     @classmethod
     def strip_slash(cls, dataset: str) -> str:
-        """Gives `folder:pics/` the name `folder:pics`: they are the same data."""
+        """Removes the slash at the end of `folder:pics/`, which names the same data as `folder:pics`."""
         return dataset.rstrip("/") if re.match("folder:/*[^/]", dataset) else dataset
 
     @property

@@ -47,7 +47,7 @@ class TrainArguments:
     overrides: dict[str, Any]
 
     def resolve(self, image_shape: tuple[int, int, int]) -> TrainConfig:
-        """Gives all settings of the run.
+        """Resolves all settings of the run.
 
         The command line wins over the preset, file or run. A `tfds:` or `folder:` data set without one is trained as
         MNIST (grey) or CIFAR-10 (colour) is, in batches of 100 and with `default_model`.
@@ -154,7 +154,7 @@ def _run_name(dataset: str) -> str:
 
 
 def _parse_flags(argv: Sequence[str]) -> dict[str, Any]:
-    """What the command line gives and nothing else, nested as in a file, numbers still as typed."""
+    """The settings on the command line, nested as in a file. Values are still text."""
     preset, _ = read_settings(DEFAULT_DATASET)
     preset["model"] = ModelConfig(**preset["model"])
     fields = CommandOptions.model_fields | TrainConfig.model_fields

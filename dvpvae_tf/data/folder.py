@@ -21,7 +21,7 @@ SPLIT_FOLDERS = {
     "test": ("test", "testing"),
 }
 SYSTEM_FOLDERS = {"@eadir", "__macosx", "#recycle", "$recycle.bin"}
-# Pillow knows these by name, but needs other programs to read them, or only tells what they are.
+# Pillow recognises these formats, but cannot decode them, or needs other programs for that.
 NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 HELD_OUT = 0.1
 LEAST_HELD_OUT = 2
@@ -52,7 +52,7 @@ def read_folder(
 
     Each picture is turned upright by its EXIF tag, laid on the background where it is transparent, cropped at the
     centre to a square and resized with antialiasing. Of an animation the first frame is taken. Grey of 16 bits becomes
-    grey of 8 bits. Images are in colour unless every picture is grey. One line on standard error tells what was read.
+    grey of 8 bits. Images are in colour unless every picture is grey. One line on standard error says what was read.
 
     Args:
         folder: path of the folder. Hidden folders and files, and those that systems leave (`@eaDir`), are not read;
@@ -103,7 +103,7 @@ def read_folder(
 
 
 def list_splits(folder: str | Path) -> dict[str, dict[str, str]]:
-    """Lists the files of each split, to be kept with a run: a later call tells which have moved.
+    """Lists the files of each split. A run keeps the list, so that a later call finds files that have moved.
 
     Args:
         folder: path of the folder.
@@ -250,7 +250,7 @@ def _split(folder: Path, digests: dict[Path, str]) -> dict[str, dict[Path, str]]
 
 
 def _hold_out(digests: dict[Path, str], lower: float) -> tuple[dict[Path, str], dict[Path, str]]:
-    """Those whose hash, as a number in [0, 1), is from `lower` to `lower` + 0.1, at least two; and the rest."""
+    """Splits files in two: those whose hash in [0, 1) is in [`lower`, `lower` + 0.1), at least two; and the rest."""
     numbers = {digest: int(digest[:13], 16) / 16**13 for digest in digests.values()}
     held_out = {digest for digest, number in numbers.items() if lower <= number < lower + HELD_OUT}
     if len(held_out) < LEAST_HELD_OUT:

@@ -24,7 +24,7 @@ def read_mnist5k() -> dict[str, np.ndarray]:
 
 
 def read_mnist5k_labels() -> dict[str, np.ndarray]:
-    """Gives the digits that the images of `read_mnist5k` show.
+    """Returns the labels of the images of `read_mnist5k`.
 
     Returns:
         dict from `train`, `validation` and `test` to int64 arrays `[N]`.

@@ -174,7 +174,7 @@ def training_batches(
             batch = tf.where(flips[:, None, None, None], tf.reverse(batch, axis=[2]), batch)
         return batch if labels is None else (batch, tf.gather(labels, indices))
 
-    if first_epoch is None:  # one epoch, numbered at random, anew each time the data are iterated
+    if first_epoch is None:  # one epoch with a random number, drawn whenever the data are iterated
         epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
         length = steps
     else:
@@ -208,7 +208,7 @@ def _prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def share_of_worker(batches: tf.data.Dataset, batch_size: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
-    """Gives one worker its rows of every global batch: the i-th device of all has the i-th of as many equal parts.
+    """Selects the rows of every global batch that one worker takes: device i of N takes the i-th of N equal parts.
 
     The devices are counted through: those of the first worker, then those of the second, and so on. Where the last
     batch is smaller, the last devices find fewer images or none.

@@ -16,7 +16,7 @@ from dvpvae_tf.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader is asked for; each takes what concerns it.
+    """The arguments of all readers of data sets; each reader uses those it needs.
 
     Args:
         place: the name in TFDS, or the folder.

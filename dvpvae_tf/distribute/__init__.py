@@ -1,1 +1,1 @@
-"""One job on several devices, processes or machines."""
+"""Work on several devices, processes or machines."""

@@ -1,4 +1,4 @@
-"""Batches shared out to all devices of the machine: each has a copy of the model, and they take batches in turn."""
+"""Batches on all devices of the machine: each device has a copy of the model, and they take batches in turn."""
 
 import itertools
 from collections import deque
@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 import keras
 import tensorflow as tf
 
-WAITING_BATCHES = 2  # of each function, while the first result of all is not taken yet
+WAITING_BATCHES = 2  # for each function: finished or running, while the oldest result is not taken yet
 
 
 def device_names() -> list[str]:
-    """Names the devices of this machine that compute: its GPUs, or its CPUs where there are none."""
+    """Lists the names of this machine's GPUs, or of its CPUs if it has no GPU."""
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return [device.name for device in devices]
 
@@ -36,14 +36,14 @@ def copies_on_other_devices(model: keras.Model) -> list[keras.Model]:
 
 
 def device_of(model: keras.Model) -> AbstractContextManager:
-    """Gives the scope in which a model's device computes."""
-    # That of a float weight: TensorFlow keeps some integer variables on the CPU beside a GPU.
+    """Returns the device scope of a model: operations in it run on the model's device."""
+    # Ask a float weight: TensorFlow keeps some integer variables on the CPU of a machine with a GPU.
     weight = next(weight for weight in model.variables if tf.as_dtype(weight.dtype).is_floating)
     return tf.device(weight.value.device)
 
 
 def map_round_robin(functions: Sequence[Callable], items: Iterable) -> Iterator:
-    """Calls N functions with the items in turn, each function in a thread of its own.
+    """Calls N functions with the items in turn; each function runs in its own thread.
 
     Args:
         functions: functions of an item; function i gets the items i, i + N, i + 2 N, ..., one by one.

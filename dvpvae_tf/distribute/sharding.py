@@ -1,27 +1,35 @@
-"""One job shared out to several processes or machines: which rows each takes, and the files they leave."""
+"""One job split into shards for several processes or machines: the rows of each shard, and its files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dvpvae_tf.errors import UserError
 
 
 class Shard(NamedTuple):
-    """Part `index`, from 0, of a job that `count` processes share; they need not run at the same time."""
+    """One of the parts into which a job is split. The parts need not run at the same time.
+
+    Attributes:
+        index: number of this part, counted from 0.
+        count: number of parts.
+    """
 
     index: int
     count: int
 
-    def rows(self, num, batch_size):
-        """Chooses the rows of this shard: a run of whole batches, so that a row is in the batch that it is always in.
+    def rows(self, num: int, batch_size: int) -> range:
+        """Chooses the rows of this shard.
+
+        A shard has whole batches, so each row has the same neighbours in its batch as without shards.
 
         Args:
-            num: int, rows of the whole job.
-            batch_size: int, rows of a batch; where there are fewer batches than shards, these take smaller ones.
+            num: number of rows of the whole job.
+            batch_size: rows in a batch. It becomes smaller where there would be fewer batches than shards.
 
         Returns:
-            range.
+            The indices of its rows.
 
         Raises:
             UserError: if there are more shards than rows.
@@ -33,37 +41,37 @@ class Shard(NamedTuple):
         first, end = (min(num, size * (batches * index // self.count)) for index in (self.index, self.index + 1))
         return range(first, end)
 
-    def part_of(self, output):
-        """Names the file or folder of this shard, beside that of the whole job.
+    def part_of(self, output: Path) -> Path:
+        """Names the file or folder that this shard writes.
 
         Args:
-            output: path.
+            output: path of the whole job's file or folder, such as `samples.npz`.
 
         Returns:
-            Path, such as `samples-0-of-3.npz`.
+            A path beside it, such as `samples-0-of-3.npz`.
         """
         return output.with_name(f"{output.stem}-{self.index}-of-{self.count}{output.suffix}")
 
 
-def smaller_batch(num, batch_size, parts):
-    """Makes batches small enough for each part of a job to have one.
+def smaller_batch(num: int, batch_size: int, parts: int) -> int:
+    """Reduces the batch size so that each part of a job has at least one batch.
 
     Args:
-        num: int, rows of the job.
-        batch_size: int, the most rows of a batch.
-        parts: int, how many parts work on the job.
+        num: number of rows of the job.
+        batch_size: the largest batch size.
+        parts: number of parts.
 
     Returns:
-        int, rows of a batch, at least 1.
+        The batch size, at least 1.
     """
     return min(batch_size, max(1, num // parts))
 
 
-def check_of_one_job(settings):
-    """Checks that parts are of the same job.
+def check_same_job(settings: Sequence[dict[str, Any]]) -> None:
+    """Checks that all parts belong to the same job.
 
     Args:
-        settings: list of dicts, one a part: all that the parts of a job have in common.
+        settings: the settings of the job that each part was made with.
 
     Raises:
         UserError: if they differ.
@@ -75,22 +83,21 @@ def check_of_one_job(settings):
         raise UserError(f"the parts are not of one job: {', '.join(different)} differ")
 
 
-def parts_of(output):
-    """Finds what the shards of a job have left.
+def parts_of(output: Path) -> list[Path]:
+    """Finds the files or folders that the shards of a job have written.
 
     Args:
         output: path of the whole job's file or folder.
 
     Returns:
-        list of paths, in the order of the shards.
+        The paths, in the order of the shards.
 
     Raises:
-        UserError: if there are none, not all, or those of jobs with other numbers of shards.
+        UserError: if there are none, one is missing, or there are parts of jobs with different numbers of shards.
     """
-    output = Path(output)
     pattern = re.compile(rf"{re.escape(output.stem)}-(\d+)-of-(\d+){re.escape(output.suffix)}")
-    matches = filter(None, (pattern.fullmatch(path.name) for path in output.absolute().parent.glob("*")))
-    found = {Shard(int(match[1]), int(match[2])) for match in matches}
+    matches = (pattern.fullmatch(path.name) for path in output.absolute().parent.glob("*"))
+    found = {Shard(int(match[1]), int(match[2])) for match in matches if match}
     counts = sorted({shard.count for shard in found})
     if not found:
         raise UserError(f"there is no {Shard(0, 1).part_of(output)} or the like: run the job with --shard first")

@@ -22,7 +22,16 @@ CLASSIFIER_LABEL = "a classifier trained on the labels of this data set: compara
 
 
 class FeatureDistances(NamedTuple):
-    """The Fréchet distance and the kernel distance (with its standard error) between two sets of images."""
+    """The distances between two sets of images.
+
+    Attributes:
+        frechet: squared Fréchet distance.
+        kernel: squared kernel distance.
+        kernel_standard_error: standard error of `kernel`.
+        num_real: number of real images.
+        num_generated: number of generated images.
+        num_features: number of features of each image.
+    """
 
     frechet: float
     kernel: float
@@ -33,25 +42,30 @@ class FeatureDistances(NamedTuple):
 
 
 class KernelDistance(NamedTuple):
-    """An unbiased estimate of a squared kernel distance, which may be negative, and its standard error."""
+    """A squared kernel distance.
+
+    Attributes:
+        mean: unbiased estimate, which may be negative.
+        standard_error: its standard error.
+    """
 
     mean: float
     standard_error: float
 
 
-def feature_distances(real, generated, seed=0):
-    """Measures how far the features of generated images are from those of real ones.
+def feature_distances(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> FeatureDistances:
+    """Computes the distances between the features of real and of generated images.
 
-    The Fréchet distance of few images is too large, and the more so the fewer they are: compare values of the
-    same numbers of images only.
+    The fewer the images, the more the Fréchet distance is overestimated. Compare only values from the same numbers of
+    images.
 
     Args:
-        real: array [N, F], from `inception_features` or `classifier_features`.
-        generated: array [M, F], from the same.
-        seed: int, see `kernel_distance`.
+        real: `[N, F]`, from `inception_features` or `classifier_features`.
+        generated: `[M, F]`, from the same function.
+        seed: seed of the random subsets of `kernel_distance`.
 
     Returns:
-        `FeatureDistances`.
+        The distances.
 
     Raises:
         UserError: if a set has fewer than four images, or features that are not finite.
@@ -60,23 +74,23 @@ def feature_distances(real, generated, seed=0):
     return FeatureDistances(frechet_distance(real, generated), *kernel, len(real), len(generated), real.shape[1])
 
 
-def frechet_distance(features, other_features):
-    """Computes the squared Fréchet distance between the Gaussians with the moments of two sets of features.
+def frechet_distance(features: np.ndarray, other_features: np.ndarray) -> float:
+    """Computes the squared Fréchet distance between two Gaussians, fitted to two sets of features.
 
-    |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), in float64, for singular covariances too.
+    |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)), in float64. The covariances may be singular.
 
     Args:
-        features: array [N, F].
-        other_features: array [M, F].
+        features: `[N, F]`.
+        other_features: `[M, F]`.
 
     Returns:
-        float, at least 0.
+        The squared distance, at least 0.
 
     Raises:
         UserError: if a set has fewer than two images, or features that are not finite.
 
-    Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
-    Equilibrium", NeurIPS 2017, Eq. 6, for features of InceptionV3 the FID.
+    Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NeurIPS
+        2017, Eq. 6. With features of InceptionV3 it is the FID.
     """
     features, other_features = _checked(features, other_features, fewest=2)
     covariance, other_covariance = (np.atleast_2d(np.cov(each, rowvar=False)) for each in (features, other_features))
@@ -89,31 +103,34 @@ def frechet_distance(features, other_features):
     return max(0.0, float(shift @ shift + np.trace(covariance) + np.trace(other_covariance) - 2 * overlap))
 
 
-def kernel_distance(features, other_features, subset_size=1000, num_subsets=100, seed=0):
-    """Estimates the squared maximum mean discrepancy of two sets of features by the kernel (x.y / F + 1)^3.
+def kernel_distance(
+    features: np.ndarray, other_features: np.ndarray, subset_size: int = 1000, num_subsets: int = 100, seed: int = 0
+) -> KernelDistance:
+    """Estimates the squared maximum mean discrepancy between two sets of features, with the kernel (x.y / F + 1)^3.
 
-    The estimate is the mean over random subsets, drawn without replacement, of the unbiased one on a subset;
-    its expectation does not depend on the numbers of images. Usually the standard deviation over the subsets is
-    reported, which is that of a value from `subset_size` images. The standard error here is that of the mean if
-    all images were drawn anew: by the jackknife that leaves all but m of N images out (N those of the smaller
-    set), the standard deviation times (m / (N - m) + 1 / num_subsets)^(1/2). It is on the safe side where the
-    sets hardly differ or one is larger.
+    The estimate is a mean over random subsets, which are drawn without replacement. On each subset the estimator is
+    unbiased, so the expected value does not depend on the numbers of images.
+
+    The standard error says how much the mean would vary with other images. It is the standard deviation over the
+    subsets times (m / (N - m) + 1 / num_subsets)^(1/2): the delete-d jackknife with subsets of m out of N images, N
+    being the size of the smaller set. It is too large rather than too small if the sets hardly differ or one is larger.
+    Other libraries report the plain standard deviation over the subsets, which describes one subset and not the mean.
 
     Args:
-        features: array [N, F].
-        other_features: array [M, F].
-        subset_size: int, the images m of each set in a subset; at most half of the smaller set are taken.
-        num_subsets: int, at least 2.
-        seed: int that fixes the subsets.
+        features: `[N, F]`.
+        other_features: `[M, F]`.
+        subset_size: m, the number of images of each set in a subset; at most half of the smaller set.
+        num_subsets: number of subsets, at least 2.
+        seed: seed of the subsets.
 
     Returns:
-        `KernelDistance`.
+        The estimate and its standard error.
 
     Raises:
         UserError: if a set has fewer than four images, or features that are not finite.
 
-    Source: Binkowski et al., "Demystifying MMD GANs", ICLR 2018, for features of InceptionV3 the
-    KID; Shao and Wu, "A General Theory for Jackknife Variance Estimation", Annals of Statistics, 1989.
+    Source: Binkowski et al., "Demystifying MMD GANs", ICLR 2018; with features of InceptionV3 it is the KID. Shao and
+        Wu, "A General Theory for Jackknife Variance Estimation", Annals of Statistics, 1989.
     """
     sets = _checked(features, other_features, fewest=4)
     smaller = min(map(len, sets))
@@ -127,11 +144,11 @@ def kernel_distance(features, other_features, subset_size=1000, num_subsets=100,
     return KernelDistance(float(np.mean(values)), float(np.std(values, ddof=1) * np.sqrt(factor)))
 
 
-def _squared_discrepancy(features, other_features):
-    """The unbiased estimate from two sets of one size."""
+def _squared_discrepancy(features: np.ndarray, other_features: np.ndarray) -> float:
+    """The unbiased estimate from two sets of the same size."""
     size = len(features)
 
-    def kernel(one, other):
+    def kernel(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         root = one @ other.T / one.shape[1] + 1
         return root * root * root  # several times faster than a power
 
@@ -140,8 +157,8 @@ def _squared_discrepancy(features, other_features):
     return (within.sum() - np.trace(within)) / (size * (size - 1)) - 2 * between
 
 
-def _checked(*sets, fewest):
-    sets = [np.asarray(features, "float64") for features in sets]
+def _checked(*features_of_sets: np.ndarray, fewest: int) -> list[np.ndarray]:
+    sets = [np.asarray(features, "float64") for features in features_of_sets]
     if any(features.ndim != 2 or features.shape[1] != sets[0].shape[1] for features in sets):
         raise ValueError(f"Features must be [N, F] and [M, F], got {[features.shape for features in sets]}.")
     if min(map(len, sets)) < fewest:
@@ -151,19 +168,19 @@ def _checked(*sets, fewest):
     return sets
 
 
-def load_inception(weights=None):
-    """Makes the network of `inception_features`: `keras.applications.InceptionV3` without its top, averaged.
+def load_inception(weights: str | Path | None = None) -> keras.Model:
+    """Loads `keras.applications.InceptionV3` without its top layer and with global average pooling.
 
     Args:
-        weights: path of a Keras weights file of that network, such as the one that Keras publishes,
+        weights: a Keras weights file of this network, such as the one that Keras publishes,
             `inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5`. None takes that file from Keras's cache,
-            `~/.keras/models`, or downloads it into that.
+            `~/.keras/models`, and downloads it if it is not there.
 
     Returns:
-        `keras.Model`.
+        The network that `inception_features` takes.
 
     Raises:
-        UserError: if the file is missing, damaged or another one, or there is none and no network.
+        UserError: if the file is missing, damaged or of another network, or if it cannot be downloaded.
     """
     path = _cached_inception() if weights is None else Path(weights).expanduser()
     if not path.is_file():
@@ -171,14 +188,14 @@ def load_inception(weights=None):
     inception = keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Skipping")  # each thing that the file lacks is a warning
+            warnings.filterwarnings("error", "Skipping")  # Keras only warns of missing weights
             inception.load_weights(path)
     except Exception as error:  # Keras and h5py raise many types for a damaged or foreign file
         raise UserError(f"{path} is damaged or not a Keras weights file like {INCEPTION_URL}: fetch that") from error
     return inception
 
 
-def _cached_inception():
+def _cached_inception() -> Path:
     cache = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
     path = cache / "models" / INCEPTION_FILE
     if path.is_file():
@@ -192,47 +209,51 @@ def _cached_inception():
         raise UserError(f"cannot fetch InceptionV3 ({one_line(error)}): {remedy}") from error
 
 
-def inception_features(inception, images, batch_size=50, verbose=1):
-    """Computes InceptionV3's features of images, resized to 299 x 299 (bilinear), grey ones in three channels.
+def inception_features(
+    inception: keras.Model, images: np.ndarray, batch_size: int = 50, verbose: int = 1
+) -> np.ndarray:
+    """Computes the features of InceptionV3. Images are resized to 299 x 299 (bilinear); grey ones get three channels.
 
     Args:
-        inception: `keras.Model` from `load_inception`.
-        images: array [N, H, W, 1 or 3]: uint8, or floats in [0, 1].
-        batch_size: int.
-        verbose: int, 1 for a progress bar, 0 for silence.
+        inception: the network, from `load_inception`.
+        images: `[N, H, W, 1 or 3]`: uint8, or float in [0, 1].
+        batch_size: images in a batch.
+        verbose: 1 for a progress bar, 0 for no output.
 
     Returns:
-        float32 array [N, 2048].
+        float32 `[N, 2048]`.
 
     Raises:
-        ValueError: if the images are of another shape, type or range.
+        ValueError: if the shape, the dtype or the range of the images is wrong.
     """
 
-    def prepare(batch):
+    def prepare(batch: tf.Tensor) -> tf.Tensor:
         coloured = tf.image.grayscale_to_rgb(batch) if batch.shape[-1] == 1 else batch
-        resized = tf.image.resize(coloured, (299, 299), antialias=True)  # which matters for larger images only
+        resized = tf.image.resize(coloured, (299, 299), antialias=True)  # only acts on images larger than 299
         return keras.applications.inception_v3.preprocess_input(255.0 * resized)
 
     batches = _batches(images, batch_size).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     return inception.predict(batches, verbose=verbose)
 
 
-def train_classifier(images, labels, seed=0, steps=1500, verbose=1):
-    """Trains a small convolutional classifier, whose features tell more of small grey images than InceptionV3's.
+def train_classifier(
+    images: np.ndarray, labels: np.ndarray, seed: int = 0, steps: int = 1500, verbose: int = 1
+) -> keras.Model:
+    """Trains a small convolutional classifier. Its features suit small grey images better than those of InceptionV3.
 
     Args:
-        images: array [N, H, W, C]: uint8, or floats in [0, 1].
-        labels: int array [N], each at least 0.
-        seed: int that fixes the initial weights, the batches and the dropout.
-        steps: int, the number of steps, each on 128 images or, if there are fewer, all.
-        verbose: int, 1 for a progress bar, 0 for silence.
+        images: `[N, H, W, C]`: uint8, or float in [0, 1].
+        labels: int `[N]`, each at least 0.
+        seed: seed of the initial weights, the batches and the dropout.
+        steps: number of training steps, each on 128 images, or on all images if there are fewer.
+        verbose: 1 for a progress bar, 0 for no output.
 
     Returns:
-        `keras.Model` from float32 images in [0, 1] to the probabilities of the labels; its layer `features` is
-        the penultimate one.
+        A model from float32 images in [0, 1] to the probabilities of the labels. Its layer `features` gives the
+        features.
 
     Raises:
-        ValueError: if the images are of another shape, type or range, or do not fit the labels.
+        ValueError: if the shape, the dtype or the range of the images is wrong, or they do not fit the labels.
     """
     check_images(images)
     if np.shape(labels) != (len(images),) or np.min(labels) < 0:
@@ -244,17 +265,17 @@ def train_classifier(images, labels, seed=0, steps=1500, verbose=1):
     return classifier
 
 
-def _pairs(images, labels, seed):
+def _pairs(images: np.ndarray, labels: np.ndarray, seed: int) -> tf.data.Dataset:
     """Endless shuffled batches of images and their labels."""
     batches = training_batches(images, min(128, len(images)), seed, first_epoch=0, labels=labels)
     return batches.map(lambda batch, answers: (to_unit_range(batch), answers))
 
 
-def _new_classifier(image_shape, num_classes, seed):
-    """Its features are standardised, so that distances between them have a scale."""
+def _new_classifier(image_shape: tuple[int, ...], num_classes: int, seed: int) -> keras.Sequential:
+    """Makes the classifier. It standardises its features, so that distances between them have a fixed scale."""
     seeds = iter(np.random.SeedSequence(seed).generate_state(7).tolist())
 
-    def weights():
+    def weights() -> keras.initializers.Initializer:
         return keras.initializers.HeUniform(seed=next(seeds))
 
     layers = [keras.Input(image_shape)]
@@ -275,18 +296,18 @@ def _new_classifier(image_shape, num_classes, seed):
     return keras.Sequential(layers, name="classifier")
 
 
-def load_classifier(path, image_shape):
-    """Loads a classifier that was saved, with its `save` method, as a `.keras` file.
+def load_classifier(path: str | Path, image_shape: tuple[int, ...]) -> keras.Model:
+    """Loads a classifier from a `.keras` file.
 
     Args:
-        path: path of the file.
-        image_shape: (H, W, C) of the images it is for.
+        path: the file, written by the `save` method of what `train_classifier` returned.
+        image_shape: `(H, W, C)` that the classifier must take.
 
     Returns:
-        `keras.Model`, as of `train_classifier`.
+        The classifier.
 
     Raises:
-        UserError: if the file is missing, damaged or no such classifier for such images.
+        UserError: if the file is missing, damaged, no such classifier, or for images of another shape.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -295,55 +316,59 @@ def load_classifier(path, image_shape):
         classifier = keras.saving.load_model(path)
         classifier.get_layer("features")
     except Exception as error:  # Keras raises many types for a damaged or foreign file
-        raise UserError(f"{path} is damaged or no classifier of this library: train it anew") from error
+        raise UserError(f"{path} is damaged or no classifier of this library: train a new one") from error
     if classifier.input_shape[1:] != tuple(image_shape):
         shapes = f"{list(classifier.input_shape[1:])}, not {list(image_shape)}"
         raise UserError(f"the classifier {path} is for images {shapes}: train one on this data set")
     return classifier
 
 
-def classifier_features(classifier, images, batch_size=500, verbose=1):
-    """Computes a classifier's features of images.
+def classifier_features(
+    classifier: keras.Model, images: np.ndarray, batch_size: int = 500, verbose: int = 1
+) -> np.ndarray:
+    """Computes the features of a classifier.
 
-    Grey levels are compared as they are: a Bernoulli model's samples, which are probabilities, with the grey
-    real images and not with binarised ones.
+    Grey levels are used as they are. The samples of a Bernoulli likelihood are probabilities, so compare them with the
+    grey images and not with binarized ones.
 
     Args:
-        classifier: `keras.Model` from `train_classifier`.
-        images: array [N, H, W, C]: uint8, or floats in [0, 1].
-        batch_size: int.
-        verbose: int, 1 for a progress bar, 0 for silence.
+        classifier: the classifier, from `train_classifier`.
+        images: `[N, H, W, C]`: uint8, or float in [0, 1].
+        batch_size: images in a batch.
+        verbose: 1 for a progress bar, 0 for no output.
 
     Returns:
-        float32 array [N, 64].
+        float32 `[N, 64]`.
 
     Raises:
-        ValueError: if the images are of another shape, type or range.
+        ValueError: if the shape, the dtype or the range of the images is wrong.
     """
     extract = keras.Model(classifier.inputs, classifier.get_layer("features").output)
     return extract.predict(_batches(images, batch_size), verbose=verbose)
 
 
-def classifier_accuracy(classifier, images, labels, batch_size=500, verbose=0):
-    """Computes the share of images that a classifier labels rightly.
+def classifier_accuracy(
+    classifier: keras.Model, images: np.ndarray, labels: np.ndarray, batch_size: int = 500, verbose: int = 0
+) -> float:
+    """Computes the accuracy of a classifier.
 
     Args:
-        classifier: `keras.Model` from `train_classifier`.
-        images: array [N, H, W, C]: uint8, or floats in [0, 1].
-        labels: int array [N].
-        batch_size: int.
-        verbose: int, 1 for a progress bar, 0 for silence.
+        classifier: the classifier, from `train_classifier`.
+        images: `[N, H, W, C]`: uint8, or float in [0, 1].
+        labels: int `[N]`.
+        batch_size: images in a batch.
+        verbose: 1 for a progress bar, 0 for no output.
 
     Returns:
-        float in [0, 1].
+        The share of images with the right label, in [0, 1].
 
     Raises:
-        ValueError: if the images are of another shape, type or range.
+        ValueError: if the shape, the dtype or the range of the images is wrong.
     """
     probabilities = classifier.predict(_batches(images, batch_size), verbose=verbose)
     return float(np.mean(probabilities.argmax(axis=1) == labels))
 
 
-def _batches(images, batch_size):
+def _batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
     check_images(images)
     return evaluation_batches(images, batch_size).map(to_unit_range)

@@ -31,7 +31,7 @@ class LayerStatistics(NamedTuple):
 
 
 class LayerSums(NamedTuple):
-    """What `LayerStatistics` are computed from, as sums over images: the sums of two parts of a data set add up.
+    """Sums over images, from which `LayerStatistics` are computed. The sums of two parts of a data set are added.
 
     Attributes:
         images: the number of images.

@@ -1,10 +1,11 @@
-"""A model of this library whose log p(x) is known, to hold its bounds against.
+"""A small model whose log p(x) is known exactly, to test the bounds with.
 
-Its prior over u predicts the noise of Gaussian pseudoinputs perfectly, and its path from u and z to x is linear: at any
-number of diffusion steps T, x is Gaussian. All else is the usual code.
+Its diffusion prior over u has the optimal denoiser of a Gaussian, and its map from u and z to x is linear. So x is
+Gaussian for every number of diffusion steps T. The rest is the code of every `DVPVAE`.
 """
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +14,9 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput
+from dvpvae_tf.layers.top_down_block import TopDownBlock
 from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.priors import DiffusionPrior
 
 SIDE = 4
@@ -21,36 +24,45 @@ SIDE = 4
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class GaussianDiffusionPrior(DiffusionPrior):
-    """The diffusion prior with the best predictor of the noise for u ~ N(mean, variance I), in place of a network.
+    """A diffusion prior that predicts the noise optimally for u ~ N(mean, variance I), without a network.
 
     Args:
-        mean: float.
-        variance: float.
+        mean: mean of each element of u.
+        variance: variance of each element of u.
         **kwargs: passed to `DiffusionPrior`. Predictions of u are not clipped.
     """
 
-    def __init__(self, mean=0.1, variance=0.09, **kwargs):
+    def __init__(self, mean: float = 0.1, variance: float = 0.09, **kwargs: Any):
         super().__init__(**kwargs | {"clip": False})
         self.mean = mean
         self.variance = variance
 
-    def build_network(self, u_shape):
-        """Nothing: the predictor has no weights."""
+    def build_network(self, u_shape: tuple[int | None, ...]) -> None:
+        """Does nothing: the predictor has no weights."""
 
-    def predict_noise(self, y, time, training=False):
-        """The expectation of the noise in y_t given y_t; arguments and result as in `DiffusionPrior`."""
+    def predict_noise(self, y: tf.Tensor, time: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Computes the conditional mean of the noise given y_t.
+
+        Args:
+            y: y_t, float32 `[N, d, d, C]`.
+            time: t, float32 `[N]`.
+            training: not used.
+
+        Returns:
+            float32 `[N, d, d, C]`.
+        """
         time = tf.reshape(time, [-1, 1, 1, 1])
         alpha, sigma = self.schedule.alpha(time), self.schedule.sigma(time)
         return sigma * (y - alpha * self.mean) / (alpha**2 * self.variance + sigma**2)
 
-    def moments(self, steps):
-        """Mean and variance of each element of u under the T-step process, by its linear recursion (Eq. 27 to 30).
+    def moments(self, steps: int) -> tuple[float, float]:
+        """Computes the mean and variance of each element of u after T steps, by a linear recursion (Eq. 27 to 30).
 
         Args:
-            steps: int, T.
+            steps: T.
 
         Returns:
-            Two floats.
+            The mean and the variance.
         """
         gamma = self.schedule.gamma(np.linspace(1.0, 0.0, steps + 1))
         alpha, sigma_squared = (1 + np.exp(gamma)) ** -0.5, 1 / (1 + np.exp(-gamma))
@@ -65,67 +77,61 @@ class GaussianDiffusionPrior(DiffusionPrior):
             variance = slope**2 * variance + c * sigma_squared[s]
         return mean / alpha[-1], (variance + sigma_squared[-1]) / alpha[-1] ** 2
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mean": self.mean, "variance": self.variance}
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
-class GaussianLikelihood:
+class GaussianLikelihood(Likelihood):
     """p(x|z) = N(parameters, deviation^2 I) over images in [0, 1].
 
+    Its methods are those of `dvpvae_tf.models.likelihoods.Likelihood`. Images are the means, which may leave [0, 1].
+
     Args:
-        deviation: float.
+        deviation: standard deviation of each pixel.
     """
 
-    needs_uniform = False
-
-    def __init__(self, deviation=0.1):
+    def __init__(self, deviation: float = 0.1):
         self.deviation = deviation
 
-    def num_parameters(self, channels):
-        """int, decoder outputs a pixel: one mean a channel."""
+    def num_parameters(self, channels: int) -> int:
         return channels
 
-    def target(self, images, uniform=None):
-        """The images as they are, float32 `[N, H, W, C]`."""
+    def target(self, images: tf.Tensor, uniform: tf.Tensor | None = None) -> tf.Tensor:
         return images
 
-    def distribution(self, parameters, temperature=1.0):
-        """The distribution of images `[H, W, C]`, its log-probabilities in nats."""
+    def distribution(
+        self, parameters: tf.Tensor, temperature: float | tf.Tensor = 1.0
+    ) -> tfp.distributions.Distribution:
         return tfp.distributions.Independent(
             tfp.distributions.Normal(parameters, self.deviation * temperature), reinterpreted_batch_ndims=3
         )
 
-    def mean_images(self, parameters):
-        """The means, which may leave [0, 1]."""
+    def mean_images(self, parameters: tf.Tensor) -> tf.Tensor:
         return parameters
 
-    def images(self, parameters, seeds=None, temperature=1.0):
-        """The means, which may leave [0, 1]."""
+    def images(
+        self, parameters: tf.Tensor, seeds: tf.Tensor | None = None, temperature: float | tf.Tensor = 1.0
+    ) -> tf.Tensor:
         return parameters
 
-    def get_config(self):
-        """Arguments of the constructor, a dict."""
+    def get_config(self) -> dict[str, Any]:
         return {"deviation": self.deviation}
 
-    @classmethod
-    def from_config(cls, config):
-        """Makes the likelihood from `get_config`."""
-        return cls(**config)
 
-
-def make_linear_gaussian_model(steps=10, deviation=0.15, seed=0):
+def make_linear_gaussian_model(steps: int = 10, deviation: float = 0.15, seed: int = 0) -> DVPVAE:
     """Makes the model: 4x4 images, two stochastic layers of 2x2 and 4x4, pseudoinputs of 2x2.
 
-    What generates is fixed and linear; its posteriors, which no bound needs to be right, are left to train.
+    The weights of p(x, z|u) are fixed, so that it is linear and Gaussian. The weights of the posteriors can be trained:
+    a bound holds for any posterior.
 
     Args:
-        steps: int, T of the diffusion prior.
-        deviation: float, standard deviation of p(x|z), pixels being in [0, 1].
-        seed: int, of the weights and of the noise of training.
+        steps: T of the diffusion prior.
+        deviation: standard deviation of p(x|z); pixels are in [0, 1].
+        seed: seed of the weights and of the noise of training.
 
     Returns:
-        A `DVPVAE`.
+        The model.
     """
     keras.utils.set_random_seed(seed)
     model = DVPVAE(
@@ -150,8 +156,8 @@ def make_linear_gaussian_model(steps=10, deviation=0.15, seed=0):
     return model
 
 
-def _make_linear(block):
-    """Fixes what a block generates with: z has the mean of the pooled u, plus what the features say."""
+def _make_linear(block: TopDownBlock) -> None:
+    """Fixes the prior of a block: its mean is linear in the pooled u and the features, its variance is constant."""
     kernel = np.zeros((1, 1, *block.prior.skip.kernel.shape[2:]))
     kernel[..., -1, 0] = 0.5  # from u to the mean of z
     kernel[..., :-1, 0] = np.linspace(-0.1, 0.1, block.channels)
@@ -167,21 +173,23 @@ def _make_linear(block):
         block.residual.trainable = False
 
 
-def _set(layer, kernel, bias=0.0):
+def _set(layer: keras.layers.Layer, kernel: np.ndarray | float, bias: np.ndarray | float = 0.0) -> None:
     layer.kernel.assign(np.broadcast_to(kernel, layer.kernel.shape))
     layer.bias.assign(np.broadcast_to(bias, layer.bias.shape))
     layer.trainable = False
 
 
-def distribution_of_images(model, steps):
-    """Gives p(x) of the T-step process, the path from u and z being measured at unit vectors.
+def distribution_of_images(model: DVPVAE, steps: int) -> Any:
+    """Computes p(x) of the T-step process exactly.
+
+    It finds the matrix of the linear map from u and z to x by applying the model to unit vectors.
 
     Args:
         model: made by `make_linear_gaussian_model`.
-        steps: int, T.
+        steps: T.
 
     Returns:
-        A frozen `scipy.stats.multivariate_normal` over the 16 pixels, in float64.
+        A frozen `scipy.stats.multivariate_normal` over the 16 pixels, in float64; its log densities are in nats.
     """
     shapes = model.walk_noise_shapes
     sizes = [math.prod(shape) for shape in shapes]

@@ -1,34 +1,39 @@
-"""Results of an evaluation, of all images or of one shard, and how shards are saved and merged."""
+"""The result of an evaluation, of all images or of one shard; shards are saved and merged here."""
 
 import dataclasses
 import functools
 import json
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvpvae_tf.distribute.sharding import check_of_one_job
+from dvpvae_tf.distribute.sharding import check_same_job
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluation.layer_statistics import LayerSums
 from dvpvae_tf.evaluation.results import Evaluation, concatenate
 
 
 class Part(NamedTuple):
-    """The evaluation of a run of images: all of them, or those of a shard, which `merge_parts` puts together.
+    """The evaluation of consecutive images: of all images, or of one shard.
 
-    `settings` is a dict of all that the parts of one evaluation must have in common.
+    Attributes:
+        evaluation: the bound and its terms.
+        layers: sums for the statistics of the layers.
+        settings: what all shards of one evaluation must have in common.
     """
 
     evaluation: Evaluation
     layers: LayerSums
-    settings: dict
+    settings: dict[str, Any]
 
-    def results(self):
-        """Gives the results as plain numbers.
+    def results(self) -> dict[str, Any]:
+        """Computes the results for people and files.
 
         Returns:
-            dict that JSON can hold: `Evaluation.summary`, and beside it "active_units", "active_units_per_layer",
-            "model", "dataset", "split" and "mixed_precision".
+            A dict that JSON can hold: `Evaluation.summary`, and "active_units", "active_units_per_layer", "model",
+            "dataset", "split" and "mixed_precision".
         """
         summary, statistics = self.evaluation.summary(), self.layers.statistics()
         layers = list(summary["kl_z_per_layer"])
@@ -40,24 +45,26 @@ class Part(NamedTuple):
         }
 
 
-def output_of_parts(output):
-    """Names the file that the parts of an evaluation would make up, beside the results; no sample is written there.
+def output_of_parts(output: Path) -> Path:
+    """Names the file whose parts the shards write, see `Shard.part_of`.
+
+    The name differs from `--output`, so that the parts of an evaluation and of sampling are never mixed up.
 
     Args:
-        output: path of the results.
+        output: path of the results, such as `results.json`.
 
     Returns:
-        Path, such as `results-evaluation.npz` of `results.json`, whose parts are those that `sharding.Shard` names.
+        A path beside it, such as `results-evaluation.npz`.
     """
     return output.with_name(f"{output.stem}-evaluation.npz")
 
 
-def save_part(path, part):
+def save_part(path: Path, part: Part) -> None:
     """Writes the evaluation of a shard.
 
     Args:
-        path: path of a new file.
-        part: `Part`.
+        path: the `.npz` file to write.
+        part: the evaluation.
     """
     values = dataclasses.asdict(part.evaluation)
     values |= {f"kl_u_{name}": array for name, array in values.pop("kl_u").items()}
@@ -66,17 +73,17 @@ def save_part(path, part):
     np.savez(path, settings=json.dumps([part.settings, values]), **arrays, **layers)
 
 
-def load_part(path):
-    """Reads what `save_part` has written.
+def load_part(path: Path) -> Part:
+    """Reads a file that `save_part` has written.
 
     Args:
-        path: path of the file.
+        path: the `.npz` file.
 
     Returns:
-        `Part`.
+        The evaluation.
 
     Raises:
-        UserError: if it is something else.
+        UserError: if the file is damaged or something else.
     """
     try:
         with np.load(path) as file:
@@ -90,23 +97,23 @@ def load_part(path):
     return Part(result, LayerSums(**layers), settings)
 
 
-def merge_parts(parts):
-    """Puts the evaluations of all shards together.
+def merge_parts(parts: Sequence[Part]) -> Part:
+    """Joins the evaluations of all shards.
 
     Args:
-        parts: list of `Part`, in the order of the shards.
+        parts: the evaluations, in the order of the shards.
 
     Returns:
-        `Part`.
+        The evaluation of all images.
 
     Raises:
-        UserError: if they are not of one evaluation.
+        UserError: if they do not belong to one evaluation.
     """
 
-    def settings_of(part):
+    def settings_of(part: Part) -> dict[str, Any]:
         names = ("estimator", "seed", "bits_per_nat")
         return part.settings | {name: getattr(part.evaluation, name) for name in names}
 
-    check_of_one_job([*map(settings_of, parts)])
+    check_same_job([*map(settings_of, parts)])
     evaluations, layers, settings = zip(*parts, strict=True)
     return Part(concatenate(evaluations), functools.reduce(LayerSums.plus, layers), settings[0])

@@ -1,4 +1,4 @@
-"""What an evaluation gives: numbers for each image, and their means with standard errors."""
+"""The result of an evaluation: numbers for each image, and their means with standard errors."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class MeanAndError(TypedDict):
-    """The mean over the images and its standard error, which is None where there is one image alone."""
+    """The mean over the images and its standard error; the error is None if there is only one image."""
 
     mean: float
     standard_error: float | None
@@ -30,7 +30,7 @@ def mean_and_error(values: np.ndarray, scale: float = 1.0) -> MeanAndError:
 
 
 def plus_minus(value: MeanAndError, digits: int = 2, scale: float = 1.0) -> str:
-    """Writes a mean with its standard error for people.
+    """Formats a mean with its standard error.
 
     Args:
         value: the two numbers.

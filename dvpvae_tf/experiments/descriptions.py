@@ -66,7 +66,7 @@ class Experiments(StrictSettings):
     costs: dict[str, CostTable]
 
     def all(self) -> dict[str, Table]:
-        """Gives all tables and figures by their names."""
+        """Returns all tables and figures by name."""
         return self.tables | self.figures | self.plots | self.costs
 
 
@@ -106,7 +106,7 @@ def _with_settings(row: Row, settings: dict[str, Any]) -> Row:
 
 
 def row_config(row: Row, overrides: dict[str, Any], seed: int, folder: str | Path) -> TrainConfig:
-    """Gives the settings of one run. Rows of several tables with the same settings are one run.
+    """Returns the settings of one run. Rows of several tables with the same settings are one run.
 
     Args:
         row: the row.

@@ -1,4 +1,4 @@
-"""What the figures of the paper show: images of trained models, and plots of what their runs have logged.
+"""The figures of the paper: images of trained models, and plots of the metrics of their runs.
 
 `systems.yaml` names these functions.
 """

@@ -60,8 +60,8 @@ def to_unit_range(images: tf.Tensor, image_shape: tuple[int, ...] | None = None)
 
 def _assert_unit_range(images):
     inside = in_unit_range(images)
-    told = [f"{RANGE}: divide 0..255 by 255", tf.reduce_min(images), tf.reduce_max(images)]
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(inside), told)]):
+    message = [f"{RANGE}: divide 0..255 by 255", tf.reduce_min(images), tf.reduce_max(images)]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(inside), message)]):
         return tf.where(inside, images, float("nan"))
 
 

@@ -16,17 +16,16 @@ from dvpvae_tf.optimizers import as_tensors, as_vector
 class BoundModel(BuiltModel):
     """The base of a model that is trained on a bound of the log-likelihood.
 
-    A subclass is called as `model(images, seeds=None, training=False)` and gives the `Elbo` of each image; all its
-    weights are there when its constructor returns. `fit` minimises the mean negative ELBO in bits per dimension, and
-    `evaluate` reports it in nats too. Both work on one device, several, or several machines (`tf.distribute`), with the
-    same result.
+    A subclass is called as `model(images, seeds=None, training=False)` and returns the `Elbo` of each image. Its
+    constructor makes all weights. `fit` minimises the mean negative ELBO in bits per dimension; `evaluate` reports it
+    in nats too. Both work on one device, on several, or on several machines (`tf.distribute`), with the same result.
 
-    Its attribute `gradient_accumulation`, 1 unless set before `fit`, is the number of parts in which each device
-    computes its share of a batch, one after the other: the same steps (apart from dropout) in less memory.
+    To save memory, set the attribute `gradient_accumulation` before `fit`. Each device then computes its share of a
+    batch in so many parts, one after the other. The steps are the same, apart from dropout.
 
     Args:
         image_shape: `(D, D, C)`.
-        seed: int, of all noise in training and evaluation.
+        seed: seed of all noise in training and evaluation.
         **kwargs: passed to `keras.Model`.
 
     Raises:
@@ -66,12 +65,12 @@ class BoundModel(BuiltModel):
 
     @property
     def num_parameters(self) -> int:
-        """The number of parameters, frozen ones too; `count_params` counts all variables."""
+        """The number of parameters, including frozen ones; `count_params` counts all variables."""
         return sum(math.prod(weight.shape) for weight in parameters_of(self))
 
     @property
     def metrics_names(self) -> list[str]:
-        """Names of what `evaluate` gives, in its order, and then of what only training gives."""
+        """The names of the values that `evaluate` returns, in order, and then of those that only training has."""
         return ["loss", *self.bound_metrics, "gradient_norm", "skipped_steps"]
 
     @property
@@ -158,7 +157,7 @@ class BoundModel(BuiltModel):
         return super().predict_on_batch(x)
 
     def _checked_data(self, data):
-        """The data, checked before anything is traced as far as that is possible, and else while they are read."""
+        """Returns the data. It checks as much as it can before anything is traced, and the rest while data are read."""
         if isinstance(data, tf.data.Dataset):
             images = images_of(data.element_spec)
             if images.shape[1:].is_fully_defined():
@@ -195,7 +194,7 @@ class BoundModel(BuiltModel):
         self._apply_if(finite, gradients)
         intact = tf.math.is_finite(tf.norm(as_vector([weight.value for weight in self.trainable_variables])))
         counts = tf.cast(finite, tf.float32)  # a skipped step leaves no trace in the means
-        # A step that breaks the weights must not look like progress.
+        # A step after which weights are not finite must not look like progress.
         self._update_bound_metrics(tf.where(intact, sums, math.nan), counts * num_images)
         self.gradient_norm.update_state(_finite_or_zero(gradient_norm), counts)
         self.last_gradient_norm.reset_state()
@@ -323,7 +322,7 @@ class BoundModel(BuiltModel):
         return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
     def _function_of_several_machines(self, step):
-        """What `fit` and `evaluate` call with an iterator. Logs are the same on all devices: the first gives them."""
+        """Makes the function of an iterator that `fit` and `evaluate` call. It returns the logs of the first device."""
         strategy = self.distribute_strategy
 
         def run(batch):
@@ -359,7 +358,7 @@ def images_of(data):
 
 
 def _refuse(arguments, reason):
-    """Refuses arguments that are not None: nothing given by the user is passed over in silence."""
+    """Raises an error for arguments that are not None, so that none is silently ignored."""
     given = [name for name, value in arguments.items() if value is not None]
     if given:
         raise ValueError(f"Leave out {' and '.join(given)}: {reason}.")
@@ -373,9 +372,9 @@ def _assert_pixels(*data):
 
 
 def _padded(images, parts=1):
-    """The images and weights of 1, with black images of weight 0 added: there is at least one, and `parts` divide them.
+    """Adds black images of weight 0, until there is at least one image and `parts` divides their number.
 
-    The last batch may leave a replica without images, or with too few to be shared out evenly.
+    In the last batch a replica may have no images, or a number that cannot be divided evenly.
     """
     rows = images.shape[0]
     if rows and rows % parts == 0:

@@ -13,7 +13,7 @@ from dvpvae_tf.priors.terms import TrajectoryScore
 
 
 class ImageData(NamedTuple):
-    """What is computed once for each image: its `Features`, and what the likelihood scores, float32 `[N, D, D, C]`."""
+    """`Features` of images, and the targets that the likelihood scores, float32 `[N, D, D, C]`; once for all draws."""
 
     features: Features
     target: tf.Tensor
@@ -150,7 +150,7 @@ def importance_log_weight(drawn: Draw) -> tf.Tensor:
 
 
 def published_log_weight(model: DVPVAE, drawn: Draw, seeds: tf.Tensor, steps: int | None) -> tf.Tensor:
-    """Computes what the released test code takes for the log-weight: not one.
+    """Computes what `published` takes for the log-weight: too high, so it gives no bound.
 
     It has the KL of each layer in closed form, and an estimate of log r(u) that is too high.
 
@@ -168,6 +168,6 @@ def published_log_weight(model: DVPVAE, drawn: Draw, seeds: tf.Tensor, steps: in
         return log_weight
     u, terms = drawn.inference.pseudoinput, drawn.score.terms
     if steps is not None:
-        fresh = noise.normal(noise.fork(seeds, Purpose.RELEASED_ESTIMATE), steps * math.prod(u.shape[1:]))
-        terms = model.prior.released_estimate(u, fresh, steps)
+        fresh = noise.normal(noise.fork(seeds, Purpose.PUBLISHED_ESTIMATE), steps * math.prod(u.shape[1:]))
+        terms = model.prior.published_terms(u, fresh, steps)
     return log_weight - tf.add_n(terms) - drawn.log_prob_u

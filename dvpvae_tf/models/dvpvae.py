@@ -13,6 +13,7 @@ from dvpvae_tf.layers.pixels import to_unit_range
 from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.generative_model import GenerativeModel
+from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.noise import Purpose, Stream
@@ -26,12 +27,12 @@ class DVPVAE(GenerativeModel):
     """The hierarchical VAE with a diffusion-based VampPrior, or, without a pseudoinput, the Ladder VAE (Table 5).
 
     Images go in as uint8, or float32 in [0, 1], `[N, D, D, C]`. Called as `model(images, seeds=None)` it gives the
-    `Elbo` of each image. `BoundModel` trains and evaluates it; `GenerativeModel` has what users do with it.
+    `Elbo` of each image. `BoundModel` has training and evaluation, `GenerativeModel` sampling.
 
     Example:
         >>> model = DVPVAE.from_preset("mnist5k")
         >>> model.adapt(train)
-        >>> model.compile(dvpvae_tf.Adamax(1e-2, global_clipnorm=5.0, use_ema=True))
+        >>> model.compile(dvpvae_tf.FusedAdamax(1e-2, global_clipnorm=5.0, use_ema=True))
         >>> model.fit(train, validation_data=validation, epochs=2)
         >>> images = model.sample(16, temperature=0.9, seed=0)
 
@@ -39,7 +40,7 @@ class DVPVAE(GenerativeModel):
         image_shape: `(D, D, C)`.
         scales: sides of the latents, fine to coarse; each divides the one before, the first divides D.
         layers_per_scale: the number of stochastic layers at each scale.
-        likelihood: p(x|z), from `dvpvae_tf.models.likelihoods`.
+        likelihood: p(x|z), see `dvpvae_tf.models.likelihoods`.
         pseudoinput: r(u|x), a `Pseudoinput`; None for the Ladder VAE.
         prior: r(u), from `dvpvae_tf.priors`; None for the Ladder VAE.
         top_prior: a `VampPrior` over the top latent, in place of its conditional Gaussian, or None (Table 6).
@@ -53,7 +54,7 @@ class DVPVAE(GenerativeModel):
             grey image.
         input_mean: subtracted from the pixels in 0..255 before the encoder.
         input_std: what they are then divided by.
-        seed: of all noise in training and evaluation.
+        seed: seed of all noise in training and evaluation.
         **kwargs: passed to `keras.Model`.
 
     Raises:
@@ -67,7 +68,7 @@ class DVPVAE(GenerativeModel):
         image_shape: tuple[int, int, int],
         scales: tuple[int, ...],
         layers_per_scale: tuple[int, ...],
-        likelihood,
+        likelihood: Likelihood,
         pseudoinput: Pseudoinput | None = None,
         prior: keras.layers.Layer | None = None,
         top_prior: VampPrior | None = None,
@@ -157,7 +158,7 @@ class DVPVAE(GenerativeModel):
         return Elbo(-log_likelihood, tf.stack(inference.kl, axis=1), kl_u + tf.zeros_like(log_likelihood))
 
     def prepare(self, images: tf.Tensor) -> tf.Tensor:
-        """Gives images as `extract_features` and `target` take them.
+        """Checks images and converts them to float32 in [0, 1].
 
         Args:
             images: `[N, D, D, C]`: uint8, or float in [0, 1].
@@ -172,7 +173,7 @@ class DVPVAE(GenerativeModel):
         return to_unit_range(images, self.image_shape)
 
     def target(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-        """Gives what the likelihood scores: of grey images, one binary draw each (dynamic binarization).
+        """Computes what the likelihood scores: for a Bernoulli likelihood, a binary draw of each image.
 
         Args:
             images: float32 `[N, D, D, C]` in [0, 1].
@@ -188,11 +189,11 @@ class DVPVAE(GenerativeModel):
 
     @property
     def walk_noise_shapes(self) -> list[tuple[int, ...]]:
-        """Shapes a row of the noise that `walk` takes: of u, `(0,)` for the Ladder VAE, and of each z."""
+        """The shapes of the noise that `walk` takes for one image: of u (`(0,)` for the Ladder VAE), then of each z."""
         return [self.pseudoinput.shape if self.pseudoinput else (0,), *self.top_down.latent_shapes]
 
     def _bound_noise(self, seeds):
-        """The noise of the bound of u, and that of `walk`."""
+        """Draws the noise of the bound on log r(u), and the noise of `walk`."""
         bound_size = self.prior.bound_noise_size if self.prior else 0
         return noise.normals(noise.fork(seeds, Purpose.INFERENCE), [(bound_size,), *self.walk_noise_shapes])
 
@@ -250,7 +251,7 @@ class DVPVAE(GenerativeModel):
     # What users call
 
     def adapt(self, images: tf.data.Dataset | np.ndarray) -> None:
-        """Prepares the pseudoinputs, in one pass: S of Algorithm 1, or where those of a VampPrior start.
+        """Prepares the pseudoinputs in one pass: S of Algorithm 1, or the initial pseudoinputs of a VampPrior.
 
         Args:
             images: array, or `tf.data.Dataset` of batches, `[N, D, D, C]`: uint8, or float32 in [0, 1]. A data set may
@@ -266,15 +267,15 @@ class DVPVAE(GenerativeModel):
 
     @property
     def adapted(self) -> bool:
-        """Whether everything that `adapt` computes is there."""
+        """Whether `adapt` has been called, if a part needs it."""
         return all(part is None or part.adapted for part in (self.pseudoinput, self.top_prior))
 
     def infer(self, images: np.ndarray | tf.Tensor, sample: bool = True, seed: int = 0, first: int = 0) -> Inference:
         """Infers the pseudoinput and the latents of images.
 
         Args:
-            images: `[N, D, D, C]`: uint8, or float32 in [0, 1]. They go to the encoder as they are.
-            sample: True draws u and z from their posteriors. False takes their means: no noise anywhere.
+            images: `[N, D, D, C]`: uint8, or float32 in [0, 1]. The encoder sees them as they are, never binarized.
+            sample: True draws u and z from their posteriors; False takes the means.
             seed: of the noise.
             first: index of the first image; the noise of an image depends on the seed and its index.
 

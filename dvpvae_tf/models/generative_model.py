@@ -1,4 +1,4 @@
-"""What users do with a whole model: sample, reconstruct, calibrate, save and load presets."""
+"""The methods that users call on a trained model: sample, reconstruct, calibrate, presets."""
 
 import functools
 from typing import Literal, Unpack

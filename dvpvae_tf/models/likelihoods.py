@@ -1,5 +1,7 @@
 """Likelihoods p(x | z): from the decoder's last map to a TensorFlow Probability distribution over images."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -168,120 +170,126 @@ def _log_bin_probability(level, location, scale):
     )
 
 
-@keras.saving.register_keras_serializable(package="dvpvae_tf")
-class BernoulliLikelihood:
-    """Independent Bernoulli pixels, for dynamically binarised grey images (Table 7: MNIST and OMNIGLOT)."""
+class Likelihood:
+    """The base of p(x|z): the map from the decoder's outputs to a distribution over images.
 
-    needs_uniform = True
+    Subclasses are registered with Keras and define the methods below; images are float32 `[N, H, W, C]` in [0, 1].
+    """
 
-    def num_parameters(self, channels):
-        """Number of decoder outputs a pixel: one logit a channel.
+    needs_uniform = False  # whether `target` takes uniform noise
 
-        Args:
-            channels: Number of image channels.
-
-        Returns:
-            The number K of parameters a pixel.
-        """
-        return channels
-
-    def target(self, images, uniform=None):
-        """Binary images to be scored by `distribution`.
+    def num_parameters(self, channels: int) -> int:
+        """Returns K, the number of decoder outputs for each pixel.
 
         Args:
-            images: float32 [N, H, W, C] in [0, 1].
-            uniform: float32 [N, H, W, C], uniform noise in [0, 1): a pixel becomes 1 with its grey value as
-                the probability. Without it, a pixel becomes 1 where its grey value is above 0.5.
+            channels: number of image channels.
 
-        Returns:
-            float32 [N, H, W, C] of zeros and ones.
+        Raises:
+            UserError: if the likelihood has no form for this number of channels.
         """
-        threshold = 0.5 if uniform is None else uniform
-        return tf.cast(images > threshold, tf.float32)
+        raise NotImplementedError
 
-    def distribution(self, parameters, temperature=1.0):
-        """The distribution p(x | z) over binary images.
+    def target(self, images: tf.Tensor, uniform: tf.Tensor | None = None) -> tf.Tensor:
+        """Converts images to the values that `distribution` scores.
 
         Args:
-            parameters: Logits [..., H, W, C] of any float type; computed with in float32.
-            temperature: Ignored, as a Bernoulli distribution has no scale.
+            images: float32 `[N, H, W, C]` in [0, 1].
+            uniform: float32 `[N, H, W, C]`, uniform noise in [0, 1), where `needs_uniform` is True.
 
         Returns:
-            TFP distribution of float32 events [H, W, C], log-probabilities in nats.
+            float32 `[N, H, W, C]`.
         """
-        logits = tf.cast(parameters, tf.float32)
-        return tfd.Independent(tfd.Bernoulli(logits, dtype=tf.float32), reinterpreted_batch_ndims=3)
+        raise NotImplementedError
 
-    def mean_images(self, parameters):
-        """Returns the mean of p(x|z): the probabilities.
+    def distribution(self, parameters: tf.Tensor, temperature: float | tf.Tensor = 1.0) -> tfd.Distribution:
+        """Returns p(x|z), a distribution over targets `[H, W, C]` with log-probabilities in nats.
 
         Args:
-            parameters: Logits [..., H, W, C].
+            parameters: decoder outputs `[..., H, W, K]` of any float type; computed with in float32.
+            temperature: scalar that multiplies the scale, if there is one.
 
-        Returns:
-            float32 [..., H, W, C] in [0, 1].
+        Raises:
+            ValueError: if K is wrong.
         """
-        return tf.sigmoid(tf.cast(parameters, tf.float32))
+        raise NotImplementedError
 
-    def images(self, parameters, seeds=None, temperature=1.0):
-        """Images to look at: the mean, that is the probabilities; nothing is drawn.
+    def mean_images(self, parameters: tf.Tensor) -> tf.Tensor:
+        """Computes the mean of p(x|z), float32 `[..., H, W, C]` in [0, 1].
 
         Args:
-            parameters: Logits [..., H, W, C].
-            seeds: Ignored.
-            temperature: Ignored.
+            parameters: decoder outputs `[..., H, W, K]`.
+        """
+        raise NotImplementedError
+
+    def images(
+        self, parameters: tf.Tensor, seeds: tf.Tensor | None = None, temperature: float | tf.Tensor = 1.0
+    ) -> tf.Tensor:
+        """Makes images to look at: draws of p(x|z), or without seeds its most likely image.
+
+        Args:
+            parameters: decoder outputs `[N, H, W, K]`.
+            seeds: int32 `[N, 2]`, one seed for each image.
+            temperature: scalar, or `[N, 1, 1, 1]`, that multiplies the scale. At 0 the image is the mean.
 
         Returns:
-            float32 [..., H, W, C] in [0, 1].
+            float32 `[N, H, W, C]` in [0, 1].
         """
-        return self.mean_images(parameters)
+        raise NotImplementedError
 
-    def get_config(self):
-        """Empty: there is nothing to configure.
-
-        Returns:
-            An empty dictionary.
-        """
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {}
 
     @classmethod
-    def from_config(cls, config):
-        """Rebuild from `get_config`.
-
-        Args:
-            config: The dictionary of `get_config`.
-
-        Returns:
-            The likelihood.
-        """
+    def from_config(cls, config: dict[str, Any]) -> "Likelihood":
+        """Makes a likelihood from what `get_config` returns."""
         return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
-class DiscretizedLogisticMixtureLikelihood:
-    """`DiscretizedLogisticMixture` pixels, for grey or colour images of 256 levels (Table 7: CIFAR-10).
+class BernoulliLikelihood(Likelihood):
+    """Independent Bernoulli pixels, for dynamically binarized grey images (Table 7: MNIST and OMNIGLOT).
 
-    Args:
-        num_mixtures: Number of mixture components M.
+    Each pixel has one logit for each channel. `target` sets a pixel to 1 with its grey value as the probability, or
+    without noise where its grey value is above 0.5. `images` are the probabilities: nothing is drawn.
     """
 
-    needs_uniform = False
+    needs_uniform = True
 
-    def __init__(self, num_mixtures=10):
+    def num_parameters(self, channels: int) -> int:
+        return channels
+
+    def target(self, images: tf.Tensor, uniform: tf.Tensor | None = None) -> tf.Tensor:
+        threshold = 0.5 if uniform is None else uniform
+        return tf.cast(images > threshold, tf.float32)
+
+    def distribution(self, parameters: tf.Tensor, temperature: float | tf.Tensor = 1.0) -> tfd.Distribution:
+        logits = tf.cast(parameters, tf.float32)
+        return tfd.Independent(tfd.Bernoulli(logits, dtype=tf.float32), reinterpreted_batch_ndims=3)
+
+    def mean_images(self, parameters: tf.Tensor) -> tf.Tensor:
+        return tf.sigmoid(tf.cast(parameters, tf.float32))
+
+    def images(
+        self, parameters: tf.Tensor, seeds: tf.Tensor | None = None, temperature: float | tf.Tensor = 1.0
+    ) -> tf.Tensor:
+        return self.mean_images(parameters)
+
+
+@keras.saving.register_keras_serializable(package="dvpvae_tf")
+class DiscretizedLogisticMixtureLikelihood(Likelihood):
+    """`DiscretizedLogisticMixture` pixels, for grey or colour images of 256 levels (Table 7: CIFAR-10).
+
+    Targets are in [-1, 1]. A pixel has K = 3 M parameters for one channel, K = 10 M for three.
+
+    Args:
+        num_mixtures: M, the number of mixture components.
+    """
+
+    def __init__(self, num_mixtures: int = 10):
         self.num_mixtures = num_mixtures
 
-    def num_parameters(self, channels):
-        """Number of decoder outputs a pixel.
-
-        Args:
-            channels: Number of image channels, 1 or 3.
-
-        Returns:
-            The number K of parameters a pixel: 3 M for one channel, 10 M for three.
-
-        Raises:
-            UserError: For other numbers of channels.
-        """
+    def num_parameters(self, channels: int) -> int:
         if channels not in PARAMETERS_PER_MIXTURE:
             raise UserError(
                 f"for the discretized logistic mixture images have 1 or 3 channels, not {channels}: "
@@ -289,60 +297,18 @@ class DiscretizedLogisticMixtureLikelihood:
             )
         return PARAMETERS_PER_MIXTURE[channels] * self.num_mixtures
 
-    def target(self, images, uniform=None):
-        """Images as `distribution` scores them.
-
-        Args:
-            images: float32 [N, H, W, C] in [0, 1].
-            uniform: Ignored: nothing is drawn.
-
-        Returns:
-            float32 [N, H, W, C] in [-1, 1].
-        """
+    def target(self, images: tf.Tensor, uniform: tf.Tensor | None = None) -> tf.Tensor:
         return 2.0 * images - 1.0
 
-    def distribution(self, parameters, temperature=1.0):
-        """The distribution p(x | z) over images in [-1, 1].
-
-        Args:
-            parameters: Decoder outputs [..., H, W, K] of any float type; computed with in float32.
-            temperature: Scalar that multiplies the scale of every logistic.
-
-        Returns:
-            `DiscretizedLogisticMixture` of float32 events [H, W, C], log-probabilities in nats.
-
-        Raises:
-            ValueError: If K fits neither one nor three channels.
-        """
+    def distribution(self, parameters: tf.Tensor, temperature: float | tf.Tensor = 1.0) -> tfd.Distribution:
         return DiscretizedLogisticMixture(parameters, self.num_mixtures, temperature)
 
-    def mean_images(self, parameters):
-        """Returns the mean of p(x|z), see `DiscretizedLogisticMixture`.
-
-        Args:
-            parameters: Decoder outputs [..., H, W, K].
-
-        Returns:
-            float32 [..., H, W, C] in [0, 1], not rounded to the 256 levels.
-        """
+    def mean_images(self, parameters: tf.Tensor) -> tf.Tensor:
         return (self.distribution(parameters).mean() + 1.0) / 2.0
 
-    def images(self, parameters, seeds=None, temperature=1.0):
-        """Images to look at: one draw for each row, or the mode.
-
-        Args:
-            parameters: Decoder outputs [N, H, W, K].
-            seeds: int32 [N, 2], one seed an image: an image depends on its own parameters and seed only.
-                Without seeds, the mode is returned.
-            temperature: Scalar, or [N, 1, 1, 1], that multiplies the scale of every logistic. Where it is 0
-                nothing is drawn: the image is the mean.
-
-        Returns:
-            float32 [N, H, W, C] in [0, 1].
-
-        Raises:
-            ValueError: If K fits neither one nor three channels.
-        """
+    def images(
+        self, parameters: tf.Tensor, seeds: tf.Tensor | None = None, temperature: float | tf.Tensor = 1.0
+    ) -> tf.Tensor:
         if seeds is None:
             return (self.distribution(parameters).mode() + 1.0) / 2.0
         temperatures = tf.broadcast_to(tf.cast(temperature, tf.float32), [tf.shape(seeds)[0], 1, 1, 1])
@@ -353,22 +319,5 @@ class DiscretizedLogisticMixtureLikelihood:
         )
         return tf.where(temperatures > 0.0, (drawn + 1.0) / 2.0, self.mean_images(parameters))
 
-    def get_config(self):
-        """Arguments of the constructor.
-
-        Returns:
-            A dictionary that `from_config` takes.
-        """
+    def get_config(self) -> dict[str, Any]:
         return {"num_mixtures": self.num_mixtures}
-
-    @classmethod
-    def from_config(cls, config):
-        """Rebuild from `get_config`.
-
-        Args:
-            config: The dictionary of `get_config`.
-
-        Returns:
-            The likelihood.
-        """
-        return cls(**config)

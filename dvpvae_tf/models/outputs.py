@@ -30,7 +30,7 @@ class Elbo(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What depends on the images alone, computed once for any number of draws.
+    """Features of images. They depend on the images only, so they are computed once for any number of draws.
 
     Attributes:
         by_side: features of the bottom-up path, a dict from the side of each scale to `[N, side, side, channels]` in

@@ -82,7 +82,7 @@ def save_preset(model: keras.Model, folder: str | Path, **metadata: Any) -> None
 
 
 def is_preset(name_or_folder: str | Path) -> bool:
-    """Tells whether `load_preset` would find a preset.
+    """Checks whether `load_preset` would find a preset.
 
     Args:
         name_or_folder: the name of a trained preset, or a folder.
@@ -94,7 +94,7 @@ def is_preset(name_or_folder: str | Path) -> bool:
 
 
 def is_preset_folder(path: str | Path) -> bool:
-    """Tells whether a path is the folder of a preset.
+    """Checks whether a path is the folder of a preset.
 
     Args:
         path: any path.

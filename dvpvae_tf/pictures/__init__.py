@@ -1,7 +1,6 @@
 """Pictures of what a model makes: samples, reconstructions, interpolations."""
 
 from dvpvae_tf.pictures.rows import (
-    LOW_TEMPERATURE,
     grid,
     interpolation,
     partial_reconstructions,
@@ -14,7 +13,6 @@ from dvpvae_tf.pictures.rows import (
 )
 
 __all__ = [
-    "LOW_TEMPERATURE",
     "grid",
     "interpolation",
     "partial_reconstructions",

@@ -8,12 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
+from dvpvae_tf.config.temperatures import LOW_TEMPERATURE, PICTURE_PRIOR_TEMPERATURE, PICTURE_TEMPERATURE
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.noise import Purpose, Stream
 
-TEMPERATURE = 0.7
-PRIOR_TEMPERATURE = 0.8
-LOW_TEMPERATURE = 0.1  # of what is not inferred, in partial reconstructions and interpolations
 SMALLEST_SIDE = 64  # of an image in a saved picture, in pixels: smaller ones are enlarged towards it
 WHITE = 255
 
@@ -53,8 +51,8 @@ def to_uint8(images: np.ndarray | tf.Tensor) -> np.ndarray:
 def samples(model: DVPVAE, columns: int = 16, seed: int = 0) -> list[np.ndarray]:
     """Draws the rows of Figure 3: pseudoinputs above, the images made from them below.
 
-    The temperatures are `TEMPERATURE` and `PRIOR_TEMPERATURE`, below 1, and the pixels are means: likely images rather
-    than all kinds.
+    The temperatures are `PICTURE_TEMPERATURE` and `PICTURE_PRIOR_TEMPERATURE`, below 1, and the pixels are means: the
+    images are likely ones, with less variety than samples have.
 
     Args:
         model: an adapted model.
@@ -64,7 +62,7 @@ def samples(model: DVPVAE, columns: int = 16, seed: int = 0) -> list[np.ndarray]
     Returns:
         Two arrays `[columns, D, D, C]` in [0, 1]; the images alone for the Ladder VAE.
     """
-    temperatures = {"temperature": TEMPERATURE, "prior_temperature": PRIOR_TEMPERATURE}
+    temperatures = {"temperature": PICTURE_TEMPERATURE, "prior_temperature": PICTURE_PRIOR_TEMPERATURE}
     drawn = model.sample_with_pseudoinputs(columns, seed=seed, pixels="mean", **temperatures)
     return [row for row in (drawn.pseudoinputs, drawn.images) if row is not None]
 

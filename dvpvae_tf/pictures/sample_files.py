@@ -10,39 +10,23 @@ import numpy as np
 
 from dvpvae_tf import pictures
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.files import check_output
 
 COLUMNS = 16
-MOST_IN_GRID = 256
 JOB_FILE = "sampling.json"
-OUTPUT_HELP = (
-    "FILE.png: a grid, each image below its pseudoinput. FILE.npz: `images` and `pseudoinputs` (none for the "
-    "Ladder VAE), uint8 [N, D, D, C]. A name without suffix: a new folder of images 000000.png, 000001.png, ..."
-)
 
 
-def writer_of(output: Path, num: int, first: int = 0) -> Callable:
-    """Chooses the function that writes samples to an output, after checking that it can be written.
+def writer_of(output: Path, first: int = 0) -> Callable:
+    """Chooses the function that writes samples to an output.
 
     Args:
-        output: the path; its suffix says what it will be, see `OUTPUT_HELP`.
-        num: the number of samples.
+        output: the path; ".png" for a grid, ".npz" for arrays, "" for a folder of images.
         first: index of the first, which names the images of a folder.
 
     Returns:
         Function of a path and an iterable of `Samples`, float in [0, 1] or uint8. For a part of a job it takes the dict
         of the job's settings too, and writes it beside the samples. The path may be another than `output`, see
         `dvpvae_tf.files.write_atomically`.
-
-    Raises:
-        UserError: if it cannot be written, or the images are too many for a grid.
     """
-    check_output(output, [".png", ".npz", ""])
-    if output.suffix == ".png" and num > MOST_IN_GRID:
-        raise UserError(
-            f"{num} images are too many for a grid, which takes {MOST_IN_GRID}: give an --output that ends "
-            "in .npz, or a name without suffix for a folder"
-        )
     write_folder = functools.partial(_write_folder, first=first)
     return {".png": _write_grid, ".npz": _write_arrays, "": write_folder}[output.suffix]
 

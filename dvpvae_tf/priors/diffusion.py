@@ -207,8 +207,8 @@ class DiffusionPrior(keras.layers.Layer):
         """
         return self.process(steps).score(u, noise)
 
-    def released_estimate(self, u, noise, steps=None):
-        """Estimates -L_vlb(u) as the released test code does, from below: not a bound.
+    def published_terms(self, u, noise, steps=None):
+        """Computes the terms of -log r(u) in `published`: too low, so they give no bound.
 
         Its diffusion term is the mean of the continuous-time integrand at the right ends of T intervals, where the
         integrand is smaller than within them.

@@ -23,7 +23,7 @@ from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.models.refit import with_full_mixture, with_prior
-from dvpvae_tf.optimizers import Adamax
+from dvpvae_tf.optimizers import FusedAdamax
 from dvpvae_tf.priors import FullMixturePrior
 from dvpvae_tf.training.callbacks import (
     FollowProgress,
@@ -51,7 +51,7 @@ def make_model(config: TrainConfig, steps_per_epoch: int) -> DVPVAE:
     dtype = "mixed_bfloat16" if config.mixed_precision else "float32"
     with _rematerialization(config):
         model = build_model(config.model, seed=config.seed, dtype=dtype)
-    optimizer = Adamax(
+    optimizer = FusedAdamax(
         config.learning_rate,
         epsilon=1e-8,
         weight_decay=config.weight_decay,

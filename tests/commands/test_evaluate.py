@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dvpvae_tf import command_inputs, evaluation
-from dvpvae_tf import evaluate as evaluate_command
+from dvpvae_tf.data import pipelines
 from dvpvae_tf.evaluate import main
 from dvpvae_tf.evaluation import feature_distances
 from dvpvae_tf.models.loading import load_model
@@ -96,8 +96,8 @@ def test_bfloat16_gives_nearly_the_same(run_folder, tmp_path):
 @pytest.mark.slow
 def test_distances_of_features_are_those_of_the_library(run_folder, images, monkeypatch, tmp_path, capsys):
     trained, labels = [], tuple(np.arange(num) % 3 for num in (30, 20, 12))
-    monkeypatch.setattr(evaluate_command, "read_labels", lambda **_: labels)
-    monkeypatch.setattr(evaluate_command, "read_images", command_inputs.read_images)
+    monkeypatch.setattr(pipelines, "read_labels", lambda **_: labels)
+    monkeypatch.setattr(pipelines, "read_images", command_inputs.read_images)
     train = functools.partial(feature_distances.train_classifier, steps=20, verbose=0)
     monkeypatch.setattr(feature_distances, "train_classifier", lambda *inputs: trained.append(0) or train(*inputs))
     output, file = tmp_path / "results.json", tmp_path / "classifier.keras"

@@ -1,8 +1,6 @@
 """The command that draws images from a trained model."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -11,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dvpvae_tf import command_inputs, pictures, sample
-from dvpvae_tf.models import Samples
+from dvpvae_tf.models import Samples, sampling
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -38,13 +36,15 @@ def command(models, loaded, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
 
+    load = command_inputs.model_of
+
     def load_once(arguments):
         key = arguments.model, arguments.mixed_precision
         if key not in loaded:
-            loaded[key] = command_inputs.model_of(arguments)
+            loaded[key] = load(arguments)
         return loaded[key]
 
-    monkeypatch.setattr(sample, "model_of", load_once)
+    monkeypatch.setattr(command_inputs, "model_of", load_once)
 
     def run(*flags, model="dvp", **options):
         pairs = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
@@ -167,7 +167,7 @@ def test_a_folder_is_filled_as_the_images_are_drawn_and_appears_when_it_is_compl
             assert not Path("new").exists()
             yield Samples(np.zeros((2, 8, 8, 1), "float32"), None)
 
-    monkeypatch.setattr(sample, "sample_in_batches", in_batches)
+    monkeypatch.setattr(sampling, "sample_in_batches", in_batches)
     Path(".writing-new").mkdir()
     Path(".writing-new", "000999.png").touch()  # left by a process that was killed
     command(num=6, batch_size=2, output="new")
@@ -181,43 +181,10 @@ def test_a_full_disk_leaves_nothing_behind(command, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(keras.utils, "save_img", save)
-    monkeypatch.setattr(sample, "sample_in_batches", lambda *_, **__: [Samples(np.zeros((2, 8, 8, 1)), None)])
+    monkeypatch.setattr(sampling, "sample_in_batches", lambda *_, **__: [Samples(np.zeros((2, 8, 8, 1)), None)])
     for output in ("new", "new.png"):
         with pytest.raises(SystemExit):
             command(num=2, output=output)
         told = f"{output}: No space left on device: make room and run the same command again\n"
         assert capsys.readouterr().err.endswith(told)
     assert os.listdir() == []
-
-
-COMMANDS = {
-    "sample": "uint8 [N, D, D, C]",
-    "merge": "the --output of the shards",
-    "reconstruct": "--interpolate I J",
-    "client": "grpc://host:port/NAME",
-    "convert": "--weights",
-}
-# One after another, so that TensorFlow is imported once.
-HELP = """
-import runpy, sys
-for name in sys.argv[1:]:
-    sys.argv = [name, "--help"]
-    print("\\f")
-    try:
-        runpy.run_module("dvpvae_tf." + name, run_name="__main__", alter_sys=True)
-    except SystemExit as stop:
-        print("status", stop.code)
-"""
-
-
-@pytest.fixture(scope="module")
-def help_of():
-    """What each module prints as a command that is asked for help."""
-    result = subprocess.run([sys.executable, "-c", HELP, *COMMANDS], cwd=PROJECT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return dict(zip(COMMANDS, result.stdout.split("\f\n")[1:], strict=True))
-
-
-@pytest.mark.parametrize(("name", "says"), COMMANDS.items())
-def test_the_modules_run_as_commands(help_of, name, says):
-    assert says in help_of[name] and help_of[name].endswith("status 0\n")

@@ -38,8 +38,7 @@ def model(run_folder):
 def run(run_folder, model, tmp_path, monkeypatch):
     """Runs a command in an empty folder, on the run's data and model, which is loaded once, to make graphs once."""
     monkeypatch.chdir(tmp_path)
-    for module in (evaluate, sample):
-        monkeypatch.setattr(module, "model_of", lambda _: model)
+    monkeypatch.setattr(command_inputs, "model_of", lambda _: model)
     monkeypatch.setattr(command_inputs, "read_images", lambda **_: (None, None, np.load(run_folder / "test.npy")))
 
     def run(module, **options):
@@ -301,13 +300,13 @@ def test_parts_of_different_samplings_are_not_merged(run, capsys, output, run_fo
     assert "error: the parts are not of one job: num, seed, temperature differ" in merge_error(run, capsys, output)
     part = Shard(1, 2).part_of(Path(output))
     part.rename(f"other{part.suffix}")
-    load_model = sample.model_of
+    load_model = command_inputs.model_of
 
     def trained_on(arguments):
         model = load_model(arguments)
         model.set_weights([weight * 1.01 for weight in model.get_weights()])
         return model
 
-    monkeypatch.setattr(sample, "model_of", trained_on)
+    monkeypatch.setattr(command_inputs, "model_of", trained_on)
     run(sample, **common, shard="1/2")
     assert "error: the parts are not of one job: weights differ" in merge_error(run, capsys, output)

@@ -165,8 +165,8 @@ def test_a_weight_is_made_of_its_densities(tiny, images, changes):
         sampled += score.log_weight - of_q
         terms = score.terms
         if changes == {}:
-            fresh = noise.normal(noise.fork(seeds, noise.Purpose.RELEASED_ESTIMATE), prior.steps * 9)
-            terms = prior.released_estimate(u, fresh)
+            fresh = noise.normal(noise.fork(seeds, noise.Purpose.PUBLISHED_ESTIMATE), prior.steps * 9)
+            terms = prior.published_terms(u, fresh)
         analytic -= np.sum(terms, axis=0) + of_q
     np.testing.assert_allclose(result.estimates, -sampled, rtol=1e-4, atol=1e-2)
     np.testing.assert_allclose(published.estimates, -analytic, rtol=1e-4, atol=1e-2)

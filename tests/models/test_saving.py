@@ -148,7 +148,7 @@ def of_old_version():
 def test_a_file_of_an_older_version_is_the_same_model(of_old_version, images):
     model, expected = of_old_version
     assert model.adapted and int(model.training_steps) == 8
-    assert isinstance(model.optimizer, dvpvae_tf.Adamax) and int(model.optimizer.iterations) == 8
+    assert isinstance(model.optimizer, dvpvae_tf.FusedAdamax) and int(model.optimizer.iterations) == 8
     sums = [np.sum(np.float64(weight)) for weight in model.get_weights()]
     np.testing.assert_allclose(sums, expected["weight_sums"], rtol=1e-6, atol=1e-6)
     elbo = model(images(32)[:6])

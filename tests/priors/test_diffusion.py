@@ -326,11 +326,11 @@ def test_the_bound_of_many_steps_is_that_of_continuous_time(make_gaussian_prior)
     assert gaps[2] < 0.1 * gaps[0] + 4 * error and abs(gaps[3]) < gaps[0] / 32 + 4 * error
 
 
-def test_the_released_estimate_is_the_sum_at_the_right_ends(make_prior):
+def test_the_published_terms_is_the_sum_at_the_right_ends(make_prior):
     prior, steps = make_prior(), 5
     shake(prior)
     u, noise = normal(3, *SHAPE), normal(3, steps * DIMENSIONS, seed=1)
-    terms = prior.released_estimate(u, noise, steps)
+    terms = prior.published_terms(u, noise, steps)
     noises = tf.reshape(noise, [3, steps, *SHAPE])
     losses = [prior.diffusion_loss(u, tf.fill([3], (i + 1) / steps), noises[:, i]) for i in range(steps)]
     np.testing.assert_allclose(terms.diffusion, np.mean(losses, axis=0), rtol=1e-4)
