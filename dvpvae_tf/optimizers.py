@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -32,7 +33,7 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
     Source: Kingma and Ba, "Adam", ICLR 2015, Algorithm 2; Section 6.1 (Table 7).
     """
 
-    def __init__(self, learning_rate: float = 0.001, ema_momentum: float | None = None, **kwargs):
+    def __init__(self, learning_rate: float = 0.001, ema_momentum: float | None = None, **kwargs: Any):
         super().__init__(learning_rate, ema_momentum=MOST_MOMENTUM if ema_momentum is None else ema_momentum, **kwargs)
         self.grows_window = ema_momentum is None
         for name in ("clipnorm", "ema_overwrite_frequency", "gradient_accumulation_steps"):
@@ -84,7 +85,7 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
         for variable, value in zip(variables, as_tensors(vector, variables), strict=True):
             variable.assign(value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ema_momentum": None if self.grows_window else self.ema_momentum}
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-Shape = tuple[int | None, ...]
+from dvpvae_tf.layers.shape import Shape
 
 
 def dct_matrix(side: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-Shape = tuple[int | None, ...]
+from dvpvae_tf.layers.shape import Shape
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf", name="GroupNorm")

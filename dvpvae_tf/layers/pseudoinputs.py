@@ -13,8 +13,7 @@ import tensorflow as tf
 from dvpvae_tf.layers.convolution import uniform_initializer
 from dvpvae_tf.layers.dct import DCT, InverseDCT
 from dvpvae_tf.layers.pixels import iterate_images, to_unit_range
-
-Shape = tuple[int | None, ...]
+from dvpvae_tf.layers.shape import Shape
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")

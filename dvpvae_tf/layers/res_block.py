@@ -6,8 +6,7 @@ import keras
 import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
-
-Shape = tuple[int | None, ...]
+from dvpvae_tf.layers.shape import Shape
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")

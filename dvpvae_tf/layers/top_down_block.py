@@ -8,11 +8,10 @@ import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 from dvpvae_tf.layers.res_block import ResBlock
+from dvpvae_tf.layers.shape import Shape
 
 LOG_VAR_RANGE = (-10.0, 1.0)
 LOG_2_PI = math.log(2.0 * math.pi)
-
-Shape = tuple[int | None, ...]
 
 
 class TopDownStep(NamedTuple):

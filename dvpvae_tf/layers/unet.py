@@ -1,19 +1,23 @@
 """The noise predictor of the diffusion prior: a UNet of one resolution (Appendix C.1, Table 7)."""
 
+from typing import Any
+
 import keras
 import numpy as np
+import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D, uniform_initializer
 from dvpvae_tf.layers.group_norm import AdaptiveGroupNorm
+from dvpvae_tf.layers.shape import Shape
 
 GROUPS = 16
 
 
-def _norm(layer, name):
+def _norm(layer: keras.layers.Layer, name: str) -> AdaptiveGroupNorm:
     return AdaptiveGroupNorm(GROUPS, epsilon=1e-5, dtype=layer.dtype_policy, name=name)
 
 
-def _dense(layer, units, gain=1.0, name=None):
+def _dense(layer: keras.layers.Layer, units: int, gain: float = 1.0, name: str | None = None) -> keras.layers.Dense:
     return keras.layers.Dense(units, kernel_initializer=uniform_initializer(gain), dtype=layer.dtype_policy, name=name)
 
 
@@ -24,31 +28,31 @@ class TimeEmbedding(keras.layers.Layer):
     Maps `[N]` to `[N, channels]`. The sinusoids are computed in float32.
 
     Args:
-        channels: int, even.
+        channels: an even number.
         **kwargs: passed to `keras.layers.Layer`.
     """
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.channels = channels
         self.hidden = _dense(self, channels, name="hidden")
         self.output_layer = _dense(self, channels, name="output")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         half = self.channels // 2
         self.frequencies = (10000.0 ** (-np.arange(half) / half)).astype("float32")
         self.hidden.build((None, self.channels))
         self.output_layer.build((None, self.channels))
 
-    def call(self, time):
+    def call(self, time: tf.Tensor) -> tf.Tensor:
         angles = keras.ops.cast(time, "float32")[:, None] * self.frequencies
         waves = keras.ops.concatenate([keras.ops.cos(angles), keras.ops.sin(angles)], axis=-1)
         return self.output_layer(keras.ops.silu(self.hidden(waves)))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (input_shape[0], self.channels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "channels": self.channels}
 
 
@@ -59,12 +63,12 @@ class UNetBlock(keras.layers.Layer):
     Called as `block(inputs, embedding)`: `[N, d, d, input channels]` and `[N, width]` to `[N, d, d, channels]`.
 
     Args:
-        channels: int, output channels, divisible by 16.
-        dropout: float, dropout rate before the last convolution.
+        channels: output channels, divisible by 16.
+        dropout: dropout rate before the last convolution.
         **kwargs: passed to `keras.layers.Layer`.
     """
 
-    def __init__(self, channels, dropout=0.0, **kwargs):
+    def __init__(self, channels: int, dropout: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
         self.channels = channels
         self.dropout = dropout
@@ -74,9 +78,9 @@ class UNetBlock(keras.layers.Layer):
         self.norm_out = _norm(self, "norm_out")
         self.dropout_layer = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
         self.conv_out = MemoryEfficientConv2D(channels, 3, gain=0.0, dtype=self.dtype_policy, name="conv_out")
-        self.skip = None
+        self.skip: MemoryEfficientConv2D | None = None
 
-    def build(self, inputs_shape, embedding_shape):
+    def build(self, inputs_shape: Shape, embedding_shape: Shape) -> None:
         shape = (*inputs_shape[:-1], self.channels)
         if inputs_shape[-1] != self.channels:
             self.skip = MemoryEfficientConv2D(self.channels, 1, dtype=self.dtype_policy, name="skip")
@@ -87,17 +91,17 @@ class UNetBlock(keras.layers.Layer):
         for layer in (self.norm_out, self.dropout_layer, self.conv_out):
             layer.build(shape)
 
-    def call(self, inputs, embedding, training=False):
+    def call(self, inputs: tf.Tensor, embedding: tf.Tensor, training: bool = False) -> tf.Tensor:
         x = self.conv_in(self.norm_in(inputs))
         scale, shift = keras.ops.split(self.modulation(keras.ops.silu(embedding)), 2, axis=-1)
         x = keras.ops.silu(self.norm_out(x, scale=scale, shift=shift))
         x = self.conv_out(self.dropout_layer(x, training=training))
         return x + (inputs if self.skip is None else self.skip(inputs))
 
-    def compute_output_shape(self, inputs_shape, embedding_shape):
+    def compute_output_shape(self, inputs_shape: Shape, embedding_shape: Shape) -> Shape:
         return (*inputs_shape[:-1], self.channels)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "channels": self.channels, "dropout": self.dropout}
 
 
@@ -105,7 +109,7 @@ class UNetBlock(keras.layers.Layer):
 class SelfAttention(keras.layers.Layer):
     """One-head self-attention over all positions, as a residual: `[N, d, d, channels]` to the same."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
         self.norm = _norm(self, "norm")
         self.query_key_value = _dense(self, 3 * channels, name="query_key_value")
@@ -113,7 +117,7 @@ class SelfAttention(keras.layers.Layer):
         for layer in (self.norm, self.query_key_value, self.projection):
             layer.build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         _, height, width, channels = inputs.shape
         tokens = keras.ops.reshape(self.norm(inputs), (-1, height * width, channels))
         query, key, value = keras.ops.split(self.query_key_value(tokens), 3, axis=-1)
@@ -123,7 +127,7 @@ class SelfAttention(keras.layers.Layer):
         mixed = keras.ops.matmul(keras.ops.cast(weights, self.compute_dtype), value)
         return inputs + keras.ops.reshape(self.projection(mixed), (-1, height, width, channels))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
 
@@ -135,16 +139,16 @@ class UNet(keras.layers.Layer):
     dtype.
 
     Args:
-        channels: int, width, divisible by 16.
-        blocks: int, residual blocks before the middle (one more after it).
-        dropout: float, dropout rate inside the residual blocks.
+        channels: width, divisible by 16.
+        blocks: residual blocks before the middle (one more after it).
+        dropout: dropout rate inside the residual blocks.
         **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
         ValueError: if `channels` is not divisible by 16.
     """
 
-    def __init__(self, channels=16, blocks=2, dropout=0.0, **kwargs):
+    def __init__(self, channels: int = 16, blocks: int = 2, dropout: float = 0.0, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)  # a time in bfloat16 would have 8 bits
         if channels % GROUPS:
             raise ValueError(f"The UNet's channels must be divisible by {GROUPS}, got {channels}.")
@@ -152,7 +156,7 @@ class UNet(keras.layers.Layer):
         self.blocks = blocks
         self.dropout = dropout
 
-        def block(name):
+        def block(name: str) -> UNetBlock:
             return UNetBlock(channels, dropout, dtype=self.dtype_policy, name=name)
 
         self.time_embedding = TimeEmbedding(channels, dtype=self.dtype_policy, name="time_embedding")
@@ -164,7 +168,7 @@ class UNet(keras.layers.Layer):
         self.up = [block(f"up_{i}") for i in range(blocks + 1)]
         self.norm_out = _norm(self, "norm_out")
 
-    def build(self, inputs_shape, time_shape):
+    def build(self, inputs_shape: Shape, time_shape: Shape) -> None:
         features = (*inputs_shape[:-1], self.channels)
         embedding = (inputs_shape[0], self.channels)
         channels = inputs_shape[-1]
@@ -180,7 +184,7 @@ class UNet(keras.layers.Layer):
         for layer in (self.attention, self.norm_out, self.conv_out):
             layer.build(features)
 
-    def call(self, inputs, time, training=False):
+    def call(self, inputs: tf.Tensor, time: tf.Tensor, training: bool = False) -> tf.Tensor:
         embedding = self.time_embedding(time)
         x = self.conv_in(keras.ops.cast(inputs, self.compute_dtype))
         skips = [x]
@@ -193,8 +197,8 @@ class UNet(keras.layers.Layer):
             x = block(keras.ops.concatenate([x, skips.pop()], axis=-1), embedding, training=training)
         return self.conv_out(self.norm_out(x))
 
-    def compute_output_shape(self, inputs_shape, time_shape):
+    def compute_output_shape(self, inputs_shape: Shape, time_shape: Shape) -> Shape:
         return inputs_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "channels": self.channels, "blocks": self.blocks, "dropout": self.dropout}

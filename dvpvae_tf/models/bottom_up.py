@@ -1,11 +1,14 @@
 """The bottom-up path, from the image to features at each scale (Section 4.1, Figure 2a left)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 from dvpvae_tf.layers.res_block import ResBlock
+from dvpvae_tf.layers.shape import Shape
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -23,7 +26,7 @@ class BottomUp(keras.layers.Layer):
         **kwargs: passed to `keras.layers.Layer`.
     """
 
-    def __init__(self, scales: Sequence[int], channels: int, hidden_channels: int, blocks: int, **kwargs):
+    def __init__(self, scales: Sequence[int], channels: int, hidden_channels: int, blocks: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.scales = tuple(scales)
         self.channels = channels
@@ -38,7 +41,7 @@ class BottomUp(keras.layers.Layer):
             for side in self.scales
         ]
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.conv_in.build(input_shape)
         side = input_shape[1]
         self.pools = []
@@ -49,7 +52,7 @@ class BottomUp(keras.layers.Layer):
             self.pools.append(pool)
             side = target
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> list[tf.Tensor]:
         x = self.conv_in(inputs)
         features = []
         for stage, pool in zip(self.stages, self.pools, strict=True):
@@ -59,10 +62,10 @@ class BottomUp(keras.layers.Layer):
             features.append(x)
         return features
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> list[Shape]:
         return [(input_shape[0], side, side, self.channels) for side in self.scales]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "scales": self.scales,

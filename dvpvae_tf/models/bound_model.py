@@ -1,6 +1,7 @@
 """Training and evaluation of a model whose call gives the terms of a bound for each image."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.keras_internals import BuiltModel, check_settings, parameters_of, sum_no_gradients
 from dvpvae_tf.layers.pixels import check_images, take_images, to_unit_range
+from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.outputs import Elbo
 from dvpvae_tf.optimizers import as_tensors, as_vector
 
@@ -32,7 +34,7 @@ class BoundModel(BuiltModel):
         ValueError: if a setting of Keras, or `dtype`, is one that the model cannot compute with.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], seed: int = 0, **kwargs):
+    def __init__(self, image_shape: tuple[int, int, int], seed: int = 0, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)  # pixels and noise stay float32
         check_settings(self.dtype_policy)
         self.image_shape = tuple(image_shape)
@@ -44,7 +46,7 @@ class BoundModel(BuiltModel):
         self.last_gradient_norm = keras.metrics.Mean(name="last_gradient_norm")  # of one step
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         # int64: TensorFlow keeps int32 variables on the CPU, which a step that XLA compiles for a GPU cannot reach.
         self.training_steps = self.add_weight(
             shape=(),
@@ -90,7 +92,13 @@ class BoundModel(BuiltModel):
     # What users call
 
     def compile(
-        self, optimizer="rmsprop", loss=None, loss_weights=None, metrics=None, weighted_metrics=None, **kwargs
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Prepares the model for training. Arguments are those of `keras.Model.compile`.
 
@@ -113,7 +121,7 @@ class BoundModel(BuiltModel):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, *args, **kwargs) -> keras.callbacks.History:
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the model. Arguments and result are those of `keras.Model.fit`.
 
         Data sets may yield images, tuples of images and labels, or dictionaries with "image"; labels are not used.
@@ -130,7 +138,7 @@ class BoundModel(BuiltModel):
             kwargs["validation_data"] = self._checked_data(kwargs["validation_data"])
         return super().fit(self._checked_data(x), *args, **kwargs)
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
         """Evaluates the bound. Arguments and result are those of `keras.Model.evaluate`; for data sets see `fit`.
 
         Raises:
@@ -139,7 +147,7 @@ class BoundModel(BuiltModel):
         _refuse({"sample_weight": kwargs.get("sample_weight")}, "all images count alike")
         return super().evaluate(self._checked_data(x), *args, **kwargs)
 
-    def predict(self, x, *args, **kwargs) -> Elbo:
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Elbo:
         """Computes the terms of the bound of each image. Arguments are those of `keras.Model.predict`.
 
         Returns:
@@ -151,8 +159,8 @@ class BoundModel(BuiltModel):
         self._images_seen.assign(0)
         return super().predict(self._checked_data(x), *args, **kwargs)
 
-    def predict_on_batch(self, x) -> Elbo:
-        """Computes the terms of the bound of each image of one batch, see `predict`."""
+    def predict_on_batch(self, x: Any) -> Elbo:
+        """Computes the terms of the bound of each image of one batch, as `predict` does for its first batch."""
         self._images_seen.assign(0)
         return super().predict_on_batch(x)
 
@@ -177,7 +185,7 @@ class BoundModel(BuiltModel):
 
     # Training
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         images = images_of(data)
         first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
         images, weights = _padded(images, self.gradient_accumulation)
@@ -246,7 +254,7 @@ class BoundModel(BuiltModel):
 
     # Evaluation
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         images, weights, seeds, global_rows = self._evaluation_batch(data)
         sums = self._weighted_sums(self(images, seeds=seeds), weights)
         context = tf.distribute.get_replica_context()
@@ -255,7 +263,7 @@ class BoundModel(BuiltModel):
         )
         return self._bound_results()
 
-    def predict_step(self, data):
+    def predict_step(self, data: Any) -> Elbo:
         images, _, seeds, _ = self._evaluation_batch(data)
         rows = tf.shape(images_of(data))[0]
         return tf.nest.map_structure(lambda values: values[:rows], self(images, seeds=seeds))
@@ -295,7 +303,7 @@ class BoundModel(BuiltModel):
 
     # The compiled functions. With several machines Keras cannot reduce logs that are scalars: there we make them.
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         self.check_adapted()
         if not self.trainable_variables:
             raise ValueError("All weights are frozen: set model.trainable = True to train.")
@@ -307,13 +315,13 @@ class BoundModel(BuiltModel):
         if self._several_machines:
             self.train_function = self._function_of_several_machines(self.train_step)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         self.check_adapted()
         super().make_test_function(force)
         if self._several_machines:
             self.test_function = self._function_of_several_machines(self.test_step)
 
-    def make_predict_function(self, force=False):
+    def make_predict_function(self, force: bool = False) -> None:
         self.check_adapted()
         super().make_predict_function(force)
 
@@ -340,7 +348,7 @@ class BoundModel(BuiltModel):
         return next_steps
 
 
-def images_of(data):
+def images_of(data: Any) -> Any:
     """Takes the images out of what a data set yields.
 
     Args:

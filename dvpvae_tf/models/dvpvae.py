@@ -11,6 +11,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.layers.pixels import to_unit_range
 from dvpvae_tf.layers.pseudoinputs import Pseudoinput
+from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.generative_model import GenerativeModel
 from dvpvae_tf.models.likelihoods import Likelihood
@@ -81,7 +82,7 @@ class DVPVAE(GenerativeModel):
         input_mean: float = 127.5,
         input_std: float = 127.5,
         seed: int = 0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(image_shape, seed, **kwargs)
         self.likelihood = likelihood
@@ -123,7 +124,7 @@ class DVPVAE(GenerativeModel):
         if self.pseudoinput is not None and self.top_prior is not None:
             raise ValueError("Give a pseudoinput or a VampPrior over the top latent, not both.")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.bottom_up.build(input_shape)
         condition_shape = None
         if self.pseudoinput is not None:
@@ -144,7 +145,7 @@ class DVPVAE(GenerativeModel):
 
     # The bound
 
-    def call(self, images, seeds=None, training=False):
+    def call(self, images: tf.Tensor, seeds: tf.Tensor | None = None, training: bool = False) -> Elbo:
         if tf.executing_eagerly():
             self.check_adapted()
         images = self.prepare(images)

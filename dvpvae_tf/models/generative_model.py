@@ -1,11 +1,13 @@
 """The methods that users call on a trained model: sample, reconstruct, calibrate, presets."""
 
 import functools
-from typing import Literal, Unpack
+from pathlib import Path
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models import refit
 from dvpvae_tf.models.bound_model import BoundModel
 from dvpvae_tf.models.latents import encode_batch, encode_in_batches
@@ -24,11 +26,11 @@ class GenerativeModel(BoundModel):
 
     Args:
         image_shape: `(D, D, C)`.
-        seed: int, of all noise in training and evaluation.
+        seed: seed of all noise in training and evaluation.
         **kwargs: passed to `keras.Model`.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self._compile_functions()
 
@@ -37,7 +39,7 @@ class GenerativeModel(BoundModel):
         self.encode_function = tf.function(functools.partial(encode_batch, self), reduce_retracing=True)
 
     @classmethod
-    def from_preset(cls, name: str, load_weights: bool = False, **kwargs) -> "GenerativeModel":
+    def from_preset(cls, name: str, load_weights: bool = False, **kwargs: Any) -> "GenerativeModel":
         """Makes the model of a preset, with starting weights or trained ones.
 
         Args:
@@ -61,7 +63,7 @@ class GenerativeModel(BoundModel):
             return load_preset(name, load_weights, **kwargs)
         return build_model(load_config(name).model, **kwargs)
 
-    def save_to_preset(self, folder: str, **metadata) -> None:
+    def save_to_preset(self, folder: str | Path, **metadata: Any) -> None:
         """Saves the model as a preset: `config.json`, `metadata.json` and `model.weights.h5`, without an optimizer.
 
         Args:

@@ -1,13 +1,15 @@
 """The top-down path, from the top latent to the parameters of the likelihood (Section 4.2 and 4.3, Figure 2a right)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 from dvpvae_tf.layers.pseudoinputs import resize_bilinear
-from dvpvae_tf.layers.top_down_block import TopDownBlock
+from dvpvae_tf.layers.shape import Shape
+from dvpvae_tf.layers.top_down_block import TopDownBlock, TopDownStep
 
 LIKELIHOOD_INPUTS = ("all_latents", "last_latent", "last_features")
 
@@ -51,7 +53,7 @@ class TopDown(keras.layers.Layer):
         output_channels: int,
         likelihood_input: str = "all_latents",
         has_top_prior: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)  # noise and latents stay float32
         self.image_size = image_size
@@ -90,13 +92,13 @@ class TopDown(keras.layers.Layer):
 
     def build(
         self,
-        noise_shape,
-        condition_shape=None,
-        encoder_features_shape=None,
-        top_features_shape=None,
-        temperature_shape=None,
-        latents_shape=None,
-    ):
+        noise_shape: list[Shape] | None,
+        condition_shape: Shape | None = None,
+        encoder_features_shape: dict[int, Shape] | None = None,
+        top_features_shape: Shape | None = None,
+        temperature_shape: Shape | None = None,
+        latents_shape: list[Shape] | None = None,
+    ) -> None:
         for side, block in zip(self.sides, self.blocks, strict=True):
             condition = None if condition_shape is None else (None, side, side, condition_shape[-1])
             block.build((None, side, side, self.channels), condition_shape=condition)
@@ -110,12 +112,20 @@ class TopDown(keras.layers.Layer):
         """The shape `(side, side, channels)` of each stochastic layer's z, top layer first."""
         return [(side, side, self.latent_channels) for side in self.sides]
 
-    def call(self, noise, condition=None, encoder_features=None, top_features=None, temperature=1.0, latents=()):
+    def call(
+        self,
+        noise: Sequence[tf.Tensor],
+        condition: tf.Tensor | None = None,
+        encoder_features: dict[int, tf.Tensor] | None = None,
+        top_features: tf.Tensor | None = None,
+        temperature: float | tf.Tensor = 1.0,
+        latents: Sequence[tf.Tensor | None] = (),
+    ) -> tuple[tf.Tensor, list[TopDownStep]]:
         features = self._first_features(tf.shape(noise[0])[0])
         conditions = self._pooled(condition)
         encoder_features = encoder_features or {}
         given = [*latents, *[None] * (len(self.blocks) - len(latents))]
-        steps = []
+        steps: list[TopDownStep] = []
         for side, block, layer_noise, latent in zip(self.sides, self.blocks, noise, given, strict=True):
             features = resize_bilinear(features, side)
             of_encoder = encoder_features.get(side)
@@ -170,7 +180,7 @@ class TopDown(keras.layers.Layer):
             total += resize_bilinear(of_scale, self.image_size)
         return total / len(latents) ** 0.5
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "image_size": self.image_size,

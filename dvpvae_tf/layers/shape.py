@@ -1,0 +1,3 @@
+"""The type of the shapes that Keras passes to `build` and `compute_output_shape`."""
+
+Shape = tuple[int | None, ...]
