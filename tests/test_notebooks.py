@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from shallow_presets import SHALLOW_PRESETS
 
 nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install '.[test]'")
 
@@ -21,19 +22,14 @@ REDUCED = {
     "04_bounds": {"TOY_IMAGES": 8, "TOY_EPOCHS": 1, "TOY_SAMPLES": 2, "EPOCHS": 1, "IMAGES": 4, "SAMPLES": 4},
 }
 # Ten steps of two layers show what a hundred of eight do.
-SMALLER = """
+SMALLER = f"""{SHALLOW_PRESETS}
 import dvpvae_tf
-from dvpvae_tf import config as _config
 
 def _load_less(*arguments, load_dataset=dvpvae_tf.load_dataset, **options):
     train, validation, test = load_dataset(*arguments, **options)
     return train.take(10), validation.take(2), test
 
-def _load_shallow(preset, overrides=None, load_config=_config.load_config):
-    config = load_config(preset, overrides)
-    return config.model_copy(update={"model": config.model.model_copy(update={"layers_per_scale": (1, 1)})})
-
-dvpvae_tf.load_dataset, _config.load_config = _load_less, _load_shallow
+dvpvae_tf.load_dataset = _load_less
 """
 WHAT_WAS_READ = re.compile(r".*: \d+ pictures of \d+ x \d+ pixels \(RGB \d+\)\n")  # of a folder: no warning
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|var|usr|opt|mnt|work|Users)/|\b[A-Z]:\\")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shallow_presets import LAYERS, SHALLOW_PRESETS
 
 from dvpvae_tf.__main__ import COMMANDS
 
@@ -17,20 +18,20 @@ README = PROJECT / "README.md"
 PAGES = [README, *sorted((PROJECT / "docs").glob("*.md")), *sorted((PROJECT / "docs" / "results").glob("*.md"))]
 COMMAND = "python -m dvpvae_tf."
 
-CHECKS = """
+CHECKS = f"""
 import numpy as np
-assert {"negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"} <= set(result)
+assert {{"negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"}} <= set(result)
 assert 100 < result["negative_elbo"] < 600  # weights start unseeded; before the first step it is above 1,000
 assert images.dtype == np.float32 and images.shape == (16, 28, 28, 1) and 0 <= images.min() and images.max() <= 1
 np.testing.assert_array_equal(images, model.sample(16, temperature=0.9, seed=0))
-assert len(inference.kl) == 8 and inference.kl[0].shape == (16,)
+assert len(inference.kl) == {LAYERS} and inference.kl[0].shape == (16,)
 again = keras.saving.load_model("m.keras").evaluate(test, return_dict=True, verbose=0)
 expected = model.evaluate(test, return_dict=True, verbose=0)
 np.testing.assert_allclose(again["negative_elbo"], expected["negative_elbo"], rtol=1e-5)
 images = next(iter(test)).numpy()[:20]
 """
-EVALUATION_CHECKS = """
-assert result.estimates.shape == (20,) and result.kl_z.shape == (20, 8)
+EVALUATION_CHECKS = f"""
+assert result.estimates.shape == (20,) and result.kl_z.shape == (20, {LAYERS})
 assert result.estimates.mean() < result.negative_elbo.mean()
 """
 SAMPLING_CHECKS = """
@@ -106,7 +107,7 @@ def test_the_snippets_work_as_written(tmp_path):
     (readme,), (evaluation,), (sampling, pictures) = map(
         snippets, (README, docs / "evaluation.md", docs / "sampling.md")
     )
-    code = readme + CHECKS + evaluation + EVALUATION_CHECKS
+    code = SHALLOW_PRESETS + readme + CHECKS + evaluation + EVALUATION_CHECKS
     code += sampling + SAMPLING_CHECKS + "images = next(iter(test)).numpy()\n" + pictures + PICTURES_CHECKS
     result = subprocess.run(
         [sys.executable, "-c", code],
