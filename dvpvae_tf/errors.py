@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -60,7 +61,7 @@ def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
             when the reader of the output has ended, 130 for Ctrl-C.
     """
     _open_closed_streams()
-    with contextlib.suppress(AttributeError):  # a notebook's streams have no `reconfigure`
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not so in a notebook
         sys.stdout.reconfigure(errors="replace")
     try:
         try:

@@ -44,7 +44,9 @@ def _writing(path: Path) -> Iterator[None]:
     except UserError:  # raised by `write` itself, with a message
         raise
     except Exception as error:
-        cause = error  # zipfile fails a second time, with another type, when it closes what it could not write
+        cause: BaseException = (
+            error  # zipfile fails a second time, with another type, when it closes what it could not write
+        )
         while not isinstance(cause, OSError) and cause.__context__ is not None:
             cause = cause.__context__
         if not isinstance(cause, OSError):

@@ -157,8 +157,9 @@ def read_yaml(path: Path, expected: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: give {expected}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", see line {mark.line + 1}: {error.problem}" if mark else ": is it a text file?"
+        where = ": is it a text file?"
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            where = f", see line {error.problem_mark.line + 1}: {error.problem}"
         raise UserError(f"{path}: not valid YAML{where}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: should hold settings, one `key: value` on a line")

@@ -68,13 +68,13 @@ def read_folder(
     Raises:
         UserError: for a missing folder or size, an unknown colour, too few pictures, or a file that cannot be read.
     """
-    folder = _check_folder(folder)
+    root = _check_folder(folder)
     if image_size is None:
-        raise UserError(f"folder:{folder} needs image_size, the side to crop and resize its pictures to")
+        raise UserError(f"folder:{root} needs image_size, the side to crop and resize its pictures to")
     colour = _parse_colour(background)
     skipped: Counter[str] = Counter()
 
-    def read(path):
+    def read(path: Path) -> Picture | None:
         try:
             return _read_picture(path, image_size, colour)
         except Exception as error:  # Pillow's decoders raise many types for a damaged file
@@ -84,16 +84,16 @@ def read_folder(
                 ) from error
             return None
 
-    paths = list(_find_pictures(folder, skipped))
+    paths = list(_find_pictures(root, skipped))
     with ThreadPoolExecutor() as threads:
         pictures = [picture for picture in threads.map(read, paths) if picture is not None]
     if len(pictures) < len(paths):
         skipped["broken"] = len(paths) - len(pictures)
-    print(_describe(folder, pictures, skipped), file=sys.stderr)
+    print(_describe(root, pictures, skipped), file=sys.stderr)
     if not pictures:
-        raise UserError(f"there are no pictures in {folder}")
+        raise UserError(f"there are no pictures in {root}")
     digests = {picture.path: picture.digest for picture in pictures}
-    splits = dict.fromkeys(SPLIT_FOLDERS, digests) if whole and not find_splits(folder) else _split(folder, digests)
+    splits = dict.fromkeys(SPLIT_FOLDERS, digests) if whole and not find_splits(root) else _split(root, digests)
     mode = "L" if all(picture.image.mode == "L" for picture in pictures) else "RGB"
     images = {picture.path: np.asarray(picture.image.convert(mode)) for picture in pictures}
     return {
@@ -114,11 +114,11 @@ def list_splits(folder: str | Path) -> dict[str, dict[str, str]]:
     Raises:
         UserError: if there is no such folder or it has too few pictures.
     """
-    folder = _check_folder(folder)
-    digests = {path: _digest(path.read_bytes()) for path in _find_pictures(folder, Counter())}
-    splits = _split(folder, digests)
+    root = _check_folder(folder)
+    digests = {path: _digest(path.read_bytes()) for path in _find_pictures(root, Counter())}
+    splits = _split(root, digests)
     return {
-        split: {path.relative_to(folder).as_posix(): part[path] for path in _in_order(part)}
+        split: {path.relative_to(root).as_posix(): part[path] for path in _in_order(part)}
         for split, part in splits.items()
     }
 
@@ -139,7 +139,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
     return found if "train" in found and len(found) > 1 else {}
 
 
-def _check_folder(folder):
+def _check_folder(folder: str | Path) -> Path:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")

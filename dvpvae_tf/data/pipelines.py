@@ -119,7 +119,7 @@ def read_labels(name: str, data_dir: str | None = None, omniglot_mat: str | None
 
 def _three_splits(splits: dict[str, np.ndarray], most: int) -> Splits:
     """Takes a missing test split, then a missing validation split of at most `most` rows, from the end of `train`."""
-    train, validation, test = (splits.get(split) for split in ("train", "validation", "test"))
+    train, validation, test = splits["train"], splits.get("validation"), splits.get("test")
     if test is None:
         train, test = _hold_out(train, len(train))
     if validation is None:

@@ -3,7 +3,7 @@
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import keras
@@ -56,7 +56,7 @@ def map_round_robin(functions: Sequence[Callable], items: Iterable) -> Iterator:
         yield from map(functions[0], items)
         return
     threads = [ThreadPoolExecutor(1) for _ in functions]
-    results = deque()
+    results: deque[Future] = deque()
     try:
         for thread, function, item in zip(itertools.cycle(threads), itertools.cycle(functions), items, strict=False):
             if len(results) == WAITING_BATCHES * len(functions):

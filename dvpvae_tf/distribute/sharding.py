@@ -1,14 +1,16 @@
 """One job split into shards for several processes or machines: the rows of each shard, and its files."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dvpvae_tf.errors import UserError
 
 
-class Shard(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Shard:
     """One of the parts into which a job is split. The parts need not run at the same time.
 
     Attributes:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -153,7 +154,7 @@ def estimate(
     check_seed(seed)
     samples, steps, seed = int(samples), model.check_steps(steps), int(seed)
     images = checked_images(model, images)
-    settings = {"steps": steps, "published": estimator == "published"}
+    settings: dict[str, Any] = {"steps": steps, "published": estimator == "published"}
     evaluators = [evaluator_of(each) for each in (model, *copies)]
     if verbose and not all(evaluator.is_traced(**settings) for evaluator in evaluators):
         print("Tracing the model, once: up to some minutes for a large one", flush=True)

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +23,8 @@ from dvpvae_tf.models.draws import (
 from dvpvae_tf.models.outputs import Elbo
 from dvpvae_tf.noise import Purpose, Stream
 
-_evaluators = weakref.WeakKeyDictionary()  # from models to pairs of a config and an `Evaluator`
+# From models to pairs of a config and an `Evaluator`.
+_evaluators: weakref.WeakKeyDictionary[DVPVAE, tuple[dict, "Evaluator"]] = weakref.WeakKeyDictionary()
 
 
 def evaluator_of(model: DVPVAE) -> "Evaluator":
@@ -73,7 +75,7 @@ class Evaluator:
 
     def __init__(self, model: DVPVAE):
         self._model = model
-        self._functions = {}
+        self._functions: dict[Any, Callable] = {}
 
     def encode(self, images: np.ndarray, seed: int, first: int) -> ImageData:
         """Computes what all draws of an image share: the encoder runs once an image.

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class Evaluation:
     image_samples_per_second: float
     bits_per_nat: float
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """Computes the means over the images, with their standard errors.
 
         Returns:
@@ -94,7 +94,7 @@ class Evaluation:
             have is left out. Beside them "estimator", "is_bound", "images", the settings and the times.
         """
         layers = self.kl_z.shape[1]
-        numbers = {
+        numbers: dict[str, Any] = {
             "estimator": self.estimator,
             "is_bound": self.is_bound,
             "nats": mean_and_error(self.estimates),
@@ -107,7 +107,7 @@ class Evaluation:
         if self.continuous_time_negative_elbo is not None:
             numbers["continuous_time_negative_elbo"] = mean_and_error(self.continuous_time_negative_elbo)
         if self.kl_u:
-            numbers["kl_u"] = mean_and_error(sum(self.kl_u.values()))
+            numbers["kl_u"] = mean_and_error(np.sum(list(self.kl_u.values()), axis=0))
             numbers["kl_u_terms"] = {name: mean_and_error(values) for name, values in self.kl_u.items()}
         others = ("samples", "steps", "seed", "seconds", "image_samples_per_second", "bits_per_nat")
         return numbers | {"images": len(self.estimates)} | {name: getattr(self, name) for name in others}
@@ -124,9 +124,10 @@ def concatenate(parts: Sequence[Evaluation]) -> Evaluation:
     """
     names = [field.name for field in dataclasses.fields(Evaluation)]
     arrays = [name for name in names if isinstance(getattr(parts[0], name), np.ndarray)]
+    joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
     return dataclasses.replace(
         parts[0],
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays},
+        **joined,
         kl_u={name: np.concatenate([part.kl_u[name] for part in parts]) for name in parts[0].kl_u},
         seconds=max(part.seconds for part in parts),
         image_samples_per_second=sum(part.image_samples_per_second for part in parts),

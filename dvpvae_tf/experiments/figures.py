@@ -80,12 +80,14 @@ def bound_by_size(figure: Figure, done: list[Done]) -> None:
     """The bound against the size of the pseudoinput, a line for each type and prior (Figure 5)."""
     names = sorted({row.data for row, _, _ in done})
     for name, axes in zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True):
-        lines = {}
+        lines: dict[str, list[tuple[int, float, float]]] = {}
         for row, _, results in done:
             if row.data == name:
                 pseudoinput, prior, size = row.system.split(", ")
                 nats = [result["nats"] for result in results]
-                lines.setdefault(f"{pseudoinput}, {prior}", []).append((int(size), np.mean(nats), _deviation(nats)))
+                lines.setdefault(f"{pseudoinput}, {prior}", []).append(
+                    (int(size), float(np.mean(nats)), _deviation(nats))
+                )
         for label, points in lines.items():
             sizes, means, deviations = zip(*sorted(points), strict=True)
             axes.errorbar(sizes, means, deviations, label=label, marker="o", capsize=3)
@@ -135,4 +137,4 @@ def save_plot(path: Path, draw: str, done: list[Done]) -> None:
 
 
 def _deviation(values: list[float]) -> float:
-    return np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

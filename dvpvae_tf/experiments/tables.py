@@ -1,6 +1,7 @@
 """The tables of the experiments: what a row shows, and the files that are written."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _of_paper(numbers: dict[str, float | str]) -> str:
     return ", ".join(parts)
 
 
-def _mean_and_deviation(key: str, values: list[float]) -> str:
+def _mean_and_deviation(key: str, values: Sequence[float | str]) -> str:
     pattern = {"parameters": "{:,.0f}", "active_units": "{:.1%}", "bits_per_dim": "{:.4f}"}.get(key, "{:.2f}")
     mean = pattern.format(np.mean(values))
     if len(values) == 1 or key == "parameters":

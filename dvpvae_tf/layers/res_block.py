@@ -50,7 +50,7 @@ class ResBlock(keras.layers.Layer):
             )
             for index, each in enumerate(layout)
         ]
-        self.skip = None
+        self.skip: MemoryEfficientConv2D | None = None
 
     def build(self, input_shape: Shape) -> None:
         shape = tuple(input_shape)

@@ -11,6 +11,7 @@ from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models import refit
 from dvpvae_tf.models.bound_model import BoundModel
 from dvpvae_tf.models.latents import encode_batch, encode_in_batches
+from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions
 from dvpvae_tf.models.sampling import decode_in_batches, sample_in_batches
 from dvpvae_tf.priors import DiffusionPrior
@@ -30,6 +31,10 @@ class GenerativeModel(BoundModel):
         **kwargs: passed to `keras.Model`.
     """
 
+    likelihood: Likelihood
+    pseudoinput: Any  # a `Pseudoinput`, or None
+    prior: Any  # a prior over u, or None
+
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self._compile_functions()
@@ -39,7 +44,7 @@ class GenerativeModel(BoundModel):
         self.encode_function = tf.function(functools.partial(encode_batch, self), reduce_retracing=True)
 
     @classmethod
-    def from_preset(cls, name: str, load_weights: bool = False, **kwargs: Any) -> "GenerativeModel":
+    def from_preset(cls, name: str | Path, load_weights: bool = False, **kwargs: Any) -> "GenerativeModel":
         """Makes the model of a preset, with starting weights or trained ones.
 
         Args:

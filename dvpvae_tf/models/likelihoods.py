@@ -5,10 +5,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
 
 from dvpvae_tf.errors import UserError
-
-tfd = tfp.distributions
 
 LEVELS_PER_UNIT = 127.5  # a pixel in [-1, 1] has 256 levels, 1 / 127.5 apart
 LOG_SCALE_MIN, LOG_SCALE_MAX = -8.0, 1.0

@@ -55,7 +55,7 @@ def fingerprint(arrays: Iterable[np.ndarray]) -> int:
     return functools.reduce(lambda number, array: zlib.crc32(array, number), arrays, 0)
 
 
-def _with_dtype(model, dtype):
+def _with_dtype(model: DVPVAE, dtype: str) -> DVPVAE:
     """Makes a copy of the model that computes in another dtype."""
     other = DVPVAE.from_config(config_with(model.get_config(), {"dtype": dtype}))
     other.set_weights(model.get_weights())

@@ -104,7 +104,7 @@ def _draw(path: Path, choices: Choices, rows: list[Row]) -> None:
     axes = figure.subplots()
     for rank, row in reversed(list(enumerate(done))):
         place = rank / len(done)
-        style = (
+        style: dict[str, Any] = (
             {"color": colormaps["viridis"](place), "linewidth": 1.3} if rank else {"color": "tab:red", "linewidth": 3}
         )
         axes.plot([_height(scale, row[name], place) for name, scale in scales.items()], **style)

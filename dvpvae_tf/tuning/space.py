@@ -77,7 +77,8 @@ def config_with(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
     Raises:
         UserError: if the values do not go together.
     """
-    changes, model = {}, {}
+    changes: dict[str, Any] = {}
+    model: dict[str, Any] = {}
     for name, value in values.items():
         if name == "latent_layout":
             model |= _parse_layout(value)
@@ -101,7 +102,7 @@ def find_choices(space: Space, config: TrainConfig) -> Choices:
     Raises:
         UserError: if nothing is left, or a value cannot go with the other settings.
     """
-    kept = {}
+    kept: Choices = {}
     for name, choices in space:
         if isinstance(choices, Range):
             for end in (choices.min, choices.max):
