@@ -4,6 +4,7 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.sharding import check_same_job, parts_of
@@ -65,7 +66,7 @@ def merge_arrays(output: Path) -> None:
 
     parts, jobs = zip(*map(load_arrays, parts_of(output)), strict=True)
     check_same_job(jobs)
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    arrays: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     write_atomically(output, lambda path: np.savez(path, **arrays))
 
 

@@ -84,7 +84,7 @@ def _reconstructions(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, 
 
     images = _images(arguments, model, range(arguments.first, arguments.first + arguments.num))
     rows = pictures.partial_reconstructions(model, images, arguments.temperature, arguments.seed)
-    print(f"Rows: what is inferred from the image; all else is of the prior, at temperature {arguments.temperature}")
+    print(f"Rows: what is inferred; the rest is drawn from the prior, at temperature {arguments.temperature}")
     _print_names(rows)
     return rows
 
@@ -92,9 +92,9 @@ def _reconstructions(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, 
 def _interpolation(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, np.ndarray]:
     from dvpvae_tf import pictures
 
-    ends = _images(arguments, model, arguments.interpolate)
-    rows = pictures.interpolation(model, *ends, arguments.num, arguments.temperature, arguments.seed)
-    print(f"Rows: what goes from one image to the other; z of row u has temperature {arguments.temperature}")
+    first, second = _images(arguments, model, arguments.interpolate)
+    rows = pictures.interpolation(model, first, second, arguments.num, arguments.temperature, arguments.seed)
+    print(f"Rows: what is interpolated; z of row u is drawn from the prior, at temperature {arguments.temperature}")
     _print_names(rows)
     return rows
 

@@ -158,7 +158,7 @@ def _parse_flags(argv: Sequence[str]) -> dict[str, Any]:
     preset, _ = read_settings(DEFAULT_DATASET)
     preset["model"] = ModelConfig(**preset["model"])
     fields = CommandOptions.model_fields | TrainConfig.model_fields
-    flags = {
+    flags: dict[str, Any] = {
         key: (field.annotation, Field(preset.get(key, field.default), description=field.description))
         for key, field in fields.items()
     }
@@ -174,7 +174,7 @@ def _parse_flags(argv: Sequence[str]) -> dict[str, Any]:
             group = data if dest in DataConfig.model_fields else training
         group.add_argument(*names, dest=dest, help=help.replace(" (default: null)", ""), **options)
 
-    source = CliSettingsSource(
+    source: CliSettingsSource[Any] = CliSettingsSource(
         create_model("Flags", __base__=BaseSettings, **flags),
         root_parser=parser,
         add_argument_method=add_argument,

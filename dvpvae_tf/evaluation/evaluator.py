@@ -73,7 +73,7 @@ class Evaluator:
         model: `DVPVAE`, or a weak reference's proxy of it.
     """
 
-    def __init__(self, model: DVPVAE):
+    def __init__(self, model: Any):
         self._model = model
         self._functions: dict[Any, Callable] = {}
 

@@ -56,7 +56,13 @@ class LayerSums(NamedTuple):
         Returns:
             `LayerSums`.
         """
-        return LayerSums(*map(np.add, self[:-1], other[:-1]), self.layer_sizes)
+        return LayerSums(
+            self.images + other.images,
+            self.kl + other.kl,
+            self.products + other.products,
+            self.means + other.means,
+            self.layer_sizes,
+        )
 
     def statistics(self) -> LayerStatistics:
         """Computes the statistics of all images.

@@ -14,7 +14,6 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput
-from dvpvae_tf.layers.top_down_block import TopDownBlock
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.priors import DiffusionPrior
@@ -156,7 +155,7 @@ def make_linear_gaussian_model(steps: int = 10, deviation: float = 0.15, seed: i
     return model
 
 
-def _make_linear(block: TopDownBlock) -> None:
+def _make_linear(block: Any) -> None:
     """Fixes the prior of a block: its mean is linear in the pooled u and the features, its variance is constant."""
     kernel = np.zeros((1, 1, *block.prior.skip.kernel.shape[2:]))
     kernel[..., -1, 0] = 0.5  # from u to the mean of z
@@ -191,6 +190,7 @@ def distribution_of_images(model: DVPVAE, steps: int) -> Any:
     Returns:
         A frozen `scipy.stats.multivariate_normal` over the 16 pixels, in float64; its log densities are in nats.
     """
+    deviation = model.likelihood.get_config()["deviation"]
     shapes = model.walk_noise_shapes
     sizes = [math.prod(shape) for shape in shapes]
     probes = np.vstack([np.zeros(sum(sizes)), np.eye(sum(sizes))]).astype("float32")
@@ -203,5 +203,5 @@ def distribution_of_images(model: DVPVAE, steps: int) -> Any:
     mean_u, variance_u = model.prior.moments(steps)
     means, variances = np.zeros(len(slopes)), np.ones(len(slopes))
     means[: sizes[0]], variances[: sizes[0]] = mean_u, variance_u
-    covariance = slopes.T @ (variances[:, None] * slopes) + model.likelihood.deviation**2 * np.eye(len(constant))
+    covariance = slopes.T @ (variances[:, None] * slopes) + deviation**2 * np.eye(len(constant))
     return stats.multivariate_normal(constant + means @ slopes, covariance)

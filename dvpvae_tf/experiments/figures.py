@@ -31,7 +31,8 @@ def samples(models: list[DVPVAE], images: np.ndarray) -> list[np.ndarray]:
 
 def pseudoinputs(models: list[DVPVAE], images: np.ndarray) -> list[np.ndarray]:
     """Pseudoinputs drawn from the prior (Figure 10)."""
-    return pictures.rows_of_samples(models[0].sample_with_pseudoinputs(128).pseudoinputs, columns=16)
+    drawn = models[0].sample_with_pseudoinputs(128).pseudoinputs
+    return pictures.rows_of_samples(np.asarray(drawn), columns=16)
 
 
 def partial_reconstructions(models: list[DVPVAE], images: np.ndarray) -> list[np.ndarray]:

@@ -43,15 +43,16 @@ def reproduce(arguments: argparse.Namespace) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to {path.parent}: {error.strerror}: give another --output") from error
     if arguments.what in described.costs:
-        results = _measure(arguments, experiment.scales[arguments.scale], rows, data)
-        notes = _notes_on_costs(arguments, experiment.scales[arguments.scale])
+        cost_scale = described.costs[arguments.what].scales[arguments.scale]
+        results = _measure(arguments, cost_scale, rows, data)
+        notes = _notes_on_costs(arguments, cost_scale)
     else:
         results = _train(arguments, described.scales[arguments.scale], rows, data)
         notes = _notes(arguments, zip(rows, results, strict=True))
     if arguments.what in described.figures:
-        notes = [*_draw_images(arguments, experiment, rows, data), *notes]
+        notes = [*_draw_images(arguments, described.figures[arguments.what], rows, data), *notes]
     if arguments.what in described.plots:
-        notes = [*_draw_plot(arguments, experiment, rows, results), *notes]
+        notes = [*_draw_plot(arguments, described.plots[arguments.what], rows, results), *notes]
     title = re.sub(r"(\d+)", r" \1", arguments.what).capitalize()
     cells = [tables.summarise(*pair) for pair in zip(rows, results, strict=True)]
     tables.write_table(path, f"{title}: {experiment.title} ({arguments.scale} scale)", cells, [*notes, *missing])

@@ -37,7 +37,7 @@ def run_row(
         UserError: for a mistake that the user can put right.
     """
     config = row_config(row, scale.overrides, seed, folder)
-    scores = Path(config.output) / config.name / "scores.json"
+    scores = Path(config.output) / str(config.name) / "scores.json"
     if scores.exists():
         return json.loads(scores.read_text(encoding="utf-8"))
     train, validation, test = images

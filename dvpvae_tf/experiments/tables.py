@@ -1,9 +1,9 @@
 """The tables of the experiments: what a row shows, and the files that are written."""
 
 import json
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def summarise(row: Row, results: list[dict[str, float | str]]) -> dict[str, str]
     """
     cells = {"data": row.data, "system": row.system, "paper": _of_paper(row.paper)}
     for key in COLUMNS:
-        values = [result[key] for result in results if key in result]
+        values: list[Any] = [result[key] for result in results if key in result]
         if key not in cells and values:
             cells[key] = _mean_and_deviation(key, values)
     return {key: cells.get(key, "") for key in COLUMNS}
@@ -62,7 +62,7 @@ def _of_paper(numbers: dict[str, float | str]) -> str:
     return ", ".join(parts)
 
 
-def _mean_and_deviation(key: str, values: Sequence[float | str]) -> str:
+def _mean_and_deviation(key: str, values: list[float]) -> str:
     pattern = {"parameters": "{:,.0f}", "active_units": "{:.1%}", "bits_per_dim": "{:.4f}"}.get(key, "{:.2f}")
     mean = pattern.format(np.mean(values))
     if len(values) == 1 or key == "parameters":

@@ -88,7 +88,7 @@ class DVPVAE(GenerativeModel):
         self.likelihood = likelihood
         self.pseudoinput = pseudoinput
         self.prior = prior
-        self.top_prior = top_prior
+        self.top_prior: Any = top_prior
         self.binary_encoder_input = binary_encoder_input
         self.input_mean = input_mean
         self.input_std = input_std
@@ -239,7 +239,7 @@ class DVPVAE(GenerativeModel):
             condition = self.pseudoinput.decode(u)
         parameters, steps = self.top_down(noise_z, condition, features.by_side, temperature=temperature)
         top_log_prior = None
-        if self.top_prior is not None:
+        if features.top_components is not None:
             top_log_prior = self.top_prior.log_prob(steps[0].latent, *features.top_components)
         return Inference(u, steps, parameters, top_log_prior)
 
@@ -336,7 +336,7 @@ class DVPVAE(GenerativeModel):
             pseudoinput = tf.broadcast_to(pseudoinput, [tf.shape(seeds)[0], *self.pseudoinput.shape])
             condition = self.pseudoinput.decode(pseudoinput)
             pseudoinputs = tf.clip_by_value(condition, 0.0, 1.0)
-        noise_z = noise.normals(noise.fork(seeds, Purpose.LATENTS), self.top_down.latent_shapes)
+        noise_z: list[Any] = noise.normals(noise.fork(seeds, Purpose.LATENTS), self.top_down.latent_shapes)
         top_features = None
         if self.top_prior is not None:
             chosen = self.top_prior.choose(noise.uniform(noise.fork(seeds, Purpose.COMPONENT), 1)[:, 0])

@@ -4,6 +4,7 @@ import functools
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +30,8 @@ def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
     """
     file = Path(path) / "best.keras" if Path(path).is_dir() else Path(path)
     if not file.is_file() and is_preset(path):
-        return load_preset(path, **({} if dtype is None else {"dtype": dtype}))
+        settings: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+        return load_preset(path, **settings)
     if not file.is_file():
         names = "".join(f", {name}" for name in trained_presets())
         raise UserError(
@@ -52,7 +54,7 @@ def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
 
 def fingerprint(arrays: Iterable[np.ndarray]) -> int:
     """Returns a checksum of arrays, by which the weights of two models or the images of two data sets differ."""
-    return functools.reduce(lambda number, array: zlib.crc32(array, number), arrays, 0)
+    return functools.reduce(lambda number, array: zlib.crc32(array.data, number), arrays, 0)
 
 
 def _with_dtype(model: DVPVAE, dtype: str) -> DVPVAE:

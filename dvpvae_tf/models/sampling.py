@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import tensorflow as tf
@@ -55,24 +55,24 @@ def sample_in_batches(
     model.check_adapted()
     if num < 1 or batch_size < 1:
         raise ValueError(f"num and batch_size must be at least 1, got {num} and {batch_size}.")
-    options = _checked(model, options)
+    checked = _checked(model, options)
     seeds = noise.row_seeds(seed, noise.Stream.SAMPLING, first, num)
     models = (model, *copies)
     size = smaller_batch(num, batch_size, len(models))
-    samplers = [_sampler(each, options) for each in models] * BATCHES_AT_ONCE
+    samplers = [_sampler(each, checked) for each in models] * BATCHES_AT_ONCE
     return map_round_robin(samplers, (seeds[start : start + size] for start in range(0, num, size)))
 
 
-def _checked(model: "GenerativeModel", options: SamplingOptions) -> SamplingOptions:
+def _checked(model: "GenerativeModel", options: SamplingOptions) -> dict[str, Any]:
     """The options, their numbers as tensors, so that a graph serves all temperatures, labels and pseudoinputs."""
     model.check_steps(options.get("steps"))
     if options.get("deterministic") and not hasattr(model.prior, "sample_deterministic"):
         raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
-    temperatures = {name: options.get(name, 1.0) for name in ("temperature", "prior_temperature")}
+    temperatures: dict[str, Any] = {name: options.get(name, 1.0) for name in ("temperature", "prior_temperature")}
     if not all(isinstance(value, numbers.Real) and 0 <= value < math.inf for value in temperatures.values()):
         given = ", ".join(map(repr, temperatures.values()))
         raise ValueError(f"Temperatures must be 0 or more, one number each for all images, got {given}.")
-    checked = options | {name: tf.constant(float(value)) for name, value in temperatures.items()}
+    checked = {**options} | {name: tf.constant(float(value)) for name, value in temperatures.items()}
     label, pseudoinput = options.get("label"), options.get("pseudoinput")
     if label is not None and pseudoinput is not None:
         raise ValueError("A label says what u is drawn from: leave it out where there is a pseudoinput.")
@@ -85,7 +85,7 @@ def _checked(model: "GenerativeModel", options: SamplingOptions) -> SamplingOpti
     return checked
 
 
-def _sampler(model: "GenerativeModel", options: SamplingOptions) -> Callable[[tf.Tensor], Samples]:
+def _sampler(model: "GenerativeModel", options: dict[str, Any]) -> Callable[[tf.Tensor], Samples]:
     """The function from keys to `Samples` of arrays; its one graph is for batches of all sizes."""
     with device_of(model):
         model.generate_function.get_concrete_function(tf.TensorSpec([None, 2], tf.int32), **options)

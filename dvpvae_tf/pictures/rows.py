@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -157,7 +158,8 @@ def partial_reconstructions(
     seeds = noise.row_seeds(seed, Stream.EVALUATION, 0, len(images))
     all_features = model.extract_features(model.target(images, seeds) if model.binary_encoder_input else images)
     walk_noise = noise.normals(noise.fork(seeds, Purpose.INFERENCE), model.walk_noise_shapes)
-    rows, scales = {"input": images}, model.top_down.scales[::-1]
+    rows: dict[str, Any] = {"input": images}
+    scales = model.top_down.scales[::-1]
     for inferred in range(0 if model.pseudoinput else 1, len(scales) + 1):
         features = {side: all_features.by_side[side] for side in scales[:inferred]}
         inference = model.walk(all_features._replace(by_side=features), walk_noise, temperature)
@@ -216,15 +218,15 @@ def interpolation(
     ends = model.prepare(tf.convert_to_tensor(np.stack([first, second])))
     inference = model.infer(ends, sample=False)
     between = tf.ones([columns - 2, *model.image_shape])
-    rows = {"input": tf.concat([ends[:1], between, ends[1:]], axis=0)}
+    rows: dict[str, Any] = {"input": tf.concat([ends[:1], between, ends[1:]], axis=0)}
     weights = np.linspace(0.0, 1.0, columns, dtype="float32")[:, None, None, None]
     layers = zip(inference.latents, inference.prior_means, inference.prior_log_vars, strict=True)
     whitened = [((z - mean) * tf.exp(-0.5 * log_var)).numpy() for z, mean, log_var in layers]
-    noise_z = [tf.constant(_spherical(*of_layer, weights)) for of_layer in whitened]
+    noise_z = [tf.constant(_spherical(start, end, weights)) for start, end in whitened]
     if model.pseudoinput is None:
         rows["z"] = _generate(model, noise_z)
     else:
-        first_u, second_u = inference.pseudoinput
+        first_u, second_u = tf.unstack(inference.pseudoinput)
         condition = model.pseudoinput.decode((1.0 - weights) * first_u + weights * second_u)
         drawn = noise.normals(noise.row_seeds(seed, Stream.EVALUATION, 0, 1), model.top_down.latent_shapes)
         drawn = [tf.repeat(of_layer, columns, axis=0) for of_layer in drawn]
@@ -234,13 +236,15 @@ def interpolation(
     return {name: row.numpy() for name, row in rows.items()}
 
 
-def _generate(model, noise_z, condition=None, temperature=1.0):
+def _generate(
+    model: DVPVAE, noise_z: Sequence[tf.Tensor], condition: tf.Tensor | None = None, temperature: float = 1.0
+) -> tf.Tensor:
     parameters, _ = model.top_down(noise_z, condition, temperature=temperature)
     return model.likelihood.images(parameters)
 
 
-def _spherical(first, second, weights):
-    """From one array to another, turning evenly; in a line where they are parallel or one is 0."""
+def _spherical(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Spherical interpolation of two arrays; linear if they are parallel or one is 0."""
     lengths = np.linalg.norm(first) * np.linalg.norm(second)
     angle = np.arccos(np.clip(np.sum(first * second) / lengths, -1.0, 1.0)) if lengths > 0 else 0.0
     if np.sin(angle) < 1e-4:

@@ -28,7 +28,8 @@ def writer_of(output: Path, first: int = 0) -> Callable:
         `dvpvae_tf.files.write_atomically`.
     """
     write_folder = functools.partial(_write_folder, first=first)
-    return {".png": _write_grid, ".npz": _write_arrays, "": write_folder}[output.suffix]
+    writers: dict[str, Callable] = {".png": _write_grid, ".npz": _write_arrays, "": write_folder}
+    return writers[output.suffix]
 
 
 def _collect(batches):

@@ -178,7 +178,7 @@ class RunFolder:
             return Progress(**json.loads((self.checkpoints / f"{epochs}.json").read_text()))
         except (OSError, ValueError, TypeError):
             rows = [row for row in read_csv(self.metrics) if _epoch_of(row) < epochs]
-            logged = [Progress(_bound_of(row), _epoch_of(row) + 1) for row in rows]
+            logged = [Progress(_bound_of(row), int(_epoch_of(row)) + 1) for row in rows]
             return min(logged, key=operator.attrgetter("best"), default=Progress())
 
 
