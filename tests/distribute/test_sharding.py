@@ -233,8 +233,8 @@ def test_all_devices_give_what_one_gives(run_folder, tmp_path):
 @pytest.mark.parametrize(
     ("module", "options", "message"),
     [
-        (sample, {"shard": "3/3", "output": "x.npz"}, "--shard: 3/3 is no part of a job: three shards are 0/3, 1/3"),
-        (sample, {"shard": "1", "output": "x.npz"}, "--shard: 1 is no part of a job"),
+        (sample, {"shard": "3/3", "output": "x.npz"}, "--shard: 3/3 is not a shard: the three shards of a job are 0/3"),
+        (sample, {"shard": "1", "output": "x.npz"}, "--shard: 1 is not a shard"),
         (sample, {"shard": "0/2", "output": "x.png"}, "--shard is not for a grid"),
         (sample, {"shard": "0/9", "output": "x.npz", "num": 8}, "8 images cannot be shared out to 9 shards: take 8 at"),
         (sample, {"shard": "0/2", "output": "old.npz"}, "old-0-of-2.npz is there already: remove what an earlier job"),
