@@ -12,6 +12,7 @@ from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.models.presets import is_preset, preset_metadata
+from dvpvae_tf.models.refit import with_ancestral_process
 from dvpvae_tf.training.run_folder import count_trained_on, run_config
 
 
@@ -28,6 +29,39 @@ def model_of(arguments: argparse.Namespace) -> DVPVAE:
         UserError: if there is no such model, or its file is damaged.
     """
     return load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
+
+
+def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
+    """Loads the model that the arguments name, its diffusion prior with the process that they name.
+
+    Args:
+        arguments: parsed options of `add_model_arguments` and `add_process_arguments` in `dvpvae_tf.command_line`.
+
+    Returns:
+        The model, see `model_of`.
+
+    Raises:
+        UserError: if there is no such model, or it has no diffusion prior and an option is about that.
+    """
+    model = model_of(arguments)
+    for option in ("steps", "ancestral"):
+        if getattr(arguments, option):
+            check_steps(arguments, model, f"--{option}")
+    return with_ancestral_process(model) if arguments.ancestral else model
+
+
+def advise_calibration(arguments: argparse.Namespace, model: DVPVAE) -> None:
+    """Says that a diffusion prior is not calibrated, unless that is asked for.
+
+    Args:
+        arguments: parsed options of `add_model_arguments` and `add_process_arguments` in `dvpvae_tf.command_line`.
+        model: the model that they name.
+    """
+    if getattr(model.prior, "process_name", None) == "ancestral" and not arguments.ancestral:
+        print(
+            "The diffusion prior is not calibrated: python -m dvpvae_tf.fit_prior --prior calibrated gives it better "
+            "steps, and fewer"
+        )
 
 
 def check_steps(arguments: argparse.Namespace, model: DVPVAE, option: str = "--steps") -> None:

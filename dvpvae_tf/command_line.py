@@ -123,6 +123,20 @@ def add_model_arguments(parser: Parser) -> None:
     parser.add_argument("--seed", type=seed, default=0, help="seed of the noise (default: %(default)s)")
 
 
+def add_process_arguments(parser: Parser) -> None:
+    """Adds the options that say how a diffusion prior takes its steps: `--steps` and `--ancestral`.
+
+    Args:
+        parser: takes the options.
+    """
+    parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
+    parser.add_argument(
+        "--ancestral",
+        action="store_true",
+        help="take the diffusion steps as the paper does, without the model's calibration",
+    )
+
+
 def add_samples_output(parser: Parser) -> None:
     """Adds the option `--output`, where samples are written.
 

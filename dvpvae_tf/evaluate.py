@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, add_sharding_arguments, count
+from dvpvae_tf.command_line import (
+    add_data_arguments,
+    add_model_arguments,
+    add_process_arguments,
+    add_sharding_arguments,
+    count,
+)
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.sharding import Shard
 from dvpvae_tf.errors import exit_on_error
@@ -56,7 +62,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="iwae and elbo are bounds; published, that of the authors' code, is not (default: %(default)s)",
     )
     parser.add_argument("--samples", type=count, metavar="K", help="samples for each image (default: 100; 1 for elbo)")
-    parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: the model's)")
+    add_process_arguments(parser)
     parser.add_argument("--limit", type=count, metavar="N", help="use only the first N images")
     parser.add_argument(
         "--batch-size",
@@ -110,16 +116,17 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     Raises:
         UserError: for a mistake that the user can put right.
     """
-    from dvpvae_tf.command_inputs import check_steps, data_settings, images_of, model_of
+    from dvpvae_tf.command_inputs import advise_calibration, data_settings, images_of, model_with_process_of
     from dvpvae_tf.distribute.devices import copies_on_other_devices
     from dvpvae_tf.evaluation.bounds import estimate
     from dvpvae_tf.evaluation.layer_statistics import layer_sums
     from dvpvae_tf.evaluation.parts import Part
     from dvpvae_tf.models.loading import fingerprint
+    from dvpvae_tf.models.refit import with_ancestral_process
 
-    model = model_of(arguments)
-    if arguments.steps:
-        check_steps(arguments, model)
+    model = model_with_process_of(arguments)
+    if arguments.estimator == "published":
+        model = with_ancestral_process(model)  # the authors' code knows no other
     split = images_of(arguments, model)
     images = split[: arguments.limit]
     rows = (arguments.shard or Shard(0, 1)).rows(len(images), arguments.batch_size)
@@ -128,6 +135,8 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     distances = _feature_distances(arguments, model, split, copies) if arguments.fid else None
     shared = {"batch_size": arguments.batch_size, "first": rows.start, "copies": copies}
     mine = images[rows.start : rows.stop]
+    if arguments.estimator != "published":
+        advise_calibration(arguments, model)
     result = estimate(arguments.estimator, model, mine, arguments.samples, arguments.steps, arguments.seed, **shared)
     settings = {
         "model": str(arguments.model),
@@ -231,7 +240,7 @@ def _bound_table(results: dict[str, Any]) -> Table:
         numbers = (plus_minus(value, digits, scale) for scale, digits in ((1.0, 2), (results["bits_per_nat"], 4)))
         table.add_row(title, *numbers, style=style)
 
-    process = "" if results["steps"] is None else f", T = {results['steps']}"
+    process = "" if results["steps"] is None else f", T = {results['steps']}, {results['process']}"
     add(results["estimator"], results["nats"], "bold")
     add(f"negative ELBO{process}", results["negative_elbo"])
     if "continuous_time_negative_elbo" in results:

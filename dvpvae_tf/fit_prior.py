@@ -80,7 +80,7 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
     if arguments.prior == "full_mixture":
         return with_full_mixture(model, training, validation, arguments.seed)
     print("Estimating the covariances of 100 steps")
-    found = model.calibrate(training, validation, arguments.steps, arguments.seed)
+    found = model.calibrate(training, validation, arguments.steps, arguments.seed, verbose=1)
     if found is None:
         raise UserError(f"the predictions of {arguments.model} are not finite: there is nothing to calibrate")
     print(f"T = {found.steps} steps from now on; covariances moved {found.shrinkage:.1%} towards their diagonals")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dvpvae_tf.command_line import (
     add_model_arguments,
     add_pixels_argument,
+    add_process_arguments,
     add_samples_output,
     add_sharding_arguments,
     add_temperature_argument,
@@ -33,7 +34,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Returns:
         `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `num`, `temperature`, `prior_temperature`,
-        `steps`, `ddim`, `pixels`, `batch_size`, `strategy`, `output`, and `rows`, the range of images that this
+        `steps`, `ancestral`, `pixels`, `batch_size`, `strategy`, `output`, and `rows`, the range of images that this
         process draws.
 
     Raises:
@@ -49,8 +50,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=1.0,
         help="the same factor for the prior over u (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
-    parser.add_argument("--ddim", action="store_true", help="take the diffusion steps without noise (DDIM)")
+    add_process_arguments(parser)
     add_pixels_argument(parser)
     parser.add_argument(
         "--batch-size", type=count, default=250, help="images in a batch; memory grows with it (default: %(default)s)"
@@ -82,13 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.shard and arguments.output.exists():
             raise UserError(f"{arguments.output} is there already: remove what an earlier job has left")
         from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.command_inputs import check_steps, model_of
+        from dvpvae_tf.command_inputs import model_with_process_of
         from dvpvae_tf.pictures.sample_files import writer_of
 
         write = writer_of(arguments.output, arguments.rows.start)
-        model = model_of(arguments)
-        if arguments.ddim or arguments.steps:
-            check_steps(arguments, model, "--ddim" if arguments.ddim else "--steps")
+        model = model_with_process_of(arguments)
         times = [(0, time.perf_counter())]
         job = [_job(arguments, model)] if arguments.shard else []
         write_atomically(arguments.output, lambda path: write(path, _draw(arguments, model, times), *job))
@@ -100,8 +98,9 @@ def _job(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, Any]:
     """The settings that all parts of one job share."""
     from dvpvae_tf.models.loading import fingerprint
 
-    names = ("model", "mixed_precision", "seed", "num", "temperature", "prior_temperature", "steps", "ddim", "pixels")
-    settings = {name: getattr(arguments, name) for name in (*names, "batch_size")}
+    of_model = ("model", "mixed_precision", "ancestral", "steps")
+    names = (*of_model, "seed", "num", "temperature", "prior_temperature", "pixels", "batch_size")
+    settings = {name: getattr(arguments, name) for name in names}
     return settings | {"weights": fingerprint(model.get_weights())}
 
 
@@ -120,7 +119,6 @@ def _draw(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, f
         seed=arguments.seed,
         prior_temperature=arguments.prior_temperature,
         steps=arguments.steps,
-        deterministic=arguments.ddim,
         pixels=arguments.pixels,
         batch_size=arguments.batch_size,
         first=arguments.rows.start,
@@ -141,9 +139,12 @@ def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[
         rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")
     if getattr(model.prior, "steps", None):
-        steps = arguments.steps or model.prior.steps
-        kind = "deterministic (DDIM)" if arguments.ddim else "ancestral"
-        print(f"T = {steps} diffusion steps, {kind}: {steps} UNet evaluations an image")
+        from dvpvae_tf.command_inputs import advise_calibration
+
+        steps = model.prior.check_steps(arguments.steps)
+        evaluations = model.prior.predictions(steps)
+        print(f"T = {steps} diffusion steps, {model.prior.process_name}: {evaluations} UNet evaluations an image")
+        advise_calibration(arguments, model)
 
 
 if __name__ == "__main__":

@@ -137,8 +137,7 @@ def _print_bound(config: TrainConfig, bound: dict) -> None:
 
     names = {"reconstruction": "reconstruction", "kl_z": "KL of z", "kl_u": "KL of u"}
     terms = ", ".join(f"{name} {bound[key]['mean']:.2f}" for key, name in names.items())
-    model = config.model
-    process = ", continuous-time prior" if (model.prior, model.pseudoinput != "none") == ("diffusion", True) else ""
+    process = "" if bound["steps"] is None else f", T = {bound['steps']}, {bound['process']}"
     print(
         f"Test negative ELBO{process}: {plus_minus(bound['nats'])} nats, "
         f"{plus_minus(bound['bits_per_dim'], 4)} bits per dimension\n"

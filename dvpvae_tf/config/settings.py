@@ -80,7 +80,9 @@ class ModelConfig(StrictSettings):
     prior_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate in the UNet.")
     gamma_min: float = Field(-6.0, description="Minus log SNR at t = 0.")
     gamma_max: float = Field(7.0, description="Minus log SNR at t = 1.")
-    diffusion_steps: int = Field(50, gt=0, description="Steps T in which the prior samples and scores.")
+    diffusion_steps: int | None = Field(
+        None, gt=0, description="Steps T of the diffusion prior; none: chosen when training ends, 50 until then."
+    )
     prior_components: int = Field(10, gt=0, description="Components of the mixture prior.")
     vamp_components: int = Field(
         0, ge=0, description="K of a VampPrior over the top latent (Eq. 7), without pseudoinputs; 0: none."

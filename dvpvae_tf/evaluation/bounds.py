@@ -14,6 +14,7 @@ from dvpvae_tf.distribute.sharding import smaller_batch
 from dvpvae_tf.evaluation.evaluator import checked_images, evaluator_of
 from dvpvae_tf.evaluation.results import Evaluation, mean_and_error
 from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.refit import with_ancestral_process
 from dvpvae_tf.noise import check_seed
 
 ESTIMATORS = ("iwae", "elbo", "published")
@@ -96,7 +97,7 @@ def published(
     """Estimates -log p(x) as the released test code does. This is not a bound: compare it with Table 1 alone.
 
     In place of the log-ratio of each layer it has the KL in closed form, inside the exponential, and an estimate of
-    log r(u) that is too high.
+    log r(u) that is too high. The process is the ancestral one, whether the model is calibrated or not.
 
     Args:
         model: an adapted `DVPVAE`.
@@ -113,7 +114,7 @@ def published(
     Raises:
         ValueError: as `iwae` does.
     """
-    return estimate("published", model, images, samples, steps, seed, batch_size, verbose)
+    return estimate("published", with_ancestral_process(model), images, samples, steps, seed, batch_size, verbose)
 
 
 def estimate(
@@ -177,11 +178,12 @@ def estimate(
     batches = map_round_robin([batch_estimator(each) for each in evaluators], range(0, len(images), size))
     values = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
     return Evaluation(
-        estimator=_describe(estimator, samples, steps),
+        estimator=_describe(estimator, samples, steps, _process_of(model)),
         is_bound=estimator != "published",
         **{"continuous_time_negative_elbo": None} | values,
         samples=samples,
         steps=steps,
+        process=_process_of(model),
         seed=seed,
         seconds=progress.seconds,
         image_samples_per_second=progress.rate,
@@ -190,7 +192,9 @@ def estimate(
 
 
 def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verbose: int = 1) -> dict:
-    """Evaluates the negative ELBO in continuous time (Eq. 15), from the one draw an image that `model.evaluate` takes.
+    """Evaluates the negative ELBO (Eq. 15) of the process that `sample` runs, from one draw an image.
+
+    `model.evaluate` gives that in continuous time instead, which training minimises.
 
     Args:
         model: an adapted `DVPVAE`; its own seed is the seed of all noise.
@@ -200,7 +204,7 @@ def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verb
 
     Returns:
         dict of `MeanAndError`: "nats" and "bits_per_dim" of the negative ELBO, and its terms "reconstruction", "kl_z"
-        and "kl_u" in nats. Beside them "images", their number.
+        and "kl_u" in nats. Beside them "images", their number, and "process" and "steps" as in `Evaluation`.
 
     Raises:
         ValueError: as `iwae` does.
@@ -210,15 +214,16 @@ def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verb
     evaluator, bar = evaluator_of(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
     terms = []
     for start in range(0, len(images), batch_size):
-        bound = evaluator.bound(images[start : start + batch_size], model.seed, start)
-        terms.append([bound.negative_elbo, bound.reconstruction, tf.reduce_sum(bound.kl_z, axis=1), bound.kl_u])
-        bar.add(len(bound.kl_u))
-    total, *parts = np.concatenate(terms, axis=1).astype("float64")
+        terms.append(evaluator.bound(images[start : start + batch_size], model.seed, start))
+        bar.add(len(terms[-1]["kl_u"]))
+    values = {name: np.concatenate([part[name] for part in terms]).astype("float64") for name in terms[0]}
     return {
-        "nats": mean_and_error(total),
-        "bits_per_dim": mean_and_error(total, model.bits_per_nat),
-        **dict(zip(("reconstruction", "kl_z", "kl_u"), map(mean_and_error, parts), strict=True)),
+        "nats": mean_and_error(values["negative_elbo"]),
+        "bits_per_dim": mean_and_error(values["negative_elbo"], model.bits_per_nat),
+        **{name: mean_and_error(values[name]) for name in ("reconstruction", "kl_z", "kl_u")},
         "images": len(images),
+        "process": _process_of(model),
+        "steps": model.check_steps(None),
     }
 
 
@@ -228,10 +233,17 @@ def _check_at_least_one(**numbers):
             raise ValueError(f"{name} must be at least 1, got {number}.")
 
 
-def _describe(estimator, samples, steps):
-    """An estimator in words for tables and files, such as "iwae, K = 100, T = 50"."""
-    process = "" if steps is None else f", T = {steps}"
-    return f"{estimator}, K = {samples}{process}" + (" (not a bound)" if estimator == "published" else "")
+def _process_of(model):
+    """The name of the process of the model's diffusion prior; None without one."""
+    return getattr(model.prior, "process_name", None)
+
+
+def _describe(estimator, samples, steps, process):
+    """An estimator in words for tables and files, such as "iwae, K = 100, T = 50, ancestral"."""
+    of_prior = "" if steps is None else f", T = {steps}"
+    if estimator == "published":
+        return f"{estimator}, K = {samples}{of_prior} (not a bound)"  # ancestral always
+    return f"{estimator}, K = {samples}{of_prior}" + (f", {process}" if process else "")
 
 
 def _chunks(total, size):

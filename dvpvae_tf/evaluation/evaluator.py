@@ -18,9 +18,9 @@ from dvpvae_tf.models.draws import (
     draw,
     image_data,
     importance_log_weight,
+    negative_elbo_terms,
     published_log_weight,
 )
-from dvpvae_tf.models.outputs import Elbo
 from dvpvae_tf.noise import Purpose, Stream
 
 # From models to pairs of a config and an `Evaluator`.
@@ -135,8 +135,8 @@ class Evaluator:
         with device_of(self._model):
             return self._infer_twice_function()(data, *_integers(seed, first))
 
-    def bound(self, images: np.ndarray, seed: int, first: int) -> Elbo:
-        """Computes the `Elbo` of each image, in continuous time, with the noise of `model.evaluate`.
+    def bound(self, images: np.ndarray, seed: int, first: int) -> dict[str, tf.Tensor]:
+        """Computes the negative ELBO of each image from one draw, its prior term that of the prior's own T steps.
 
         Args:
             images: `[N, D, D, C]`: uint8, or float in [0, 1].
@@ -144,7 +144,7 @@ class Evaluator:
             first: index of the first of the images.
 
         Returns:
-            `Elbo`.
+            The terms of `negative_elbo_terms`.
         """
         with device_of(self._model):
             return self._bound_function()(self._model.prepare(tf.constant(images)), *_integers(seed, first))
@@ -227,7 +227,7 @@ class Evaluator:
     def _bound_function(self):
         def bound(images, seed, first):
             seeds = noise.row_seeds(seed, Stream.EVALUATION, first, tf.shape(images)[0])
-            return self._model(images, seeds=seeds)
+            return negative_elbo_terms(self._model, images, seeds)
 
         return self._traced(("bound",), bound, self._image_spec, *_scalars(2))
 

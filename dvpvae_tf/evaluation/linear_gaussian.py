@@ -179,13 +179,29 @@ def _set(layer: keras.layers.Layer, kernel: np.ndarray | float, bias: np.ndarray
 
 
 def distribution_of_images(model: DVPVAE, steps: int) -> Any:
-    """Computes p(x) of the T-step process exactly.
-
-    It finds the matrix of the linear map from u and z to x by applying the model to unit vectors.
+    """Computes p(x) of the ancestral process of T steps exactly.
 
     Args:
         model: made by `make_linear_gaussian_model`.
         steps: T.
+
+    Returns:
+        A frozen `scipy.stats.multivariate_normal` over the 16 pixels, in float64; its log densities are in nats.
+    """
+    mean, variance = model.prior.moments(steps)
+    size = model.pseudoinput.dimensions
+    return distribution_given_pseudoinputs(model, np.full(size, mean), variance * np.eye(size))
+
+
+def distribution_given_pseudoinputs(model: DVPVAE, mean: np.ndarray, covariance: np.ndarray) -> Any:
+    """Computes p(x) for Gaussian pseudoinputs exactly.
+
+    It finds the matrix of the linear map from u and z to x by applying the model to unit vectors.
+
+    Args:
+        model: made by `make_linear_gaussian_model`, with any prior over u.
+        mean: `[P]`, of u.
+        covariance: `[P, P]`, of u.
 
     Returns:
         A frozen `scipy.stats.multivariate_normal` over the 16 pixels, in float64; its log densities are in nats.
@@ -200,8 +216,6 @@ def distribution_of_images(model: DVPVAE, steps: int) -> Any:
     outputs = model.top_down([tf.constant(part) for part in noise], model.pseudoinput.decode(tf.constant(u)))[0]
     outputs = np.reshape(outputs, [len(probes), -1]).astype("float64")
     constant, slopes = outputs[0], outputs[1:] - outputs[0]
-    mean_u, variance_u = model.prior.moments(steps)
-    means, variances = np.zeros(len(slopes)), np.ones(len(slopes))
-    means[: sizes[0]], variances[: sizes[0]] = mean_u, variance_u
-    covariance = slopes.T @ (variances[:, None] * slopes) + deviation**2 * np.eye(len(constant))
-    return stats.multivariate_normal(constant + means @ slopes, covariance)
+    of_u, of_z = slopes[: sizes[0]], slopes[sizes[0] :]
+    total = of_u.T @ covariance @ of_u + of_z.T @ of_z + deviation**2 * np.eye(len(constant))
+    return stats.multivariate_normal(constant + mean @ of_u, total)

@@ -63,6 +63,7 @@ class Evaluation:
         continuous_time_negative_elbo: `[N]`, with the prior term in continuous time, or None without a diffusion prior.
         samples: K, the number of draws an image.
         steps: T, or None without a diffusion prior.
+        process: "ancestral" or "calibrated", how the diffusion prior takes its steps; None without one.
         seed: seed of all noise.
         seconds: duration, with the tracing of the graph.
         image_samples_per_second: draws a second, without the first batch.
@@ -79,6 +80,7 @@ class Evaluation:
     continuous_time_negative_elbo: np.ndarray | None
     samples: int
     steps: int | None
+    process: str | None
     seed: int
     seconds: float
     image_samples_per_second: float
@@ -109,7 +111,7 @@ class Evaluation:
         if self.kl_u:
             numbers["kl_u"] = mean_and_error(np.sum(list(self.kl_u.values()), axis=0))
             numbers["kl_u_terms"] = {name: mean_and_error(values) for name, values in self.kl_u.items()}
-        others = ("samples", "steps", "seed", "seconds", "image_samples_per_second", "bits_per_nat")
+        others = ("samples", "steps", "process", "seed", "seconds", "image_samples_per_second", "bits_per_nat")
         return numbers | {"images": len(self.estimates)} | {name: getattr(self, name) for name in others}
 
 

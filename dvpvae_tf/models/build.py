@@ -5,6 +5,7 @@ from dvpvae_tf.layers.pseudoinputs import DCTPseudoinput, DownsamplePseudoinput,
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.likelihoods import BernoulliLikelihood, DiscretizedLogisticMixtureLikelihood
 from dvpvae_tf.priors import DiffusionPrior, MixturePrior, StandardPrior, VampPrior
+from dvpvae_tf.priors.diffusion import PAPER_STEPS
 
 PSEUDOINPUTS = {"dct": DCTPseudoinput, "downsample": DownsamplePseudoinput, "learnable": LearnablePseudoinput}
 
@@ -74,7 +75,7 @@ def _prior(config, pseudoinput, dtype):
         config.prior_dropout,
         config.gamma_min,
         config.gamma_max,
-        config.diffusion_steps,
+        config.diffusion_steps or PAPER_STEPS,
         clip=pseudoinput.bounded,
         name="prior",
         dtype=dtype,

@@ -302,7 +302,6 @@ class DVPVAE(GenerativeModel):
         temperature: float | tf.Tensor = 1.0,
         prior_temperature: float | tf.Tensor = 1.0,
         steps: int | None = None,
-        deterministic: bool = False,
         pixels: Literal["draw", "mean"] = "draw",
         label: tf.Tensor | None = None,
         pseudoinput: tf.Tensor | None = None,
@@ -315,7 +314,6 @@ class DVPVAE(GenerativeModel):
             temperature: see `SamplingOptions`, as the options below; a scalar, or `[N, 1, 1, 1]`.
             prior_temperature: a scalar, or `[N, 1, 1, 1]`.
             steps: T of the diffusion prior.
-            deterministic: whether it takes its steps without noise.
             pixels: "draw" or "mean".
             label: int32 scalar or `[N]`, for a prior with labels.
             pseudoinput: u, float32 `[N, d, d, C]`, or `[d, d, C]` for all images; None draws it.
@@ -332,7 +330,7 @@ class DVPVAE(GenerativeModel):
         condition, pseudoinputs = None, None
         if self.pseudoinput is not None:
             if pseudoinput is None:
-                pseudoinput = self._sample_prior(seeds, prior_temperature, steps, deterministic, label)
+                pseudoinput = self._sample_prior(seeds, prior_temperature, steps, label)
             pseudoinput = tf.broadcast_to(pseudoinput, [tf.shape(seeds)[0], *self.pseudoinput.shape])
             condition = self.pseudoinput.decode(pseudoinput)
             pseudoinputs = tf.clip_by_value(condition, 0.0, 1.0)
@@ -350,15 +348,10 @@ class DVPVAE(GenerativeModel):
         images = self.likelihood.images(parameters, noise.fork(seeds, Purpose.PIXELS), temperature)
         return Samples(images, pseudoinputs)
 
-    def _sample_prior(self, seeds, temperature, steps, deterministic, label):
-        seeds = noise.fork(seeds, Purpose.PSEUDOINPUT)
-        if not deterministic:
-            drawn, given = noise.normal(seeds, self.prior.sample_noise_size(steps)), {}
-            if label is not None:  # which other priors do not take
-                given["label"] = label
-            return self.prior.sample(drawn, steps, temperature, **given)
-        drawn = noise.normal(seeds, self.prior.deterministic_noise_size)
-        return self.prior.sample_deterministic(drawn, steps, temperature)
+    def _sample_prior(self, seeds, temperature, steps, label):
+        drawn = noise.normal(noise.fork(seeds, Purpose.PSEUDOINPUT), self.prior.sample_noise_size(steps))
+        of_label = {} if label is None else {"label": label}  # which other priors do not take
+        return self.prior.sample(drawn, steps, temperature, **of_label)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, serialised."""

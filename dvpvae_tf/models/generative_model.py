@@ -210,6 +210,7 @@ class GenerativeModel(BoundModel):
         steps: int | None = None,
         seed: int = 0,
         draws: int = 4000,
+        verbose: int = 0,
     ) -> Calibration | None:
         """Calibrates the diffusion prior: from then on each of its steps has the covariance and time that suit it best.
 
@@ -221,7 +222,9 @@ class GenerativeModel(BoundModel):
                 `images`.
             steps: T from now on; None takes the smallest that is within 0.2 nats of T = 50.
             seed: of the noise.
-            draws: pseudoinputs of training images to use, and half as many of validation images.
+            draws: pseudoinputs of training images to use, and half as many of validation images; of each image ten at
+                most.
+            verbose: 1 shows a progress bar, 0 nothing.
 
         Returns:
             What was found; None where it was of no use, see `DiffusionPrior.calibrate`.
@@ -234,8 +237,10 @@ class GenerativeModel(BoundModel):
             raise ValueError("Only a model with a diffusion prior can be calibrated.")
         if validation is None:
             images, validation = np.delete(images, np.s_[::10], axis=0), images[::10]
-        u = refit.draw_pseudoinputs(self, images, draws, seed)
-        validation_u = refit.draw_pseudoinputs(self, validation, draws // 2, seed)
-        found = self.prior.calibrate(u, validation_u, steps, seed)
+        u, validation_u = (
+            refit.draw_pseudoinputs(self, split, min(num, 10 * len(split)), seed)
+            for split, num in ((images, draws), (validation, draws // 2))
+        )
+        found = self.prior.calibrate(u, validation_u, steps, seed, verbose)
         self._compile_functions()  # what was traced has the old process
         return found

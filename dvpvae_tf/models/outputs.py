@@ -137,7 +137,6 @@ class SamplingOptions(TypedDict, total=False):
             logistic mixture; 1 by default. At 0 there is no noise after u, whatever `pixels` is.
         prior_temperature: at least 0, factor of the noise of the prior over u; 1 by default.
         steps: T of the diffusion prior, at least 1; the prior's own by default. z does not depend on it.
-        deterministic: whether the diffusion prior takes its steps without noise (DDIM); False by default.
         pixels: "draw" (the default) draws x from the logistic mixture p(x|z), independently for each pixel: a sample of
             the model, which looks speckled. "mean" takes the mean of p(x|z): a better picture, but no sample, so that
             distances between samples and images need "draw". Of a Bernoulli likelihood both are the mean.
@@ -149,7 +148,6 @@ class SamplingOptions(TypedDict, total=False):
     temperature: float | tf.Tensor
     prior_temperature: float | tf.Tensor
     steps: int | None
-    deterministic: bool
     pixels: Literal["draw", "mean"]
     label: int | tf.Tensor | None
     pseudoinput: np.ndarray | tf.Tensor | None

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.noise import Purpose, Stream
-from dvpvae_tf.priors import fit_full_mixture
+from dvpvae_tf.priors import DiffusionPrior, fit_full_mixture
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.dvpvae import DVPVAE
@@ -88,3 +88,17 @@ def with_full_mixture(
     u = draw_pseudoinputs(model, images, max(len(images), FEWEST_DRAWS), seed)
     validation_u = draw_pseudoinputs(model, validation, max(len(validation), FEWEST_DRAWS // 8), seed + 1)
     return with_prior(model, fit_full_mixture(u, validation_u, seed=seed, verbose=verbose))
+
+
+def with_ancestral_process(model: "DVPVAE") -> "DVPVAE":
+    """Gives the model without the calibration of its diffusion prior: it samples and scores by the paper's process.
+
+    Args:
+        model: any model; it stays as it is.
+
+    Returns:
+        The model with the ancestral process; the model itself where there is no calibration.
+    """
+    if not isinstance(model.prior, DiffusionPrior) or model.prior.calibrated_steps is None:
+        return model
+    return with_prior(model, model.prior.ancestral())

@@ -49,8 +49,7 @@ def sample_in_batches(
         Iterator of `Samples` of arrays; the last one holds the images left.
 
     Raises:
-        ValueError: if a number or an option is out of its range, `deterministic` is given for a model without a
-            diffusion prior, or `adapt` has not been called.
+        ValueError: if a number or an option is out of its range, or `adapt` has not been called.
     """
     model.check_adapted()
     if num < 1 or batch_size < 1:
@@ -66,8 +65,6 @@ def sample_in_batches(
 def _checked(model: "GenerativeModel", options: SamplingOptions) -> dict[str, Any]:
     """The options, their numbers as tensors, so that a graph serves all temperatures, labels and pseudoinputs."""
     model.check_steps(options.get("steps"))
-    if options.get("deterministic") and not hasattr(model.prior, "sample_deterministic"):
-        raise ValueError("Only a diffusion prior takes deterministic steps: leave out deterministic.")
     temperatures: dict[str, Any] = {name: options.get(name, 1.0) for name in ("temperature", "prior_temperature")}
     if not all(isinstance(value, numbers.Real) and 0 <= value < math.inf for value in temperatures.values()):
         given = ", ".join(map(repr, temperatures.values()))

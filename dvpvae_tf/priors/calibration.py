@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.noise import Stream
 from dvpvae_tf.priors.covariances import FullCovariances, kind_of
+from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
 from dvpvae_tf.priors.process import GRID_TIMES, MOST_CALIBRATED_STEPS
 
 ROWS_AT_A_TIME = 500
@@ -38,22 +41,33 @@ class Calibration:
     negative_bounds: np.ndarray
 
 
-def calibrate(schedule, predict_u, u, validation_u, steps=None, seed=0) -> Calibration | None:
+def calibrate(
+    schedule: LinearNoiseSchedule,
+    predict_u: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    u: np.ndarray,
+    validation_u: np.ndarray,
+    steps: int | None = None,
+    seed: int = 0,
+    verbose: int = 0,
+) -> Calibration | None:
     """Estimates C_t at each time of the grid, and chooses the times of the steps, the shrinkage of C_t and T.
 
     Args:
-        schedule: `LinearNoiseSchedule`.
-        predict_u: the predictor of u, see `ReverseProcess`.
+        schedule: gamma(t).
+        predict_u: gives u_hat from y_t, float32 `[N, d, d, C]`, and times, float32 `[N]` or `[1]`.
         u: float32 array `[N, d, d, C]`, draws of r(u|x) of training images.
         validation_u: the same of validation images: shrinkage and T are chosen on it.
         steps: T; None takes the smallest within 0.2 nats of T = 50.
         seed: of the noise of y_t.
+        verbose: 1 shows a progress bar, 0 nothing.
 
     Returns:
         The calibration; None where errors are not finite or have no positive definite covariance.
     """
+    moments = SecondMoments(schedule, predict_u, u.shape[1:])
+    progress = keras.utils.Progbar(len(u) + len(validation_u), verbose=verbose, unit_name="pseudoinput")
     errors, held_out = (
-        second_moments(schedule, predict_u, draws, seed, stream)
+        moments.of(draws, seed, stream, progress)
         for draws, stream in ((u, Stream.CALIBRATION), (validation_u, Stream.CALIBRATION_VALIDATION))
     )
     if not (np.isfinite(errors).all() and np.isfinite(held_out).all()):
@@ -75,39 +89,56 @@ def calibrate(schedule, predict_u, u, validation_u, steps=None, seed=0) -> Calib
     return Calibration(packed, paths, min(steps, MOST_CALIBRATED_STEPS), shrinkage, bounds)
 
 
-def second_moments(schedule, predict_u, u, seed, stream) -> np.ndarray:
-    """Estimates C_t at each time of the grid from one draw of y_t for each u and time.
+class SecondMoments:
+    """Estimates C_t at each time of the grid from one draw of y_t for each u and time; its graph is traced once.
 
     Args:
         schedule: see `calibrate`.
         predict_u: see `calibrate`.
-        u: float32 array `[N, d, d, C]`.
-        seed: see `calibrate`.
-        stream: int, of the noise, see `dvpvae_tf.noise.row_seeds`.
-
-    Returns:
-        float64 `[101, P, P]`, or `[101, P]` where u is so large that a process has diagonal covariances.
+        shape: `(d, d, C)`, the shape of u.
     """
-    shape = u.shape[1:]
-    size, times = math.prod(shape), tf.constant(GRID_TIMES, tf.float32)
-    full = kind_of(size) is FullCovariances
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *shape]), tf.TensorSpec([None, 2], tf.int32)])
-    def sums(u, seeds):
-        drawn = tf.reshape(noise.normal(seeds, len(GRID_TIMES) * size), [-1, len(GRID_TIMES), *shape])
+    def __init__(
+        self,
+        schedule: LinearNoiseSchedule,
+        predict_u: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        shape: tuple[int, int, int],
+    ):
+        size, times = math.prod(shape), tf.constant(GRID_TIMES, tf.float32)
+        full = kind_of(size) is FullCovariances
 
-        def of_time(i):
-            predicted = predict_u(schedule.diffuse(u, times[i], drawn[:, i]), times[i, tf.newaxis])
-            errors = tf.cast(tf.reshape(u - predicted, [-1, size]), tf.float64)
-            return tf.matmul(errors, errors, transpose_a=True) if full else tf.reduce_sum(tf.square(errors), axis=0)
+        @tf.function(input_signature=[tf.TensorSpec([None, *shape]), tf.TensorSpec([None, 2], tf.int32)])
+        def sums(u, seeds):
+            drawn = tf.reshape(noise.normal(seeds, len(GRID_TIMES) * size), [-1, len(GRID_TIMES), *shape])
 
-        return tf.map_fn(of_time, tf.range(len(GRID_TIMES)), fn_output_signature=tf.float64)
+            def of_time(i):
+                predicted = predict_u(schedule.diffuse(u, times[i], drawn[:, i]), times[i, tf.newaxis])
+                errors = tf.cast(tf.reshape(u - predicted, [-1, size]), tf.float64)
+                return tf.matmul(errors, errors, transpose_a=True) if full else tf.reduce_sum(errors**2, axis=0)
 
-    total = 0.0
-    for start in range(0, len(u), ROWS_AT_A_TIME):
-        batch = u[start : start + ROWS_AT_A_TIME]
-        total += sums(batch, noise.row_seeds(seed, stream, start, len(batch))).numpy()
-    return total / len(u)
+            return tf.map_fn(of_time, tf.range(len(GRID_TIMES)), fn_output_signature=tf.float64)
+
+        self._sums = sums
+
+    def of(self, u: np.ndarray, seed: int, stream: int, progress: keras.utils.Progbar | None = None) -> np.ndarray:
+        """Estimates them for the given pseudoinputs.
+
+        Args:
+            u: float32 array `[N, d, d, C]`.
+            seed: of the noise of y_t.
+            stream: of the noise, see `dvpvae_tf.noise.row_seeds`.
+            progress: counts the rows that are done.
+
+        Returns:
+            float64 `[101, P, P]`, or `[101, P]` where u is so large that a process has diagonal covariances.
+        """
+        total = 0.0
+        for start in range(0, len(u), ROWS_AT_A_TIME):
+            batch = u[start : start + ROWS_AT_A_TIME]
+            total += self._sums(batch, noise.row_seeds(seed, stream, start, len(batch))).numpy()
+            if progress:
+                progress.add(len(batch))
+        return total / len(u)
 
 
 def shrink(covariances: np.ndarray, shrinkage: float) -> np.ndarray:

@@ -20,6 +20,8 @@ from dvpvae_tf.priors.process import (
 )
 from dvpvae_tf.priors.terms import DiffusionTerms
 
+PAPER_STEPS = 50  # T of the ancestral process in Table 7
+
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class DiffusionPrior(keras.layers.Layer):
@@ -47,7 +49,7 @@ class DiffusionPrior(keras.layers.Layer):
         dropout: float = 0.0,
         gamma_min: float = -6.0,
         gamma_max: float = 7.0,
-        steps: int = 50,
+        steps: int = PAPER_STEPS,
         clip: bool = True,
         calibrated_steps: int | None = None,
         **kwargs,
@@ -83,6 +85,33 @@ class DiffusionPrior(keras.layers.Layer):
         """T, unless another is asked for."""
         return self.ancestral_steps if self.calibrated_steps is None else self.calibrated_steps
 
+    @property
+    def process_name(self) -> str:
+        """What people call the process that samples and scores, "ancestral" or "calibrated"."""
+        return (AncestralProcess if self.calibrated_steps is None else CalibratedProcess).kind
+
+    def predictions(self, steps: int | None = None) -> int:
+        """Counts the evaluations of the network for one draw: a calibrated process takes one more, at y_0.
+
+        Args:
+            steps: T; None takes the layer's own.
+
+        Returns:
+            How many.
+        """
+        return self.check_steps(steps) + (self.calibrated_steps is not None)
+
+    def ancestral(self) -> "DiffusionPrior":
+        """Copies the prior without its calibration.
+
+        Returns:
+            A prior with the same network, which samples and scores by the paper's ancestral process.
+        """
+        copy = type(self).from_config(self.get_config() | {"calibrated_steps": None})
+        copy.build((None, *self.shape))
+        copy.unet.set_weights(self.unet.get_weights())
+        return copy
+
     def process(self, steps: int | None = None) -> ReverseProcess:
         """Gives the process that samples and scores: the calibrated one, or before `calibrate` the ancestral one.
 
@@ -101,7 +130,7 @@ class DiffusionPrior(keras.layers.Layer):
         return CalibratedProcess(*arguments, covariances=self.covariances.value, paths=self.paths.value)
 
     def calibrate(
-        self, u: np.ndarray, validation_u: np.ndarray, steps: int | None = None, seed: int = 0
+        self, u: np.ndarray, validation_u: np.ndarray, steps: int | None = None, seed: int = 0, verbose: int = 0
     ) -> Calibration | None:
         """Gives the process the covariances and times that suit the trained network, once training is over.
 
@@ -110,11 +139,12 @@ class DiffusionPrior(keras.layers.Layer):
             validation_u: the same of validation images.
             steps: T from now on; None takes the smallest that is within 0.2 nats of T = 50 on `validation_u`.
             seed: of the noise.
+            verbose: 1 shows a progress bar, 0 nothing.
 
         Returns:
             What was found. None where it was of no use, such as with errors that are not finite: nothing changes then.
         """
-        found = calibrate(self.schedule, self.predict_u, u, validation_u, steps, seed)
+        found = calibrate(self.schedule, self.predict_u, u, validation_u, steps, seed, verbose)
         if found is None:
             return None
         if self.calibrated_steps is None:
@@ -158,11 +188,6 @@ class DiffusionPrior(keras.layers.Layer):
             int.
         """
         return self.process(steps).sample_noise_size
-
-    @property
-    def deterministic_noise_size(self):
-        """int, how many normal numbers a row `sample_deterministic` takes."""
-        return 2 * math.prod(self.shape)
 
     def call(self, u, noise, training=False):
         return self.negative_bound(u, noise, training)
@@ -302,36 +327,6 @@ class DiffusionPrior(keras.layers.Layer):
             float32 tensor `[N, d, d, C]`.
         """
         return self.process(steps).sample(noise, temperature)
-
-    def sample_deterministic(self, noise, steps=None, temperature=1.0):
-        """Draws pseudoinputs by DDIM: y_1 from N(0, I), T steps without noise, u from r(u|y_0) (Eq. 30).
-
-        Each step keeps the noise that the prediction of u implies: y_s = alpha_s u_hat + sigma_s eps_hat.
-
-        Args:
-            noise: float32 tensor `[N, deterministic_noise_size]`, standard normal.
-            steps: int or None, T; None takes the layer's own.
-            temperature: float or tensor that broadcasts against u, factor of the standard deviation of r(u|y_0); y_1
-                is not scaled.
-
-        Returns:
-            float32 tensor `[N, d, d, C]`.
-
-        Source: Song, Meng and Ermon, "Denoising diffusion implicit models", ICLR 2021, Eq. 12 at sigma = 0.
-        """
-        steps = self.check_steps(steps)
-        noise = tf.reshape(noise, [-1, 2, *self.shape])
-
-        def step(i, y):
-            time = 1.0 - tf.cast([i], tf.float32) / steps  # one for all rows: the UNet embeds it once
-            source, target = _like(time), _like(tf.maximum(time - 1.0 / steps, 0.0))
-            u = self.predict_u(y, time)
-            implied = (y - self.schedule.alpha(source) * u) / self.schedule.sigma(source)
-            return i + 1, self.schedule.diffuse(u, target, implied)
-
-        _, y = tf.while_loop(lambda i, y: i < steps, step, (0, noise[:, 0]))
-        gamma = self.schedule.gamma_min
-        return y / self.schedule.alpha(tf.constant(0.0)) + math.exp(0.5 * gamma) * temperature * noise[:, 1]
 
     def get_config(self):
         return {

@@ -22,9 +22,9 @@ from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.loading import load_model
-from dvpvae_tf.models.refit import with_full_mixture, with_prior
+from dvpvae_tf.models.refit import with_ancestral_process, with_full_mixture, with_prior
 from dvpvae_tf.optimizers import FusedAdamax
-from dvpvae_tf.priors import FullMixturePrior
+from dvpvae_tf.priors import DiffusionPrior, FullMixturePrior
 from dvpvae_tf.training.callbacks import (
     FollowProgress,
     LogEpochs,
@@ -88,7 +88,7 @@ def initialize(model: DVPVAE, config: TrainConfig, images: np.ndarray) -> None:
     if config.init_from is None:
         model.adapt(images)
         return
-    source = load_model(config.init_from)
+    source = with_ancestral_process(load_model(config.init_from))
     if isinstance(source.prior, FullMixturePrior):
         source = with_prior(source, model.prior)  # the mixture was not trained, so it is not trained on
     if [weight.shape for weight in source.weights] != [weight.shape for weight in model.weights]:
@@ -120,8 +120,8 @@ def train(
         announce: called on the chief with the model before it is trained.
 
     Returns:
-        What `dvpvae_tf.evaluation.negative_elbo` returns for the best model on the test set; None on a machine that is
-        not the chief.
+        What `dvpvae_tf.evaluation.negative_elbo` returns for the best model on the test set, its prior calibrated or
+        fitted; None on a machine that is not the chief.
 
     Raises:
         UserError: for every mistake that the user can put right.
@@ -239,24 +239,34 @@ def _callbacks(folder, model, images, steps, follower, chief):
     return callbacks
 
 
-def _fit_mixture(file, images, seed):
-    """Gives the model in a file a full mixture for its prior over u, unless it has one."""
-    model = load_model(file)
-    if not isinstance(model.prior, FullMixturePrior):
-        print(f"Fitting the prior over u of {file}")
-        write_atomically(file, with_full_mixture(model, *images[:2], seed).save)
+def _finish_prior(folder, images):
+    """Calibrates the diffusion prior of the best model, or fits the full mixture that takes its place, once.
+
+    Returns:
+        The best model.
+    """
+    model, config = load_model(folder.best), folder.config
+    if not isinstance(model.prior, DiffusionPrior) or model.prior.calibrated_steps is not None:
+        return model
+    if config.model.prior == "full_mixture":
+        print(f"Fitting the prior over u of {folder.best}")
+        model = with_full_mixture(model, *images[:2], config.seed)
+    else:
+        print(f"Calibrating the prior over u of {folder.best}")
+        if model.calibrate(*images[:2], config.model.diffusion_steps, config.seed, verbose=1) is None:
+            print("Its predictions are not finite, so it keeps the ancestral process")
+    write_atomically(folder.best, model.save)
+    return model
 
 
 def _report(folder, images):
-    """Fits a full mixture where the prior is one; evaluates the best model on the test set and draws its pictures."""
+    """Finishes the prior of the best model, evaluates that on the test set and draws its pictures."""
     if not folder.best.exists():
         raise UserError(
             "The validation bound was not finite after any epoch: try a lower --learning-rate or --gradient-clip-norm "
             "under another --name."
         )
-    if folder.config.model.prior == "full_mixture":
-        _fit_mixture(folder.best, images, folder.config.seed)
-    model, test = load_model(folder.best), images[2]
+    model, test = _finish_prior(folder, images), images[2]
     rows_of = {"samples": pictures.samples(model), "reconstructions": pictures.reconstructions(model, test[:10])}
     for name, rows in rows_of.items():
         write_atomically(folder.path / f"{name}.png", lambda path, rows=rows: pictures.save(path, rows))

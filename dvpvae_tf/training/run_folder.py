@@ -84,7 +84,11 @@ class RunFolder:
             yield
 
     def _check_same_run(self, resume: bool, hashes: dict[str, np.ndarray]) -> None:
-        ours, theirs = self.config.model_dump(), load_config(self.config_file).model_dump()
+        # T is chosen once training is over.
+        ours, theirs = (
+            config.model_dump(exclude={"model": {"diffusion_steps"}})
+            for config in (self.config, load_config(self.config_file))
+        )
         earlier = _read_hashes(self.images_file)
         if not earlier and self.saved_epochs() and self.config.dataset.startswith("folder:"):
             raise UserError(

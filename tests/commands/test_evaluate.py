@@ -45,7 +45,14 @@ def test_a_run_is_evaluated_on_its_own_test_data(run_folder, images, data, tmp_p
     test = images(12, seed=12)
     expected = evaluation.iwae(model, test, 3, steps=2, seed=4, verbose=0)
     assert results["nats"]["mean"] == pytest.approx(expected.estimates.mean(), rel=1e-4)
-    settings = {"estimator": "iwae, K = 3, T = 2", "is_bound": True, "images": 12, "seed": 4, "samples": 3, "steps": 2}
+    settings = {
+        "estimator": "iwae, K = 3, T = 2, ancestral",
+        "is_bound": True,
+        "images": 12,
+        "seed": 4,
+        "samples": 3,
+        "steps": 2,
+    }
     settings |= {"dataset": "folder:blobs", "split": "test", "model": str(run_folder), "mixed_precision": False}
     assert settings.items() <= results.items()
     statistics = evaluation.layer_statistics(model, test, seed=4)
@@ -54,8 +61,8 @@ def test_a_run_is_evaluated_on_its_own_test_data(run_folder, images, data, tmp_p
 
     printed = capsys.readouterr().out
     for text in (
-        "iwae, K = 3, T = 2",
-        "negative ELBO, T = 2",
+        "iwae, K = 3, T = 2, ancestral",
+        "negative ELBO, T = 2, ancestral",
         "negative ELBO, continuous time",
         "diffusion",
         "z_2",
@@ -82,7 +89,7 @@ def test_options_choose_the_data(run_folder, data, tmp_path):
     evaluate(run_folder / "best.keras", *options, "--dataset", "tfds:blobs", "--output", output)
     assert data[0] == {"name": "tfds:blobs", "data_dir": "here", "image_size": 8, "whole": True}
     results = json.loads(output.read_text())
-    assert (results["images"], results["samples"], results["estimator"]) == (20, 1, "elbo, K = 1, T = 3")
+    assert (results["images"], results["samples"], results["estimator"]) == (20, 1, "elbo, K = 1, T = 3, ancestral")
 
 
 def test_bfloat16_gives_nearly_the_same(run_folder, tmp_path):

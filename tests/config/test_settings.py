@@ -61,7 +61,7 @@ TABLE_7 = [
     ("model.channels", 32, 80, 128),
     ("model.hidden_channels", 32, 40, 96),
     ("model.likelihood", "bernoulli", "bernoulli", "discretized_logistic_mixture"),
-    ("model.diffusion_steps", 50, 50, 50),
+    ("model.diffusion_steps", None, None, None),
     ("model.gamma_min", -6, -6, -10),
     ("model.gamma_max", 7, 7, 7),
 ]

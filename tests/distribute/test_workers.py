@@ -269,7 +269,7 @@ def test_three_workers_train_as_one_process_does_and_the_chief_alone_writes(argu
     for folder, output in zip(folders[1:], outputs[1:], strict=True):
         assert {path.name for path in folder.iterdir()} == {"output.txt", "weights.npz"}
         assert output == f"Waiting for all 3 workers\n{pictures}: 60 pictures of 8 x 8 pixels (L 60)\n"
-    assert "Test negative ELBO, continuous-time prior: " in outputs[0]
+    assert "Test negative ELBO, T = " in outputs[0]
 
 
 @pytest.mark.slow

@@ -335,29 +335,3 @@ def test_the_published_terms_is_the_sum_at_the_right_ends(make_prior):
     losses = [prior.diffusion_loss(u, tf.fill([3], (i + 1) / steps), noises[:, i]) for i in range(steps)]
     np.testing.assert_allclose(terms.diffusion, np.mean(losses, axis=0), rtol=1e-4)
     np.testing.assert_array_equal(terms.prior_kl, prior.schedule.prior_kl(u))
-
-
-# DDIM
-
-
-def test_ddim_follows_the_probability_flow(make_gaussian_prior):
-    """For Gaussian u the flow is known: it keeps the standardised distance of y_t from its mean."""
-    prior, steps = make_gaussian_prior(gamma_min=-9.0, gamma_max=4.0), 500
-    noise = normal(50, prior.deterministic_noise_size)
-    u = prior.sample_deterministic(noise, steps, temperature=0.0)
-    start = tf.reshape(noise, [50, 2, *SHAPE])[:, 0].numpy()
-    alpha_squared, sigma_squared = squares(prior, 1.0)
-    standardised = (start - alpha_squared**0.5 * MEAN) / (alpha_squared * VARIANCE + sigma_squared) ** 0.5
-    np.testing.assert_allclose(u, MEAN + VARIANCE**0.5 * standardised, atol=0.01)
-    warm = prior.sample_deterministic(noise, steps).numpy() - u.numpy()
-    alpha_squared, sigma_squared = squares(prior, 0.0)
-    last = tf.reshape(noise, [50, 2, *SHAPE])[:, 1].numpy()
-    np.testing.assert_allclose(warm, (sigma_squared / alpha_squared) ** 0.5 * last, atol=1e-5)
-
-
-def test_ddim_reaches_the_same_end_in_few_steps_as_in_many_where_ancestral_sampling_does_not(make_gaussian_prior):
-    prior, rows = make_gaussian_prior(), 20_000
-    by_ddim = prior.sample_deterministic(normal(rows, prior.deterministic_noise_size), 10).numpy()
-    assert abs(by_ddim.mean() - MEAN) < 0.01
-    variance = moments_of_ancestral_sampling(prior, 10, 1.0)[1]
-    assert abs(by_ddim.var() - VARIANCE) < abs(variance - VARIANCE)

@@ -18,6 +18,9 @@ from dvpvae_tf import evaluation, training
 from dvpvae_tf.config import load_config
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers import ResBlock
+from dvpvae_tf.models import refit
+from dvpvae_tf.models.loading import load_model
+from dvpvae_tf.priors import DiffusionPrior, FullMixturePrior
 from dvpvae_tf.train import main
 from dvpvae_tf.training import callbacks, loop
 
@@ -111,13 +114,15 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
         assert np.mean(of_epoch) == pytest.approx(float(row["gradient_norm"]), rel=1e-5) and np.std(of_epoch) > 0
 
     # The saved model holds the averaged weights: those whose validation the metrics report.
-    model = keras.saving.load_model(folder / "last.keras")
-    result = evaluation.negative_elbo(model, splits[1], 8, verbose=0)
-    assert result["nats"]["mean"] == pytest.approx(float(rows[-1]["val_negative_elbo"]), rel=1e-5)
-    best = keras.saving.load_model(folder / "best.keras")
-    again = evaluation.negative_elbo(best, splits[1], 5, verbose=0)
-    assert again["nats"]["mean"] == pytest.approx(min(float(row["val_negative_elbo"]) for row in rows), rel=1e-5)
-    assert bound["images"] == len(splits[2])
+    last, best = (keras.saving.load_model(folder / f"{name}.keras") for name in ("last", "best"))
+    for model, expected in ((last, rows[-1]), (best, min(rows, key=lambda row: float(row["val_negative_elbo"])))):
+        in_continuous_time = np.mean(model(splits[1]).negative_elbo)
+        assert in_continuous_time == pytest.approx(float(expected["val_negative_elbo"]), rel=1e-5)
+    # The best one is calibrated, and the bound is that of the process that it samples.
+    assert (best.prior.process_name, last.prior.process_name) == ("calibrated", "ancestral")
+    again = evaluation.negative_elbo(best, splits[2], 5, verbose=0)
+    assert again["nats"]["mean"] == pytest.approx(bound["nats"]["mean"], rel=1e-5)
+    assert (bound["process"], bound["steps"], bound["images"]) == ("calibrated", 3, len(splits[2]))
     terms = sum(bound[name]["mean"] for name in ("reconstruction", "kl_z", "kl_u"))
     assert bound["nats"]["mean"] == pytest.approx(terms, rel=1e-5)
 
@@ -200,6 +205,40 @@ def test_a_run_can_be_extended_and_another_start_from_its_weights(make_config, s
     assert float(row["val_negative_elbo"]) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
+def test_a_run_may_end_with_a_full_mixture_and_report_its_bound(make_config, splits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", 200)
+    monkeypatch.setattr(callbacks.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
+    bound = training.train(make_config("full_mixture", epochs=1), splits, verbose=0)
+    best, last = (load_model(tmp_path / "run" / f"{name}.keras") for name in ("best", "last"))
+    assert isinstance(best.prior, FullMixturePrior) and isinstance(last.prior, DiffusionPrior)
+    assert (bound["process"], bound["steps"]) == (None, None)
+    assert bound["nats"]["mean"] == pytest.approx(np.mean(best(splits[2]).negative_elbo), rel=1e-5)
+    assert "nats on validation images" in capsys.readouterr().out
+
+
+def test_a_run_starts_from_the_network_of_a_model_with_a_fitted_prior(make_config, images, tmp_path):
+    source, blobs = training.make_model(make_config("diffusion"), 1), images(20)
+    source.adapt(blobs)
+    for weight in source.trainable_variables:
+        weight.assign_add(tf.random.stateless_uniform(weight.shape, (0, 1)))
+    mixture = FullMixturePrior(1)
+    mixture.build((None, *source.pseudoinput.shape))
+    mixture.set_gaussians(np.ones(1), np.zeros((1, 9)), np.eye(9)[None])
+    refit.with_prior(source, mixture).save(tmp_path / "mixture.keras")
+    source.calibrate(blobs, draws=20)
+    source.save(tmp_path / "calibrated.keras")
+    for name in ("mixture", "calibrated"):
+        config = make_config("diffusion", init_from=str(tmp_path / f"{name}.keras"))
+        model = training.make_model(config, 1)
+        loop.initialize(model, config, blobs)
+        assert model.prior.process_name == "ancestral"
+        for part in ("bottom_up", "top_down", "pseudoinput", *(["prior"] if name == "calibrated" else [])):
+            ours, theirs = (getattr(each, part).trainable_variables for each in (model, source))
+            for one, other in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
 def test_weights_of_another_architecture_are_refused(make_config, splits, leave_run, tmp_path):
     config = make_config(init_from=str(leave_run()))
     with pytest.raises(UserError, match="are for a model with other settings: give those with --config, such as"):
@@ -258,7 +297,7 @@ def test_the_command_trains_on_a_folder_of_pictures_in_bfloat16(images, tmp_path
             "diffusion",
         ]
     )
-    assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
+    assert "Test negative ELBO, T = " in capsys.readouterr().out
     model = keras.saving.load_model(tmp_path / "own" / "best.keras")
     assert model.dtype_policy.name == "mixed_bfloat16" and model.image_shape == (8, 8, 3)
     assert (tmp_path / "own" / "samples.png").exists()
@@ -272,7 +311,7 @@ def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
     narrow += " 1,1" if dataset == "omniglot" else " 1,1,1,1"
     place = f"--data-dir {shared}/data/tfds --omniglot-mat {shared}/data/omniglot_subset/chardata.mat"
     main(f"--dataset {dataset} --epochs 1 --batch-size 50 --name run --output {tmp_path} {place} {narrow}".split())
-    assert "Test negative ELBO, continuous-time prior: " in capsys.readouterr().out
+    assert "Test negative ELBO, T = " in capsys.readouterr().out
     bits_per_dim = float(read_metrics(tmp_path / "run")[0]["val_bits_per_dim"])
     assert 0.1 < bits_per_dim < (1.0 if dataset == "omniglot" else 8.0)
 

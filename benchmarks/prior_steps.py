@@ -1,0 +1,93 @@
+"""Draws the KL of u against T for the ancestral, the calibrated and the mixture prior of one model; needs matplotlib.
+
+    python -m dvpvae_tf.fit_prior --model RUN/last.keras --prior calibrated --output calibrated.keras
+    python -m dvpvae_tf.fit_prior --model RUN/last.keras --output mixture.keras
+    python benchmarks/prior_steps.py --calibrated calibrated.keras --mixture mixture.keras --dataset mnist
+
+The picture is that of docs/prior.md.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf import load_model
+from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.errors import exit_on_error
+from dvpvae_tf.models.refit import draw_pseudoinputs, with_ancestral_process
+
+STEPS = (1, 2, 5, 10, 20, 50)
+ROWS_AT_A_TIME = 250
+
+
+def kl_of_u(model, u, steps, seed):
+    """The KL of u in T steps, given one trajectory for each of the draws u of r(u|x): its mean and standard error."""
+    prior = model.prior
+    score = tf.function(lambda u, noise: tf.add_n(prior.score(u, noise, steps).terms))
+    rng, values = np.random.default_rng(seed), []
+    for start in range(0, len(u), ROWS_AT_A_TIME):
+        rows = u[start : start + ROWS_AT_A_TIME]
+        noise = rng.normal(size=(len(rows), prior.score_noise_size(steps))).astype("float32")
+        values.append(score(rows, noise))
+    values = np.concatenate(values) - float(model.pseudoinput.entropy())
+    return values.mean(), values.std(ddof=1) / len(values) ** 0.5
+
+
+def measure(arguments):
+    """Curves of the diffusion prior by name, points in the order of `STEPS`; and the mixture's one point."""
+    calibrated, mixture = load_model(arguments.calibrated), load_model(arguments.mixture)
+    test = read_images(arguments.dataset, arguments.data_dir)[2]
+    u = draw_pseudoinputs(calibrated, test, arguments.draws, arguments.seed)
+    curves = {}
+    for model in (with_ancestral_process(calibrated), calibrated):
+        name = f"{model.prior.process_name} diffusion"
+        curves[name] = [kl_of_u(model, u, steps, arguments.seed) for steps in STEPS]
+    return curves, kl_of_u(mixture, u, None, arguments.seed), mixture.prior.components
+
+
+def draw(curves, exact, components, path):
+    """Draws the curves; the mixture, which takes no steps, is a line."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for color, (name, points) in zip(("tab:red", "tab:blue"), curves.items(), strict=True):
+        means, errors = np.transpose(points)
+        axes.errorbar(STEPS, means, 2 * errors, color=color, marker="o", markersize=4, capsize=2, label=name)
+    axes.axhline(exact[0], color="black", linewidth=1, label=f"full mixture of {components}, no steps")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(STEPS, STEPS)
+    ticks = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
+    axes.set_yticks(ticks, ticks)
+    axes.minorticks_off()
+    axes.set_xlabel("steps T")
+    axes.set_ylabel("KL of u, nats")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Draw the KL of u against the number of steps.")
+    parser.add_argument("--calibrated", required=True, help="model with a calibrated diffusion prior")
+    parser.add_argument("--mixture", required=True, help="the same model with a full mixture")
+    parser.add_argument("--dataset", required=True, help="as in training; its test images are used")
+    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
+    parser.add_argument("--draws", type=int, default=4000, help="pseudoinputs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws and the noise (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default="docs/prior_steps.png", help="default: %(default)s")
+    arguments = parser.parse_args()
+    with exit_on_error():
+        curves, exact, components = measure(arguments)
+    print("| prior |" + "".join(f" T = {steps} |" for steps in STEPS) + " no steps |")
+    print("|---" * (len(STEPS) + 2) + "|")
+    for name, points in curves.items():
+        print(f"| {name} | " + " | ".join(f"{mean:.2f} +- {error:.2f}" for mean, error in points) + " | |")
+    print(f"| full mixture of {components} |" + " |" * len(STEPS) + f" {exact[0]:.2f} +- {exact[1]:.2f} |")
+    draw(curves, exact, components, arguments.output)
+    print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
