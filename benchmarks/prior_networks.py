@@ -203,19 +203,27 @@ def measure(arguments):
     for steps in CALIBRATED_STEPS:
         tables = {"covariances": found.covariances, "paths": found.paths}
         process = CalibratedProcess(SCHEDULE, denoiser.predict_u, shape, steps, **tables)
-        kl = kl_of_u(
-            lambda u, noise, p=process: p.score(u, noise).log_weight, test_u, process.score_noise_size, entropy
-        )
+        kl = kl_of_u(score_of(process), test_u, process.score_noise_size, entropy)
         print(f"calibrated, T = {steps}: {mean_and_error(kl)} nats")
     for steps in MIXTURE_STEPS if posterior else ():
         path = found.paths[steps - 1, : steps + 1]
-
-        def log_weight(u, noise, path=path):
-            noise = tf.reshape(noise, [-1, len(path), size])
-            return score_mixture_steps(posterior, denoiser.correction, path, u, noise)
-
-        kl = kl_of_u(log_weight, flat_test, (steps + 1) * size, entropy)
+        kl = kl_of_u(mixture_score_of(denoiser, path), flat_test, (steps + 1) * size, entropy)
         print(f"mixture steps, T = {steps}: {mean_and_error(kl)} nats, {mean_and_error(kl - exact)} more than exact")
+
+
+def score_of(process):
+    """The log-weight of a trajectory of a process, a function of u and noise."""
+    return lambda u, noise: process.score(u, noise).log_weight
+
+
+def mixture_score_of(denoiser, path):
+    """`score_mixture_steps` as a function of u and flat noise."""
+
+    def log_weight(u, noise):
+        noise = tf.reshape(noise, [-1, len(path), u.shape[1]])
+        return score_mixture_steps(denoiser.posterior, denoiser.correction, path, u, noise)
+
+    return log_weight
 
 
 def main():
