@@ -253,8 +253,9 @@ def check_same_training(folders, single):
         for row, expected_row in zip(rows, expected, strict=True):
             for key, value in expected_row.items():
                 assert float(row[key]) == pytest.approx(float(value), rel=2e-3, abs=1e-6), key
-    best = [keras.saving.load_model(folder / "run" / "best.keras").get_weights() for folder in (folders[0], single)]
-    assert_close(*best)
+    # What is trained: rounding may move the times of a calibrated process to others that cost the same.
+    best = [keras.saving.load_model(folder / "run" / "best.keras") for folder in (folders[0], single)]
+    assert_close(*([weight.numpy() for weight in model.trainable_variables] for model in best))
 
 
 @pytest.mark.slow
