@@ -197,7 +197,7 @@ def test_a_device_may_have_no_images_of_the_last_batch():
         ({"loss": "mse"}, "Leave out loss: the model has its own loss and metrics"),
         ({"metrics": ["mae"], "weighted_metrics": []}, "Leave out metrics and weighted_metrics: the model has its own"),
         ({"optimizer": keras.optimizers.SGD(0.1, loss_scale_factor=2.0)}, "Leave out loss_scale_factor: only float16"),
-        ({"optimizer": keras.optimizers.LossScaleOptimizer("sgd")}, "Leave out loss_scale_factor: only float16"),
+        ({"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())}, "Leave out loss_scale_factor"),
     ],
 )
 def test_compile_refuses_what_it_would_not_use(model, arguments, message):
