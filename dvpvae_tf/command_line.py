@@ -220,6 +220,15 @@ def add_dataset_arguments(parser: Parser) -> None:
         parser: takes the options.
     """
     parser.add_argument("--dataset", help="data set, as in training (default: that of the run)")
+    add_source_arguments(parser)
+
+
+def add_source_arguments(parser: Parser) -> None:
+    """Adds the options that say how and where images are read: `SOURCE_SETTINGS` of `dvpvae_tf.config.settings`.
+
+    Args:
+        parser: takes the options.
+    """
     parser.add_argument("--image-size", type=count, help="resize images of tfds: or folder: to this side")
     parser.add_argument("--background", metavar="COLOUR", help="colour under transparent pictures of folder:")
     parser.add_argument(

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -50,36 +50,63 @@ def first_line(error: BaseException) -> str:
 def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
     """Ends a command with one line on standard error, without a traceback.
 
-    It also lets the command print where standard output or error is closed, and where their encoding lacks a
-    character: `?` stands for it.
+    It also lets the command print where standard output or error is closed, where their encoding lacks a character
+    (`?` stands for it), and where nobody reads standard output any more (`command | head`): the command does its work.
 
     Args:
         on_interrupt: what the user can do after Ctrl-C, such as "the same command goes on".
 
     Raises:
-        SystemExit: with code 2 for a `UserError`, a name that is too long or a full disk, 1 for a `WorkerLost` or
-            when the reader of the output has ended, 130 for Ctrl-C.
+        SystemExit: with code 2 for a `UserError`, a name that is too long or a full disk, 1 for a `WorkerLost`, 130 for
+            Ctrl-C.
     """
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # not so in a notebook
         sys.stdout.reconfigure(errors="replace")
     try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
+        with contextlib.redirect_stdout(_UnreadOutput(sys.stdout)):
+            try:
+                yield
+            finally:
+                sys.stdout.flush()
     except UserError as error:
         _exit(2, f"error: {error}")
     except WorkerLost as error:
         _exit(1, f"error: {error}")
     except KeyboardInterrupt:
         _exit(130, "interrupted" + (f": {on_interrupt}" if on_interrupt else ""))
-    except BrokenPipeError:
-        _exit(1)
     except OSError as error:
         if error.errno not in {errno.ENAMETOOLONG, *DISK_IS_FULL}:
             raise
         _exit(2, f"error: {error.filename or 'the output'}: {error.strerror}")
+
+
+class _UnreadOutput:
+    """A stream that drops what is written to it once its reader has left."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            _drop(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            _drop(self._stream)
+
+
+def _drop(stream: TextIO) -> None:
+    """Lets what is written, and what Python flushes at exit, vanish."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open_closed_streams() -> None:
@@ -89,10 +116,6 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open until the process ends)
 
 
-def _exit(code: int, message: str = "") -> NoReturn:
-    for stream, text in ((sys.stdout, ""), (sys.stderr, message)):
-        try:
-            print(text, end="\n" if text else "", file=stream, flush=True)
-        except BrokenPipeError:  # Python would flush again at exit, and fail again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def _exit(code: int, message: str) -> NoReturn:
+    print(message, file=_UnreadOutput(sys.stderr), flush=True)
     sys.exit(code)

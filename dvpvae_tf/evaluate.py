@@ -37,7 +37,8 @@ TERMS = {
     "negative_entropy": "minus the entropy of r(u|x)",
 }
 FEWEST_FID_IMAGES = 4
-DEFAULT_SAMPLES = {"iwae": 100, "elbo": 1, "published": 100}
+DEFAULT_SAMPLES = {"iwae": 10, "elbo": 1, "published": 100}
+DEFAULT_LIMIT = 500
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,9 +62,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="iwae",
         help="iwae and elbo are bounds; published, that of the authors' code, is not (default: %(default)s)",
     )
-    parser.add_argument("--samples", type=count, metavar="K", help="samples for each image (default: 100; 1 for elbo)")
+    defaults = "; ".join(f"{number} for {name}" for name, number in DEFAULT_SAMPLES.items())
+    parser.add_argument("--samples", type=count, metavar="K", help=f"samples for each image (default: {defaults})")
     add_process_arguments(parser)
-    parser.add_argument("--limit", type=count, metavar="N", help="use only the first N images")
+    parser.add_argument(
+        "--limit",
+        type=_count_or_all,
+        default=DEFAULT_LIMIT,
+        metavar="N",
+        help="use the first N images, or all. The time grows with N times K: all and --samples 100 give the precise "
+        "bound, in minutes to hours (default: %(default)s)",
+    )
     parser.add_argument(
         "--batch-size",
         type=count,
@@ -104,6 +113,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+def _count_or_all(text: str) -> int | None:
+    return None if text == "all" else count(text)
+
+
 def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None]:
     """Evaluates the model on the images of the shard, or on all images.
 
@@ -129,6 +142,12 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
         model = with_ancestral_process(model)  # the authors' code knows no other
     split = images_of(arguments, model)
     images = split[: arguments.limit]
+    data = f"{data_settings(arguments)['name']} ({arguments.split})"
+    print(
+        f"{arguments.estimator} of {len(images)} of the {len(split)} images of {data}, "
+        f"{arguments.samples} samples each (see --limit and --samples)",
+        flush=True,
+    )
     rows = (arguments.shard or Shard(0, 1)).rows(len(images), arguments.batch_size)
     copies = copies_on_other_devices(model) if arguments.strategy == "mirrored" else []
     # The distances come first: what can go wrong with them must not cost the bound.
@@ -147,7 +166,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
         "images": fingerprint([images]),
         "batch_size": arguments.batch_size,
     }
-    return Part(result, layer_sums(model, mine, arguments.seed, **shared), settings), distances
+    return Part(result, layer_sums(model, mine, arguments.seed, **shared, verbose=1), settings), distances
 
 
 def _feature_extractor(arguments: argparse.Namespace, model: DVPVAE) -> tuple[Callable, str]:
@@ -296,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def report(results: dict[str, Any], output: Path | None) -> None:
-    """Prints results and writes them.
+    """Writes results, then prints them.
 
     Args:
         results: as `print_tables` takes them.
@@ -305,9 +324,9 @@ def report(results: dict[str, Any], output: Path | None) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    print_tables(results)
     if output:
         write_atomically(output, lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
+    print_tables(results)
 
 
 if __name__ == "__main__":

@@ -14,26 +14,41 @@ from dvpvae_tf.errors import DISK_IS_FULL, UserError
 LONGEST_NAME = 255  # bytes, of all common file systems
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: str | Path, write: Callable[[Path], object], replace_folder: bool = False) -> None:
     """Writes a file or folder under a temporary name, then renames it: no reader ever sees half of it.
 
     Args:
         path: the path to write. It replaces what is there, except for a folder that is not empty.
         write: function of the temporary path, which has the same suffix.
+        replace_folder: replaces a folder that is not empty too. It is there until the new one is whole.
 
     Raises:
         UserError: if it cannot be written.
     """
     path = Path(path).absolute()
-    name = f".writing-{path.name}"
-    temporary = path.with_name(name if len(os.fsencode(name)) <= LONGEST_NAME else f".writing-{path.name[-60:]}")
+    temporary = _beside(path, ".writing-")
     with _writing(path):
         _remove(temporary)  # what a killed process has left
         try:
             write(temporary)
-            os.replace(temporary, path)
+            with _moved_aside(path) if replace_folder and path.is_dir() else contextlib.nullcontext():
+                os.replace(temporary, path)
         finally:
             _remove(temporary)
+
+
+@contextlib.contextmanager
+def _moved_aside(folder: Path) -> Iterator[None]:
+    """Frees the name of a folder; it is removed at the end, or gets its name back after an error."""
+    aside = _beside(folder, ".replaced-")
+    _remove(aside)
+    os.replace(folder, aside)
+    try:
+        yield
+    except BaseException:
+        os.replace(aside, folder)
+        raise
+    _remove(aside)
 
 
 @contextlib.contextmanager
@@ -53,6 +68,12 @@ def _writing(path: Path) -> Iterator[None]:
             raise
         hint = ": make room and run the same command again" if cause.errno in DISK_IS_FULL else ""
         raise UserError(f"cannot write {path}: {cause.strerror or cause}{hint}") from error
+
+
+def _beside(path: Path, prefix: str) -> Path:
+    """The path with a prefix to its name, which is shortened where it would be too long."""
+    name = prefix + path.name
+    return path.with_name(name if len(os.fsencode(name)) <= LONGEST_NAME else prefix + path.name[-60:])
 
 
 def _remove(path: Path) -> None:
@@ -113,11 +134,18 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 
     Returns:
         The rows; none where there is no file.
+
+    Raises:
+        UserError: if it cannot be read.
     """
     path = Path(path)
     if not path.exists():
         return []
-    text = path.read_bytes().decode("utf-8", errors="replace").replace("\0", "")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    text = content.decode("utf-8", errors="replace").replace("\0", "")
     header, *rows = [line for line in csv.reader(text.splitlines()) if any(line)] or [[]]
     return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
 

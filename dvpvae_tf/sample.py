@@ -112,6 +112,7 @@ def _draw(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, f
     from dvpvae_tf.models.sampling import sample_in_batches
 
     num = len(arguments.rows)
+    print("Tracing the sampler, once: up to some minutes for a large model", flush=True)
     drawn = sample_in_batches(
         model,
         num,

@@ -7,9 +7,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvpvae_tf.command_line import add_data_places, count, seed
+from dvpvae_tf.command_line import add_source_arguments, count, seed
 from dvpvae_tf.config import DEFAULT_DATASET
 from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.config.settings import SOURCE_SETTINGS
 from dvpvae_tf.config.train_arguments import limit_batch_size, parse_train_arguments
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.tuning.space import read_space
@@ -52,8 +53,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--output", type=Path, default=Path("tuning"), help="folder for the results (default: %(default)s)"
     )
     parser.add_argument("--seed", type=seed, default=0, help="seed of search and training (default: %(default)s)")
-    parser.add_argument("--image-size", type=count, help="resize images of tfds: or folder: to this side")
-    add_data_places(parser)
+    add_source_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.space = read_space(arguments.space)
     return arguments
@@ -71,9 +71,10 @@ def search(arguments: argparse.Namespace) -> Path | None:
     Raises:
         UserError: for a mistake that the user can put right, or where no trial was completed.
     """
-    of_training = ("dataset", "epochs", "seed", "data_dir", "image_size", "omniglot_mat")
+    of_training = ("dataset", "epochs", "seed", *sorted(SOURCE_SETTINGS))
     options = {name: getattr(arguments, name) for name in of_training} | {"config": arguments.base}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value not in (None, True)]
+    flags += ["--skip-broken"] * bool(arguments.skip_broken)
     of_trials = parse_train_arguments(flags)
 
     from dvpvae_tf import quiet_tensorflow  # noqa: F401

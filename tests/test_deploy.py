@@ -99,7 +99,7 @@ def test_the_pods_of_a_kubernetes_evaluation_take_a_shard_each(run):
     count = part_of("kubernetes-evaluate.yaml", "Job")["spec"]["completions"]
     for index in range(count):
         called, _ = run_container(run, "kubernetes-evaluate.yaml", index)
-    start = "-m dvpvae_tf.evaluate --model /shared/runs/cifar10 --samples 1000 --data-dir /shared/tfds"
+    start = "-m dvpvae_tf.evaluate --model /shared/runs/cifar10 --limit all --samples 1000 --data-dir /shared/tfds"
     end = "--output /shared/runs/cifar10/results.json"
     assert called == [f"{start} --shard {index}/{count} {end}" for index in range(count)]
 

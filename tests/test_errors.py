@@ -40,9 +40,14 @@ def test_a_command_ends_with_one_line_and_its_exit_code(body, expected):
     assert run(body) == expected
 
 
-@pytest.mark.parametrize("body", ["print('a line\\n' * 100000)", "print('a'); sys.exit(0)"], ids=["long", "short"])
-def test_a_reader_who_leaves_ends_the_command_quietly(body):
-    assert run(f"import time; time.sleep(0.2); {body}", "| true") == (1, "", "")
+@pytest.mark.parametrize("body", ["print('a line\\n' * 100000)", "print('a', flush=True)", "print('a')"])
+def test_a_command_does_its_work_where_the_reader_of_its_output_has_left(body, tmp_path):
+    result = tmp_path / "result"
+    code = f"import time; time.sleep(0.2); {body}; print('b'); open('{result}', 'w').write('whole')"
+    assert run(code, "| true") == (0, "", "")
+    assert result.read_text() == "whole"
+    assert run("import time; time.sleep(0.2); print('a'); sys.exit(3)", "| true") == (3, "", "")
+    assert run("import time; time.sleep(0.2); print('a'); raise UserError('no')", "| true") == (2, "", "error: no\n")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

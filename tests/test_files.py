@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, tables of numbers, and locks on folders."""
 
 import contextlib
+import os
 import resource
 import signal
 import subprocess
@@ -12,6 +13,34 @@ from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import append_csv, check_output, lock_folder, read_csv, write_atomically, write_csv
 
 ROWS = [{"epoch": "0", "loss": "1.5"}, {"epoch": "1", "loss": "0.5"}]
+
+
+def write_folder(text):
+    def write(path):
+        path.mkdir()
+        (path / "text").write_text(text)
+
+    return write
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    write_atomically(folder, write_folder("old"))
+    with pytest.raises(UserError, match="Directory not empty"):
+        write_atomically(folder, write_folder("new"))
+
+    def killed_in_between(*paths, replace=os.replace):
+        if "writing" in str(paths[0]):
+            assert not folder.exists()
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed_in_between)
+        write_atomically(folder, write_folder("new"), replace_folder=True)
+    assert (folder / "text").read_text() == "old"
+    write_atomically(folder, write_folder("new"), replace_folder=True)
+    assert (folder / "text").read_text() == "new" and os.listdir(tmp_path) == ["folder"]
 
 
 @contextlib.contextmanager
@@ -54,6 +83,11 @@ def test_damaged_lines_of_a_table_are_left_out(tmp_path, damage):
 def test_a_table_without_rows(tmp_path, content):
     (tmp_path / "table.csv").write_bytes(content)
     assert read_csv(tmp_path / "table.csv") == []
+
+
+def test_what_is_no_readable_file_is_no_table(tmp_path):
+    with pytest.raises(UserError, match=f"^cannot read {tmp_path}: Is a directory$"):
+        read_csv(tmp_path)
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(tmp_path):

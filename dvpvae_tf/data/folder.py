@@ -241,8 +241,9 @@ def _split(folder: Path, digests: dict[Path, str]) -> dict[str, dict[Path, str]]
             raise UserError(f"there are no pictures in {' and '.join(empty)}")
     else:
         splits = {"train": digests}
-    if len(splits["train"]) < 10 and len(splits) < 3:
-        raise UserError(f"{found.get('train', folder)} has {len(splits['train'])} pictures: at least 10 are needed")
+    different = len(set(splits["train"].values()))  # copies stay in one split
+    if different < 10 and len(splits) < 3:
+        raise UserError(f"{found.get('train', folder)} has {different} different pictures: at least 10 are needed")
     for split, lower in (("test", 0.0), ("validation", HELD_OUT)):
         if split not in splits:
             splits[split], splits["train"] = _hold_out(splits["train"], lower)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from dvpvae_tf.distribute.devices import map_round_robin
@@ -105,6 +106,7 @@ def layer_sums(
     batch_size: int = 100,
     first: int = 0,
     copies: Sequence[DVPVAE] = (),
+    verbose: int = 0,
 ) -> LayerSums:
     """Computes what `layer_statistics` needs, for a part of a data set or on several devices too.
 
@@ -115,6 +117,7 @@ def layer_sums(
         batch_size: images that go through the model at a time.
         first: index of the first of the images in the whole data set.
         copies: copies of the model on other devices, which take batches in turn with it.
+        verbose: 1 for a line at the start and a progress bar, 0 for no output.
 
     Returns:
         `LayerSums`.
@@ -133,5 +136,12 @@ def layer_sums(
         means, kl = (np.asarray(value, "float64") for value in evaluator.infer_twice(data, seed, first + start))
         return LayerSums(len(kl), kl.sum(axis=0), np.prod(means, axis=0).sum(axis=0), means.sum(axis=1), layer_sizes)
 
+    if verbose:
+        print("Tracing and measuring how much the layers are used", flush=True)
+    bar = keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
     functions = [functools.partial(sums_of, evaluator) for evaluator in evaluators]
-    return functools.reduce(LayerSums.plus, map_round_robin(functions, range(0, len(images), size)))
+    total = None
+    for sums in map_round_robin(functions, range(0, len(images), size)):
+        total = sums if total is None else total.plus(sums)
+        bar.add(sums.images)
+    return total

@@ -139,13 +139,17 @@ def _notes_on_costs(arguments: argparse.Namespace, scale: CostScale) -> list[str
     ]
 
 
+def _standard_error(result: dict[str, Any]) -> str:
+    error = result["nats_standard_error"]  # None where there is one image alone
+    return "" if error is None else f", the standard error over them about {error:.2f} nats"
+
+
 def _notes(arguments: argparse.Namespace, done: Iterable[tuple[Row, list[dict[str, Any]]]]) -> list[str]:
     """Notes below a table of scores, as lines of Markdown."""
     results = {row.data: results[0] for row, results in done}
     seen = [
         f"{name}: {result['steps']:,} steps, {result['images_seen']:,} images seen; {result['estimator']} on "
-        f"{result['test_images']:,} test images, the standard error over them about "
-        f"{result['nats_standard_error']:.2f} nats."
+        f"{result['test_images']:,} test images{_standard_error(result)}."
         for name, result in results.items()
     ]
     seeds = ", ".join(map(str, arguments.seeds))

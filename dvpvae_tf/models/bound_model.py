@@ -1,5 +1,7 @@
 """Training and evaluation of a model whose call gives the terms of a bound for each image."""
 
+import contextlib
+import inspect
 import math
 from typing import Any
 
@@ -9,7 +11,7 @@ import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.keras_internals import BuiltModel, check_settings, parameters_of, sum_no_gradients
-from dvpvae_tf.layers.pixels import check_images, take_images, to_unit_range
+from dvpvae_tf.layers.pixels import RANGE, check_images, take_images, to_unit_range
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.outputs import Elbo
 from dvpvae_tf.optimizers import as_tensors, as_vector
@@ -130,13 +132,14 @@ class BoundModel(BuiltModel):
             ValueError: if the images are of another shape, type or range, there are weights of samples or classes, or
                 `adapt` has not been called.
         """
-        names = ("class_weight", "sample_weight")
-        _refuse({name: kwargs.get(name) for name in names}, "all images count alike")
+        given = self._checked_arguments(super().fit, x, *args, **kwargs)
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
-            kwargs.setdefault("shuffle", False)  # else Keras warns that it does not shuffle a data set
-        if "validation_data" in kwargs:
-            kwargs["validation_data"] = self._checked_data(kwargs["validation_data"])
-        return super().fit(self._checked_data(x), *args, **kwargs)
+            given.setdefault("shuffle", False)  # else Keras warns that it does not shuffle a data set
+        if "validation_data" in given:
+            pair = given["validation_data"]
+            given["validation_data"] = self._checked_data(tuple(pair) if isinstance(pair, list) else pair)
+        with _one_line_for_pixels():
+            return super().fit(**given)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
         """Evaluates the bound. Arguments and result are those of `keras.Model.evaluate`; for data sets see `fit`.
@@ -144,8 +147,8 @@ class BoundModel(BuiltModel):
         Raises:
             ValueError: as `fit` does.
         """
-        _refuse({"sample_weight": kwargs.get("sample_weight")}, "all images count alike")
-        return super().evaluate(self._checked_data(x), *args, **kwargs)
+        with _one_line_for_pixels():
+            return super().evaluate(**self._checked_arguments(super().evaluate, x, *args, **kwargs))
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Elbo:
         """Computes the terms of the bound of each image. Arguments are those of `keras.Model.predict`.
@@ -157,18 +160,57 @@ class BoundModel(BuiltModel):
             ValueError: as `fit` does.
         """
         self._images_seen.assign(0)
-        return super().predict(self._checked_data(x), *args, **kwargs)
+        with _one_line_for_pixels():
+            return super().predict(self._checked_data(x), *args, **kwargs)
+
+    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
+        """Takes one training step. Arguments and result are those of `keras.Model.train_on_batch`.
+
+        Raises:
+            ValueError: as `fit` does.
+        """
+        return super().train_on_batch(**self._checked_arguments(super().train_on_batch, x, *args, **kwargs))
+
+    def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
+        """Evaluates the bound of one batch. Arguments and result are those of `keras.Model.test_on_batch`.
+
+        Raises:
+            ValueError: as `fit` does.
+        """
+        return super().test_on_batch(**self._checked_arguments(super().test_on_batch, x, *args, **kwargs))
 
     def predict_on_batch(self, x: Any) -> Elbo:
-        """Computes the terms of the bound of each image of one batch, as `predict` does for its first batch."""
+        """Computes the terms of the bound of each image of one batch, as `predict` does for its first batch.
+
+        Raises:
+            ValueError: as `fit` does.
+        """
         self._images_seen.assign(0)
-        return super().predict_on_batch(x)
+        return super().predict_on_batch(self._checked_data(x))
+
+    def _checked_arguments(self, method, *args, **kwargs):
+        """The arguments of a call by their names, `x` checked, and refused where they would not be used."""
+        given = inspect.signature(method).bind_partial(*args, **kwargs).arguments
+        given |= given.pop("kwargs", {})
+        names = ("class_weight", "sample_weight")
+        _refuse({name: given.get(name) for name in names}, "all images count alike")
+        return given | {"x": self._checked_data(given["x"])}
 
     def _checked_data(self, data):
         """Returns the data. It checks as much as it can before anything is traced, and the rest while data are read."""
+        if isinstance(data, list):
+            raise ValueError(
+                "Give images as one array, such as np.stack(images): Keras takes a list for several inputs."
+            )
         if isinstance(data, tf.data.Dataset):
             images = images_of(data.element_spec)
-            if images.shape[1:].is_fully_defined():
+            if isinstance(images, tf.TensorSpec):
+                if not images.shape[1:].is_fully_defined():
+                    shape = [None, *self.image_shape]
+                    raise ValueError(
+                        "The data set does not know the shape of its images: pass each batch through "
+                        f"tf.ensure_shape(images, {shape}) with map."
+                    )
                 check_images(np.zeros([0, *images.shape[1:]], images.dtype.as_numpy_dtype), self.image_shape)
             if self.jit_compile and images.dtype.is_floating:
                 data = data.map(_assert_pixels, num_parallel_calls=tf.data.AUTOTUNE)  # XLA drops assertions
@@ -370,6 +412,17 @@ def _refuse(arguments, reason):
     given = [name for name, value in arguments.items() if value is not None]
     if given:
         raise ValueError(f"Leave out {' and '.join(given)}: {reason}.")
+
+
+@contextlib.contextmanager
+def _one_line_for_pixels():
+    """Turns the error of a graph that finds pixels out of range, buried under its traceback, into one line."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if RANGE not in error.message:
+            raise
+        raise ValueError(f"{RANGE}: divide 0..255 by 255.") from None
 
 
 def _assert_pixels(*data):

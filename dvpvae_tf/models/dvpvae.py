@@ -15,7 +15,7 @@ from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.generative_model import GenerativeModel
 from dvpvae_tf.models.likelihoods import Likelihood
-from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples
+from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, check_pixels
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.noise import Purpose, Stream
 from dvpvae_tf.priors import VampPrior
@@ -325,8 +325,7 @@ class DVPVAE(GenerativeModel):
         Raises:
             ValueError: if `pixels` is neither "draw" nor "mean".
         """
-        if pixels not in ("draw", "mean"):
-            raise ValueError(f'pixels is {pixels!r}: give "draw" or "mean".')
+        check_pixels(pixels)
         condition, pseudoinputs = None, None
         if self.pseudoinput is not None:
             if pseudoinput is None:

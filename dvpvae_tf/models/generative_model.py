@@ -1,6 +1,7 @@
 """The methods that users call on a trained model: sample, reconstruct, calibrate, presets."""
 
 import functools
+import numbers
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -37,11 +38,16 @@ class GenerativeModel(BoundModel):
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        self._compile_functions()
-
-    def _compile_functions(self):
-        self.generate_function = tf.function(self.generate, reduce_retracing=True)
+        self._compiled_for = self._compiled_generate = None
         self.encode_function = tf.function(functools.partial(encode_batch, self), reduce_retracing=True)
+
+    @property
+    def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
+        """`generate`, compiled: anew where the prior has changed, such as by calibration."""
+        prior = repr(self.prior and self.prior.get_config())
+        if self._compiled_for != prior:
+            self._compiled_for, self._compiled_generate = prior, tf.function(self.generate, reduce_retracing=True)
+        return self._compiled_generate
 
     @classmethod
     def from_preset(cls, name: str | Path, load_weights: bool = False, **kwargs: Any) -> "GenerativeModel":
@@ -195,8 +201,10 @@ class GenerativeModel(BoundModel):
             T, or None where the model has no diffusion prior.
 
         Raises:
-            ValueError: if T is below 1, or given for a model without a diffusion prior.
+            ValueError: if T is no whole number from 1 on, or given for a model without a diffusion prior.
         """
+        if steps is not None and not isinstance(steps, numbers.Integral):
+            raise ValueError(f"steps must be a whole number, got {steps!r}.")
         if self.prior is not None:
             return self.prior.check_steps(steps)
         if steps is not None:
@@ -241,6 +249,4 @@ class GenerativeModel(BoundModel):
             refit.draw_pseudoinputs(self, split, min(num, 10 * len(split)), seed)
             for split, num in ((images, draws), (validation, draws // 2))
         )
-        found = self.prior.calibrate(u, validation_u, steps, seed, verbose)
-        self._compile_functions()  # what was traced has the old process
-        return found
+        return self.prior.calibrate(u, validation_u, steps, seed, verbose)

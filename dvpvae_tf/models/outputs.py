@@ -129,6 +129,19 @@ class Samples(NamedTuple):
     pseudoinputs: tf.Tensor | None
 
 
+def check_pixels(pixels: str) -> None:
+    """Checks the option `pixels` of sampling.
+
+    Args:
+        pixels: see `SamplingOptions`.
+
+    Raises:
+        ValueError: if it is neither "draw" nor "mean".
+    """
+    if pixels not in ("draw", "mean"):
+        raise ValueError(f'pixels is {pixels!r}: give "draw" or "mean".')
+
+
 class SamplingOptions(TypedDict, total=False):
     """The options of sampling, all of them optional.
 

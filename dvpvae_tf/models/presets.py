@@ -6,7 +6,6 @@ The trained models that come with the library are such folders inside the packag
 import datetime
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +73,9 @@ def save_preset(model: keras.Model, folder: str | Path, **metadata: Any) -> None
         uncompiled.save_weights(temporary / WEIGHTS_FILE)
         _write_json(temporary / CONFIG_FILE, keras.saving.serialize_keras_object(uncompiled))
         _write_json(temporary / METADATA_FILE, _metadata(uncompiled, temporary / WEIGHTS_FILE) | metadata)
-        if folder.exists():
-            shutil.rmtree(folder)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder, write)
+    write_atomically(folder, write, replace_folder=True)
 
 
 def is_preset(name_or_folder: str | Path) -> bool:

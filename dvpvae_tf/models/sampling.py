@@ -11,8 +11,9 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.distribute.devices import device_of, map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
+from dvpvae_tf.errors import did_you_mean
 from dvpvae_tf.models.latents import check_latents
-from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions
+from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions, check_pixels
 from dvpvae_tf.priors.labelled_mixture import check_label
 
 if TYPE_CHECKING:
@@ -49,11 +50,13 @@ def sample_in_batches(
         Iterator of `Samples` of arrays; the last one holds the images left.
 
     Raises:
+        TypeError: if there is no such option.
         ValueError: if a number or an option is out of its range, or `adapt` has not been called.
     """
     model.check_adapted()
-    if num < 1 or batch_size < 1:
-        raise ValueError(f"num and batch_size must be at least 1, got {num} and {batch_size}.")
+    if not all(isinstance(number, numbers.Integral) and number >= 1 for number in (num, batch_size)):
+        raise ValueError(f"num and batch_size must be whole numbers from 1 on, got {num!r} and {batch_size!r}.")
+    num, batch_size = int(num), int(batch_size)  # NumPy's integers have types that TensorFlow does not mix
     checked = _checked(model, options)
     seeds = noise.row_seeds(seed, noise.Stream.SAMPLING, first, num)
     models = (model, *copies)
@@ -64,6 +67,10 @@ def sample_in_batches(
 
 def _checked(model: "GenerativeModel", options: SamplingOptions) -> dict[str, Any]:
     """The options, their numbers as tensors, so that a graph serves all temperatures, labels and pseudoinputs."""
+    for name in options.keys() - SamplingOptions.__annotations__.keys():
+        known = SamplingOptions.__annotations__
+        raise TypeError(f"There is no option {name}{did_you_mean(name, known)}: there are {', '.join(known)}.")
+    check_pixels(options.get("pixels", "draw"))
     model.check_steps(options.get("steps"))
     temperatures: dict[str, Any] = {name: options.get(name, 1.0) for name in ("temperature", "prior_temperature")}
     if not all(isinstance(value, numbers.Real) and 0 <= value < math.inf for value in temperatures.values()):

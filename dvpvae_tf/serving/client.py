@@ -17,6 +17,7 @@ from urllib3.util import Retry
 
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import Samples
+from dvpvae_tf.models.outputs import check_pixels
 
 RETRIED_STATUS = (429, 502, 503, 504)  # HTTP status of a server that may soon answer the same request
 FIRST_WAIT = 0.5  # seconds before the first retry over gRPC; each further wait is twice as long
@@ -51,8 +52,7 @@ def sample(
         UserError: if there is no answer, the answer is an error or not one of such a model, or a row is invalid.
         ValueError: if `pixels` is neither "draw" nor "mean".
     """
-    if pixels not in SIGNATURES:
-        raise ValueError(f'pixels is {pixels!r}: give "draw" or "mean".')
+    check_pixels(pixels)
     seeds = np.asarray(seeds, "int64")
     inputs = {"seed": seeds, "temperature": np.full(seeds.shape, temperature, "float32")}
     try:

@@ -261,11 +261,7 @@ def _finish_prior(folder, images):
 
 def _report(folder, images):
     """Finishes the prior of the best model, evaluates that on the test set and draws its pictures."""
-    if not folder.best.exists():
-        raise UserError(
-            "The validation bound was not finite after any epoch: try a lower --learning-rate or --gradient-clip-norm "
-            "under another --name."
-        )
+    folder.check_best()
     model, test = _finish_prior(folder, images), images[2]
     rows_of = {"samples": pictures.samples(model), "reconstructions": pictures.reconstructions(model, test[:10])}
     for name, rows in rows_of.items():

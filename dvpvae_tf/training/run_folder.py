@@ -92,8 +92,8 @@ class RunFolder:
         earlier = _read_hashes(self.images_file)
         if not earlier and self.saved_epochs() and self.config.dataset.startswith("folder:"):
             raise UserError(
-                f"{self.path} was started by an earlier version, which split folders in another way: "
-                "its test images would be trained on. Give this run another --name."
+                f"{self.images_file} is missing or damaged, or {self.path} was started by an earlier version, which "
+                "split folders in another way: its test images could be trained on. Give this run another --name."
             )
         changed = [name for name in earlier if not np.array_equal(earlier[name], hashes[name])]
         if changed and ours["dataset"] == theirs["dataset"]:
@@ -119,7 +119,8 @@ class RunFolder:
     def _checkpoints(self) -> dict[int, Path]:
         """All checkpoints by their number of epochs; earlier versions wrote `.weights.h5` files."""
         paths = [path for suffix in ("weights.h5", "keras") for path in self.checkpoints.glob(f"[0-9]*.{suffix}")]
-        return {int(path.name.partition(".")[0]): path for path in paths}
+        numbered = [(path.name.partition(".")[0], path) for path in paths]
+        return {int(number): path for number, path in numbered if number.isdecimal()}  # not the user's "3 copy.keras"
 
     def save(self, model: keras.Model, epochs: int, progress: Progress) -> None:
         """Writes all that a resumed run needs (weights, EMA, optimizer, step), and keeps it of the last two epochs.
@@ -141,6 +142,21 @@ class RunFolder:
         for old in self.saved_epochs()[2:]:
             self._checkpoints()[old].unlink()
             (self.checkpoints / f"{old}.json").unlink(missing_ok=True)
+
+    def check_best(self) -> None:
+        """Checks that a finished run has a best model.
+
+        Raises:
+            UserError: if it has none: no epoch was good, or the file was removed.
+        """
+        if self.best.exists():
+            return
+        if self.saved_epochs():
+            raise UserError(f"{self.best} was removed: copy {self.last} there, or train again under another --name.")
+        raise UserError(
+            "The validation bound was not finite after any epoch: try a lower --learning-rate or --gradient-clip-norm "
+            "under another --name."
+        )
 
     def restore(self, model: keras.Model) -> tuple[int, Progress]:
         """Loads the newest checkpoint that can be read, and removes from the logs what was noted after it.

@@ -279,8 +279,10 @@ def test_mistakes_with_the_folder_are_told(tmp_path):
     with pytest.raises(UserError, match="there is no folder .*missing"):
         read(tmp_path / "missing")
     fill(tmp_path, range(9))
-    with pytest.raises(UserError, match="has 9 pictures: at least 10 are needed"):
+    shutil.copyfile(tmp_path / "000.png", tmp_path / "copy.png")  # copies stay in one split
+    with pytest.raises(UserError, match="has 9 different pictures: at least 10 are needed"):
         read(tmp_path)
+    (tmp_path / "copy.png").unlink()
     fill(tmp_path, range(10))
     with pytest.raises(UserError, match="batch_size is 9: for folder:.* it must be from 1 to 6"):
         load_dataset(f"folder:{tmp_path}", 9, image_size=8)

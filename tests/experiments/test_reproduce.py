@@ -257,10 +257,11 @@ def test_a_plot_is_drawn_from_its_runs(at_hand, tmp_path, monkeypatch):
     # The runs themselves are those of the tables: here only their settings and scores count.
     monkeypatch.setattr(runs.training, "train", train)
     monkeypatch.setattr(runs, "load_model", lambda path: path)
-    scores = {"nats": 81.0, "nats_standard_error": 1.0, "test_images": 8, "estimator": "iwae, K = 2"}
+    scores = {"nats": 81.0, "nats_standard_error": None, "test_images": 1, "estimator": "iwae, K = 2"}
     monkeypatch.setattr(runs, "_score", lambda *_: scores)
     reproduce.main(["figure5", "--scale", "smoke", "--output", str(tmp_path)])
     written = (tmp_path / "smoke" / "figure5.md").read_text()
+    assert "iwae, K = 2 on 1 test images.\n" in written, "of one image there is no standard error"
     assert "(figure5.png)" in written and "| mnist | dct, mixture, 11 |" in written
     assert Image.open(tmp_path / "smoke" / "figure5.png").size == (1080, 480)
     names = [f"mnist_prior_mixture_pseudoinput_size_{size}_seed0" for size in (3, 11)]

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 ROOT = Path(__file__).resolve().parents[2]
+UNKNOWN_SHAPE = tf.data.Dataset.from_generator(lambda: iter([]), output_signature=tf.TensorSpec(None, tf.uint8))
 TERMS = ["negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"]
 
 
@@ -219,6 +220,8 @@ def test_compile_refuses_what_it_would_not_use(model, arguments, message):
         ),
         ({"x": np.zeros((8, 9, 9, 1), "uint8")}, "The model takes images \\[N, 8, 8, 1\\], got \\(8, 9, 9, 1\\)"),
         ({"x": tf.data.Dataset.from_tensors(np.zeros((8, 9, 9, 1), "uint8"))}, "The model takes images \\[N, 8, 8, 1"),
+        ({"x": [np.zeros((8, 8, 1), "uint8")] * 2}, "Give images as one array, such as np.stack.images."),
+        ({"x": UNKNOWN_SHAPE}, "does not know the shape of its images: .* tf.ensure_shape.images, .None, 8, 8, 1.."),
         ({"x": np.full((8, 8, 8, 1), 255.0)}, "Images must be uint8, or floats in \\[0, 1\\]: divide 0..255 by 255"),
     ],
 )
@@ -228,10 +231,17 @@ def test_fit_refuses_in_one_line_what_it_would_not_use(model, images, arguments,
     assert "\n" not in str(error.value)
 
 
+def test_weights_given_by_position_are_refused_too(model, images):
+    with pytest.raises(ValueError, match="Leave out sample_weight"):
+        model.fit(images(8), None, 8, 1, 0, None, 0.0, None, True, None, np.ones(8))
+    with pytest.raises(ValueError, match="Leave out sample_weight"):
+        model.train_on_batch(images(8), None, np.ones(8))
+
+
 def test_pixels_are_checked_under_xla_too(tiny, images):
     model = tiny(pseudoinput="none")
     model.compile(keras.optimizers.SGD(0.1), jit_compile=True)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="divide 0..255 by 255"):
+    with pytest.raises(ValueError, match="^Images must be uint8, or floats in .0, 1.: divide 0..255 by 255.$"):
         model.fit(as_dataset(images(8).astype("float32")), verbose=0)
 
 
@@ -245,6 +255,16 @@ def test_what_needs_adapt_is_refused_before_it(not_adapted, images):
     for use in uses:
         with pytest.raises(ValueError, match="Call model.adapt\\(train\\) first"):
             use(x)
+
+
+def test_a_clone_is_not_adapted_until_it_has_the_weights(tiny, images):
+    model = tiny(prior="standard")
+    model.adapt(images(16))
+    clone = keras.models.clone_model(model)
+    with pytest.raises(ValueError, match="Call model.adapt\\(train\\) first"):
+        clone(images(4))
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(clone(images(4)).negative_elbo, model(images(4)).negative_elbo)
 
 
 def test_an_endless_data_set_is_not_adapted_to(not_adapted, images):

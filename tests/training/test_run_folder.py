@@ -58,11 +58,22 @@ def test_the_newest_two_checkpoints_are_kept_with_the_best_epoch(folder, model):
         change(model, epochs)
         folder.save(model, epochs, progress)
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["2.json", "2.keras", "3.json", "3.keras"]
+    (folder.checkpoints / "3 copy.keras").write_bytes(b"the user's own")
     expected = state_of(model)
     change(model, 9)
     assert folder.restore(model) == (3, Progress(3.25, 3))
     for one, two in zip(state_of(model), expected, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_best_model_that_is_missing_was_removed_or_never_there(folder, model):
+    with pytest.raises(UserError, match="The validation bound was not finite after any epoch"):
+        folder.check_best()
+    folder.save(model, 1, Progress(5.0, 1))
+    with pytest.raises(UserError, match="best.keras was removed: copy .*last.keras there"):
+        folder.check_best()
+    folder.best.touch()
+    folder.check_best()
 
 
 def test_a_damaged_checkpoint_is_told_and_left_out(folder, model, capsys):

@@ -198,6 +198,10 @@ def test_a_run_can_be_extended_and_another_start_from_its_weights(make_config, s
         training.train(make_config(epochs=1), splits, resume=True, verbose=0)
 
     best = str(tmp_path / "run" / "best.keras")
+    loaded = keras.saving.load_model(best)  # for use: without an optimizer
+    assert not loaded.compiled
+    with pytest.raises(ValueError, match="call `compile\\(\\)` before"):
+        loaded.fit(splits[0], verbose=0)
     still = {"learning_rate": 1e-9, "end_learning_rate": 1e-9, "epochs": 1, "init_from": best}
     training.train(make_config(name="tuned", **still), splits, verbose=0)
     (row,) = read_metrics(tmp_path / "tuned")

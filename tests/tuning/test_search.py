@@ -26,6 +26,7 @@ from dvpvae_tf.config import (
     search_space_file,
     settings_as_yaml,
 )
+from dvpvae_tf.data import pipelines
 from dvpvae_tf.data.pipelines import evaluation_batches, training_batches
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.build import build_model
@@ -495,6 +496,22 @@ def test_mistakes_are_told_in_one_line(arguments, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert caught.value.code == 2 and error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_folders_are_read_as_in_training(monkeypatch, tmp_path, capsys):
+    asked = {}
+
+    def read_images(**settings):
+        asked.update(settings)
+        raise UserError("enough")
+
+    monkeypatch.setattr(pipelines, "read_images", read_images)
+    options = ["--dataset", "folder:pics", "--image-size", "8", "--background", "black", "--skip-broken"]
+    with pytest.raises(SystemExit):
+        tune.main([*options, "--output", str(tmp_path / "out")])
+    assert capsys.readouterr().err == "error: enough\n"
+    of_folder = {"name": "folder:pics", "image_size": 8, "background": "black", "skip_broken": True}
+    assert asked == of_folder | {"data_dir": None, "omniglot_mat": None}
 
 
 def test_a_chief_that_cannot_listen_says_so(command, monkeypatch, capsys):
