@@ -38,7 +38,8 @@ class GenerativeModel(BoundModel):
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        self._compiled_for = self._compiled_generate = None
+        self._compiled_for: str | None = None
+        self._compiled_generate: Any = None
         self.encode_function = tf.function(functools.partial(encode_batch, self), reduce_retracing=True)
 
     @property
