@@ -7,6 +7,7 @@ import numpy as np
 
 from dvpvae_tf.command_line import SPLITS
 from dvpvae_tf.config.settings import NAMED_DATASETS, SOURCE_SETTINGS, DataConfig
+from dvpvae_tf.data.folder import list_splits
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
@@ -125,6 +126,25 @@ def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
             so that it holds images that the model was trained on.
     """
     return splits_of(arguments, model, arguments.split)[0]
+
+
+def names_of(arguments: argparse.Namespace) -> list[str] | None:
+    """Names the images that `images_of` reads, in their order.
+
+    Args:
+        arguments: as for `images_of`.
+
+    Returns:
+        The paths of the files in their folder; None for a data set that is no folder.
+
+    Raises:
+        UserError: if they cannot be read.
+    """
+    settings = data_settings(arguments)
+    kind, _, folder = settings["name"].partition(":")
+    if kind != "folder":
+        return None
+    return [*list_splits(folder, settings.get("skip_broken", False), settings.get("whole", False))[arguments.split]]
 
 
 def splits_of(arguments: argparse.Namespace, model: DVPVAE, *splits: str) -> list[np.ndarray]:

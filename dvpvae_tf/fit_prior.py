@@ -23,7 +23,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: the arguments; by default those of the process.
 
     Returns:
-        The options, with `prior`, `steps` and `output`.
+        The options, with `prior`, `steps`, `labels` and `output`.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -47,11 +47,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="T",
         help="steps of a calibrated prior (default: the fewest that cost 0.2 nats more than 50)",
     )
+    parser.add_argument(
+        "--labels",
+        action="store_true",
+        help="fit a full mixture for each class, so that `sample --label` can ask for one. Labels are those of the "
+        "data set, or the class subfolders of folder:",
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.keras", help="the model with its new prior")
     add_dataset_arguments(parser)
     arguments = parser.parse_args(argv)
     if arguments.steps and arguments.prior != "calibrated":
         parser.error("--steps is for --prior calibrated")
+    if arguments.labels and arguments.prior == "calibrated":
+        parser.error("--labels is for --prior full_mixture")
     return arguments
 
 
@@ -67,8 +75,9 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
     Raises:
         UserError: for a mistake that the user can put right.
     """
-    from dvpvae_tf.command_inputs import model_of, splits_of
-    from dvpvae_tf.models.refit import with_full_mixture
+    from dvpvae_tf.command_inputs import data_settings, model_of, splits_of
+    from dvpvae_tf.data.pipelines import read_labels
+    from dvpvae_tf.models.refit import with_full_mixture, with_labelled_mixture
     from dvpvae_tf.priors import DiffusionPrior
 
     model = model_of(arguments)
@@ -77,6 +86,9 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
     if arguments.prior == "calibrated" and not isinstance(model.prior, DiffusionPrior):
         raise UserError(f"--prior calibrated is for models with a diffusion prior, and {arguments.model} has none")
     training, validation = splits_of(arguments, model, "train", "validation")
+    if arguments.labels:
+        labels = read_labels(**data_settings(arguments))
+        return with_labelled_mixture(model, training, labels[0], validation, labels[1], arguments.seed)
     if arguments.prior == "full_mixture":
         return with_full_mixture(model, training, validation, arguments.seed)
     print("Estimating the covariances of 100 steps")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dvpvae_tf.command_line import (
@@ -23,6 +24,8 @@ from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import write_atomically
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dvpvae_tf.models import DVPVAE, Samples
 
 
@@ -34,8 +37,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Returns:
         `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `num`, `temperature`, `prior_temperature`,
-        `steps`, `ancestral`, `pixels`, `batch_size`, `strategy`, `output`, and `rows`, the range of images that this
-        process draws.
+        `steps`, `ancestral`, `pixels`, `label`, `from_image`, `batch_size`, `strategy`, `output`, and `rows`, the range
+        of images that this process draws.
 
     Raises:
         UserError: if an option is unknown, missing, out of its range, or of no use beside the others.
@@ -49,6 +52,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=temperature,
         default=1.0,
         help="the same factor for the prior over u (default: %(default)s)",
+    )
+    of_what = parser.add_mutually_exclusive_group()
+    of_what.add_argument("--label", type=int, metavar="C", help="draw only this class, from 0 on (fit_prior --labels)")
+    of_what.add_argument(
+        "--from-image",
+        type=Path,
+        metavar="FILE",
+        help="draw variations of a picture: all share its u. Any size and format; it is cropped and resized",
     )
     add_process_arguments(parser)
     add_pixels_argument(parser)
@@ -99,8 +110,9 @@ def _job(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, Any]:
     from dvpvae_tf.models.loading import fingerprint
 
     of_model = ("model", "mixed_precision", "ancestral", "steps")
-    names = (*of_model, "seed", "num", "temperature", "prior_temperature", "pixels", "batch_size")
+    names = (*of_model, "seed", "num", "temperature", "prior_temperature", "pixels", "label", "batch_size")
     settings = {name: getattr(arguments, name) for name in names}
+    settings["from_image"] = arguments.from_image and str(arguments.from_image)
     return settings | {"weights": fingerprint(model.get_weights())}
 
 
@@ -121,6 +133,8 @@ def _draw(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, f
         prior_temperature=arguments.prior_temperature,
         steps=arguments.steps,
         pixels=arguments.pixels,
+        label=arguments.label,
+        pseudoinput=arguments.from_image and _pseudoinput_of(arguments.from_image, model),
         batch_size=arguments.batch_size,
         first=arguments.rows.start,
         copies=copies_on_other_devices(model) if arguments.strategy == "mirrored" else [],
@@ -130,6 +144,18 @@ def _draw(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, f
         times.append((times[-1][0] + len(batch.images), time.perf_counter()))
         yield batch
         progress.add(len(batch.images))
+
+
+def _pseudoinput_of(path: Path, model: DVPVAE) -> np.ndarray:
+    """The mean of u of a picture, `[d, d, C]`."""
+    import numpy as np
+
+    from dvpvae_tf.data.folder import read_picture
+
+    if model.pseudoinput is None:
+        raise UserError("--from-image is for models with pseudoinputs, and this one has none")
+    side, _, channels = model.image_shape
+    return np.asarray(model.encode(read_picture(path, side, channels)[None]).u)[0]
 
 
 def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, float]]) -> None:

@@ -20,6 +20,7 @@ REDUCED = {
     "02_how_it_works": {"EPOCHS": 1, "IMAGES": 20, "TOY_STEPS": 20, "TOY_SAMPLES": 100},
     "03_your_own_images": {"STRIDE": 32, "EPOCHS": 1, "TEST_IMAGES": 20, "SAMPLES": 2},
     "04_bounds": {"TOY_IMAGES": 8, "TOY_EPOCHS": 1, "TOY_SAMPLES": 2, "EPOCHS": 1, "IMAGES": 4, "SAMPLES": 4},
+    "05_using_a_model": {"IMAGES": 20, "ROUNDS": 2, "CHAINS": 2, "COLUMNS": 10},
 }
 # Ten steps of two layers show what a hundred of eight do.
 SMALLER = f"""{SHALLOW_PRESETS}
@@ -72,8 +73,8 @@ def texts(notebook):
         yield from (output.data.get("text/plain", "") for output in outputs(notebook, kind))
 
 
-def test_there_are_four_notebooks_and_a_reduced_size_of_each():
-    assert len(NOTEBOOKS) == 4
+def test_there_are_five_notebooks_and_a_reduced_size_of_each():
+    assert len(NOTEBOOKS) == 5
     assert {path.stem for path in NOTEBOOKS} == set(REDUCED)
 
 

@@ -93,7 +93,7 @@ def read_folder(
     if not pictures:
         raise UserError(f"there are no pictures in {root}")
     digests = {picture.path: picture.digest for picture in pictures}
-    splits = dict.fromkeys(SPLIT_FOLDERS, digests) if whole and not find_splits(root) else _split(root, digests)
+    splits = _split(root, digests, whole)
     mode = "L" if all(picture.image.mode == "L" for picture in pictures) else "RGB"
     images = {picture.path: np.asarray(picture.image.convert(mode)) for picture in pictures}
     return {
@@ -102,25 +102,86 @@ def read_folder(
     }
 
 
-def list_splits(folder: str | Path) -> dict[str, dict[str, str]]:
+def read_picture(path: str | Path, image_size: int, channels: int, background: str = "white") -> np.ndarray:
+    """Reads one picture of any size and format, as `read_folder` does; one line tells what was changed.
+
+    Args:
+        path: the file.
+        image_size: side of the image, in pixels.
+        channels: 1 for grey, 3 for colour.
+        background: colour under a transparent picture, as in CSS.
+
+    Returns:
+        uint8 `[image_size, image_size, channels]`.
+
+    Raises:
+        UserError: if there is no such file, or it cannot be read.
+    """
+    try:
+        picture = _read_picture(Path(path).expanduser(), image_size, _parse_colour(background))
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+        raise UserError(f"cannot read the picture {path} ({error})") from error
+    mode, sizes = {1: "L", 3: "RGB"}[channels], " x ".join(map(str, picture.size))
+    changes = [f"resized to {image_size} x {image_size}"] if picture.size != (image_size, image_size) else []
+    if picture.size[0] != picture.size[1]:
+        changes.insert(0, "cropped to a square")
+    if picture.mode != mode:
+        changes.append(f"converted to {'grey' if channels == 1 else 'colour'}")
+    print(f"{path}: {sizes} pixels, {picture.mode}" + (f"; {', '.join(changes)}" if changes else ""))
+    return np.asarray(picture.image.convert(mode)).reshape(image_size, image_size, channels)
+
+
+def list_splits(folder: str | Path, skip_broken: bool = False, whole: bool = False) -> dict[str, dict[str, str]]:
     """Lists the files of each split. A run keeps the list, so that a later call finds files that have moved.
 
     Args:
         folder: path of the folder.
+        skip_broken: see `read_folder`.
+        whole: see `read_folder`.
 
     Returns:
-        dict from `train`, `validation` and `test` to a dict from the file's path in the folder to its SHA-256.
+        dict from `train`, `validation` and `test` to a dict from the file's path in the folder to its SHA-256, in the
+        order of the images of `read_folder`.
 
     Raises:
         UserError: if there is no such folder or it has too few pictures.
     """
     root = _check_folder(folder)
-    digests = {path: _digest(path.read_bytes()) for path in _find_pictures(root, Counter())}
-    splits = _split(root, digests)
+    paths = [path for path in _find_pictures(root, Counter()) if not skip_broken or _is_readable(path)]
+    splits = _split(root, {path: _digest(path.read_bytes()) for path in paths}, whole)
     return {
         split: {path.relative_to(root).as_posix(): part[path] for path in _in_order(part)}
         for split, part in splits.items()
     }
+
+
+def read_folder_labels(folder: str | Path, skip_broken: bool = False, whole: bool = False) -> dict[str, np.ndarray]:
+    """Gives the labels of the pictures under a folder: each belongs to the class subfolder that it lies in.
+
+    The class subfolders lie in the folder, or in each of its split subfolders. Sorted by name they are the labels 0, 1
+    and so on; one line on standard error tells which.
+
+    Args:
+        folder: path of the folder.
+        skip_broken: see `read_folder`.
+        whole: see `read_folder`.
+
+    Returns:
+        dict from `train`, `validation` and `test` to int64 arrays `[N]`, in the order of the images of `read_folder`.
+
+    Raises:
+        UserError: if there is no such folder, it has too few pictures, or one lies in no class subfolder.
+    """
+    files = list_splits(folder, skip_broken, whole)
+    depth = 1 if find_splits(Path(folder).expanduser()) else 0
+    parts = {split: [Path(file).parts[depth:] for file in part] for split, part in files.items()}
+    if any(len(path) < 2 for part in parts.values() for path in part):
+        raise UserError(f"folder:{folder} has no labels: some of its pictures lie in no class subfolder")
+    classes = sorted({path[0] for part in parts.values() for path in part})
+    print(f"{folder}: labels " + ", ".join(f"{label} {name}" for label, name in enumerate(classes)), file=sys.stderr)
+    return {split: np.array([classes.index(path[0]) for path in part], np.int64) for split, part in parts.items()}
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
@@ -199,6 +260,14 @@ def _read_picture(path: Path, side: int, background: tuple[int, int, int]) -> Pi
         return Picture(path, _digest(content), image, picture.size, picture.mode)
 
 
+def _is_readable(path: Path) -> bool:
+    try:
+        _read_picture(path, 1, (0, 0, 0))
+    except Exception:  # Pillow's decoders raise many types for a damaged file
+        return False
+    return True
+
+
 def _to_8_bits(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Grey (L) or colour (RGB), without transparency."""
     if picture.mode[0] in "IF":
@@ -228,9 +297,11 @@ def _as_grey_if_grey(picture: Image.Image) -> Image.Image:
     return picture.convert("L") if (values == values[..., :1]).all() else picture
 
 
-def _split(folder: Path, digests: dict[Path, str]) -> dict[str, dict[Path, str]]:
-    """The files of each split: by subfolders, else by their hashes."""
+def _split(folder: Path, digests: dict[Path, str], whole: bool = False) -> dict[str, dict[Path, str]]:
+    """The files of each split: by subfolders, else by their hashes, or all of them in each."""
     found = find_splits(folder)
+    if whole and not found:
+        return dict.fromkeys(SPLIT_FOLDERS, digests)
     if found:
         splits = {
             split: {path: digest for path, digest in digests.items() if subfolder in path.parents}

@@ -34,7 +34,7 @@ def load_dataset(
             of TFDS, or `folder:<path>` for a folder of pictures.
         batch_size: images in a batch.
         labels: pairs of images and labels instead of images: digits, the classes of `cifar10`, OMNIGLOT's alphabets (of
-            a `chardata.mat` at hand), the feature `label` of other TFDS data sets.
+            a `chardata.mat` at hand), the feature `label` of other TFDS data sets, the class subfolders of a folder.
         seed: fixes the order of the training images and their flips.
         horizontal_flip: mirrors each training image with probability 1/2.
         first_epoch: None for training data that end after one pass and have a new order in each pass, fixed by `seed`
@@ -97,13 +97,22 @@ def read_images(
     return _three_splits(source.read_images(request), source.most_validation)
 
 
-def read_labels(name: str, data_dir: str | None = None, omniglot_mat: str | None = None, **_: Any) -> Splits:
+def read_labels(
+    name: str,
+    data_dir: str | None = None,
+    omniglot_mat: str | None = None,
+    skip_broken: bool = False,
+    whole: bool = False,
+    **_: Any,
+) -> Splits:
     """Reads the labels of a data set, in the order of the images of `read_images`.
 
     Args:
         name: see `load_dataset`.
         data_dir: see `read_images`.
         omniglot_mat: see `read_images`.
+        skip_broken: see `read_images`.
+        whole: see `read_images`.
         **_: the other arguments of `read_images`, which change no label.
 
     Returns:
@@ -113,7 +122,8 @@ def read_labels(name: str, data_dir: str | None = None, omniglot_mat: str | None
         UserError: for an unknown name, a data set without labels, or data that are missing or cannot be read.
     """
     source, place = find_source(name)
-    labels = source.read_labels(Request(place, data_dir, omniglot_mat=omniglot_mat))
+    request = Request(place, data_dir, omniglot_mat=omniglot_mat, skip_broken=skip_broken, whole=whole)
+    labels = source.read_labels(request)
     return _three_splits(labels, source.most_validation)
 
 

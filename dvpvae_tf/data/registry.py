@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dvpvae_tf.config.settings import NAMED_DATASETS
-from dvpvae_tf.data.folder import read_folder
+from dvpvae_tf.data.folder import read_folder, read_folder_labels
 from dvpvae_tf.data.mnist5k import read_mnist5k, read_mnist5k_labels
 from dvpvae_tf.data.omniglot import read_omniglot, read_omniglot_labels
 from dvpvae_tf.data.tfds_images import read_tfds, read_tfds_labels
@@ -48,10 +48,6 @@ class Source(NamedTuple):
     most_validation: int = 5000
 
 
-def _no_labels(request: Request) -> Splits:
-    raise UserError(f"folder:{request.place} has no labels: pictures in a folder have none")
-
-
 TFDS = Source(
     lambda request: read_tfds(request.place, request.data_dir, request.image_size),
     lambda request: read_tfds_labels(request.place, request.data_dir),
@@ -60,7 +56,7 @@ FOLDER = Source(
     lambda request: read_folder(
         request.place, request.image_size, request.background, request.skip_broken, request.whole
     ),
-    _no_labels,
+    lambda request: read_folder_labels(request.place, request.skip_broken, request.whole),
 )
 # The shapes of their images are in `dvpvae_tf.config.settings.NAMED_DATASETS`, which needs no TensorFlow.
 NAMED = {

@@ -3,5 +3,18 @@
 from dvpvae_tf.evaluation.bounds import elbo, iwae, negative_elbo, published
 from dvpvae_tf.evaluation.layer_statistics import LayerStatistics, layer_statistics
 from dvpvae_tf.evaluation.results import Evaluation
+from dvpvae_tf.evaluation.scores import Scores, label_log_probs, score, typicality
 
-__all__ = ["Evaluation", "LayerStatistics", "elbo", "iwae", "layer_statistics", "negative_elbo", "published"]
+__all__ = [
+    "Evaluation",
+    "LayerStatistics",
+    "Scores",
+    "elbo",
+    "iwae",
+    "label_log_probs",
+    "layer_statistics",
+    "negative_elbo",
+    "published",
+    "score",
+    "typicality",
+]

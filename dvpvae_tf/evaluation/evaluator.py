@@ -18,10 +18,13 @@ from dvpvae_tf.models.draws import (
     draw,
     image_data,
     importance_log_weight,
+    label_log_weights,
     negative_elbo_terms,
     published_log_weight,
+    tile,
 )
 from dvpvae_tf.noise import Purpose, Stream
+from dvpvae_tf.priors import LabelledMixturePrior
 
 # From models to pairs of a config and an `Evaluator`.
 _evaluators: weakref.WeakKeyDictionary[DVPVAE, tuple[dict, "Evaluator"]] = weakref.WeakKeyDictionary()
@@ -120,6 +123,26 @@ class Evaluator:
             function = self._score_function(steps, published)
             return function(data, *_integers(seed, first), tf.constant(draws, tf.int32), *_integers(num_draws))
 
+    def draw_terms(
+        self, data: ImageData, seed: int, first: int, draws: range, steps: int | None
+    ) -> dict[str, tf.Tensor]:
+        """Scores some of the draws of each image and keeps them apart.
+
+        Args:
+            data: of N images.
+            seed: seed of all noise.
+            first: index of the first of the images.
+            draws: numbers of the draws, K of them.
+            steps: T, as `check_steps` gives it.
+
+        Returns:
+            float32 tensors in nats: "log_weight", "reconstruction" and "kl_u" `[K, N]`, "kl_z" `[K, N, L]`; and where
+            the prior has C labels "label_log_weight" `[K, N, C]`, the log-weights of p(x|c).
+        """
+        with device_of(self._model):
+            function = self._draw_terms_function(steps)
+            return function(data, *_integers(seed, first), tf.constant(draws, tf.int32))
+
     def infer_twice(self, data: ImageData, seed: int, first: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Infers the latents of each image with two independent draws of all noise.
 
@@ -189,7 +212,7 @@ class Evaluator:
             num_images = tf.shape(data.target)[0]
             # One row for each draw of each image, draw by draw.
             seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - draws, first, num_images)
-            drawn = draw(self._model, _tile(data, tf.size(draws)), seeds, steps)
+            drawn = draw(self._model, tile(data, tf.size(draws)), seeds, steps)
             terms = bound_terms(self._model, drawn)
             if steps is not None:
                 length = 1.0 / tf.cast(num_draws, tf.float32)
@@ -210,6 +233,24 @@ class Evaluator:
         draws = tf.TensorSpec([None], tf.int32)
         specs = (self._data_spec, *_scalars(2), draws, *_scalars(1))
         return self._traced(("score", steps, published), score, *specs)
+
+    def _draw_terms_function(self, steps):
+        def draw_terms(data, seed, first, draws):
+            num_images = tf.shape(data.target)[0]
+            seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - draws, first, num_images)
+            drawn = draw(self._model, tile(data, tf.size(draws)), seeds, steps)
+            terms = bound_terms(self._model, drawn)
+            kl_u = tf.add_n([tf.zeros_like(drawn.log_likelihood), *terms["kl_u"].values()])
+            found = {"log_weight": importance_log_weight(drawn), "kl_u": kl_u}
+            found |= {name: terms[name] for name in ("reconstruction", "kl_z")}
+            if isinstance(self._model.prior, LabelledMixturePrior):
+                found["label_log_weight"] = label_log_weights(self._model, drawn)
+            return {
+                name: tf.reshape(value, [tf.size(draws), num_images, *value.shape[1:]]) for name, value in found.items()
+            }
+
+        specs = (self._data_spec, *_scalars(2), tf.TensorSpec([None], tf.int32))
+        return self._traced(("draw_terms", steps), draw_terms, *specs)
 
     def _infer_twice_function(self):
         def infer_twice(data, seed, first):
@@ -246,10 +287,3 @@ def _integers(*numbers):
 
 def _scalars(count):
     return [tf.TensorSpec([], tf.int32)] * count
-
-
-def _tile(data, times):
-    """Repeats the images; the components of a VampPrior are no images."""
-    images = data._replace(features=data.features._replace(top_components=None))
-    tiled = tf.nest.map_structure(lambda value: None if value is None else tf.tile(value, [times, 1, 1, 1]), images)
-    return tiled._replace(features=tiled.features._replace(top_components=data.features.top_components))

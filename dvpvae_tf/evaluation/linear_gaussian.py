@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
 
+from dvpvae_tf import noise
 from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.likelihoods import Likelihood
@@ -113,6 +114,13 @@ class GaussianLikelihood(Likelihood):
         self, parameters: tf.Tensor, seeds: tf.Tensor | None = None, temperature: float | tf.Tensor = 1.0
     ) -> tf.Tensor:
         return parameters
+
+    def pixel_log_probs(self, parameters: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tfp.distributions.Normal(parameters, self.deviation).log_prob(target), axis=-1)
+
+    def draw(self, parameters: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        drawn = noise.normal(seeds, math.prod(parameters.shape[1:]))
+        return parameters + self.deviation * tf.reshape(drawn, tf.shape(parameters))
 
     def get_config(self) -> dict[str, Any]:
         return {"deviation": self.deviation}

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import uniform_initializer
-from dvpvae_tf.layers.dct import DCT, InverseDCT
+from dvpvae_tf.layers.dct import DCT, InverseDCT, dct_matrix
 from dvpvae_tf.layers.pixels import iterate_images, to_unit_range
 from dvpvae_tf.layers.shape import Shape
 
@@ -214,6 +214,34 @@ class DCTPseudoinput(Pseudoinput):
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(tf.math.divide_no_nan(self.dct(images), self.scale), -1.0, 1.0)
+
+    def from_small_images(self, images: tf.Tensor) -> tf.Tensor:
+        """Computes the f of large images from small ones, whose pixels are the means of equal squares of theirs.
+
+        A mean over m pixels shrinks the cosine of frequency k by sin(m a) / (m sin a), with a = pi k / 2D. This is put
+        right. Frequencies of the large image above those of the small one are taken to be 0.
+
+        Args:
+            images: `[N, s, s, C]`: uint8, or float in [0, 1]; s is at least d and at most D.
+
+        Returns:
+            float32 `[N, d, d, C]` in [-1, 1].
+
+        Raises:
+            ValueError: if the images are of another shape, type or range.
+        """
+        large, _, channels = self.image_shape
+        small = images.shape[1]
+        if not self.size <= small <= large or tuple(images.shape[1:]) != (small, small, channels):
+            sizes = f"[N, s, s, {channels}] with s from {self.size} to {large}"
+            raise ValueError(f"Small images must be {sizes}, got {tuple(images.shape)}.")
+        factor, angle = large / small, np.pi * np.arange(self.size) / (2 * large)
+        shrunk = np.ones(self.size)
+        shrunk[1:] = np.sin(factor * angle[1:]) / (factor * np.sin(angle[1:]))
+        gains = tf.constant(factor / np.outer(shrunk, shrunk)[..., np.newaxis], tf.float32)
+        basis = dct_matrix(small)[: self.size]
+        frequencies = tf.einsum("kh,nhwc,lw->nklc", basis, to_unit_range(images), basis)
+        return tf.clip_by_value(tf.math.divide_no_nan(gains * frequencies, self.scale), -1.0, 1.0)
 
     def decode(self, u: tf.Tensor) -> tf.Tensor:
         """Maps pseudoinputs back to images (Algorithm 2): scales by S, inverts the DCT, clips to the range of images.

@@ -52,6 +52,21 @@ def image_data(model: DVPVAE, images: tf.Tensor, seeds: tf.Tensor) -> ImageData:
     return ImageData(model.extract_features(target if model.binary_encoder_input else images), target)
 
 
+def tile(data: ImageData, times: int | tf.Tensor) -> ImageData:
+    """Repeats N images, all of them one after the other.
+
+    Args:
+        data: of N images.
+        times: how often.
+
+    Returns:
+        That of N times `times` rows; the components of a VampPrior are no rows and stay as they are.
+    """
+    images = data._replace(features=data.features._replace(top_components=None))
+    tiled = tf.nest.map_structure(lambda value: None if value is None else tf.tile(value, [times, 1, 1, 1]), images)
+    return tiled._replace(features=tiled.features._replace(top_components=data.features.top_components))
+
+
 def draw(model: DVPVAE, data: ImageData, seeds: tf.Tensor, steps: int | None) -> Draw:
     """Draws u, its trajectory and z.
 
@@ -147,6 +162,20 @@ def importance_log_weight(drawn: Draw) -> tf.Tensor:
     """
     log_weight = drawn.log_likelihood + tf.add_n(drawn.inference.log_ratio)
     return log_weight if drawn.score is None else log_weight + drawn.score.log_weight - drawn.log_prob_u
+
+
+def label_log_weights(model: DVPVAE, drawn: Draw) -> tf.Tensor:
+    """Computes log p(x, z, u|c) - log q(z, u|x) for every class c at the draw itself: r(u|c) takes the place of r(u).
+
+    Args:
+        model: `DVPVAE` whose prior is a `LabelledMixturePrior`.
+        drawn: of N rows.
+
+    Returns:
+        float32 `[N, C]`, nats.
+    """
+    without_prior = importance_log_weight(drawn) - drawn.score.log_weight
+    return without_prior[:, tf.newaxis] + model.prior.log_prob_given_labels(drawn.inference.pseudoinput)
 
 
 def published_log_weight(model: DVPVAE, drawn: Draw, seeds: tf.Tensor, steps: int | None) -> tf.Tensor:

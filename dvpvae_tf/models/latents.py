@@ -1,11 +1,14 @@
 """From images to their latents in batches, and the check of latents that users give."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.distribute.devices import device_of
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.pixels import iterate_images
 from dvpvae_tf.models.outputs import Latents
 from dvpvae_tf.noise import check_seed
@@ -78,25 +81,60 @@ def check_latents(model: "GenerativeModel", latents: Latents) -> int:
         N, the number of rows.
 
     Raises:
-        ValueError: if none is given, one is not finite or of another shape, or they differ in their rows.
+        UserError: if none is given, one is not finite or of another shape, or they differ in their rows.
     """
     shapes = {f"z of layer {number}": shape for number, shape in enumerate(model.top_down.latent_shapes)}
     if len(latents.z) > len(shapes):
-        raise ValueError(f"The model has {len(shapes)} layers, but there are {len(latents.z)} z.")
+        raise UserError(f"The model has {len(shapes)} layers, but there are {len(latents.z)} z.")
     named = [*zip(shapes, latents.z, strict=False), ("u", latents.u)]
-    given = {name: np.asarray(value) for name, value in named if value is not None}
+    given: dict[str, np.ndarray] = {name: np.asarray(value) for name, value in named if value is not None}
     if not given:
-        raise ValueError("Give u or at least one z; model.sample draws all of them.")
+        raise UserError("Give u or at least one z; model.sample draws all of them.")
     if "u" in given and model.pseudoinput is None:
-        raise ValueError("This model has no pseudoinputs: leave out u.")
+        raise UserError("This model has no pseudoinputs: leave out u.")
     if model.pseudoinput is not None:
         shapes["u"] = model.pseudoinput.shape
     for name, value in given.items():
         if value.shape[1:] != shapes[name] or value.ndim == 0:
-            raise ValueError(f"The model takes {name} [N, {', '.join(map(str, shapes[name]))}], got {value.shape}.")
+            raise UserError(f"The model takes {name} [N, {', '.join(map(str, shapes[name]))}], got {value.shape}.")
         if not np.isfinite(value).all():
-            raise ValueError(f"{name} must be finite.")
+            raise UserError(f"{name} must be finite.")
     rows = {len(value) for value in given.values()}
     if len(rows) > 1 or 0 in rows:
-        raise ValueError(f"All latents must have one number of rows, at least 1, got {sorted(rows)}.")
+        raise UserError(f"All latents must have one number of rows, at least 1, got {sorted(rows)}.")
     return rows.pop()
+
+
+def save_latents(path: str | Path, latents: Latents, **arrays: Sequence) -> None:
+    """Writes latents as an `.npz` file: `u`, and `z_L` (the top layer) to `z_1`.
+
+    Args:
+        path: the file.
+        latents: all z of a model given.
+        **arrays: others to keep beside them.
+    """
+    layers = len(latents.z)
+    named: dict[str, Any] = {} if latents.u is None else {"u": latents.u}
+    named |= {f"z_{layers - index}": z for index, z in enumerate(latents.z)}
+    np.savez(path, **(named | arrays))
+
+
+def load_latents(path: str | Path, layers: int) -> Latents:
+    """Reads what `save_latents` has written; arrays of other names are left out.
+
+    Args:
+        path: the file. Any of its arrays may be missing.
+        layers: L, the number of layers of the model.
+
+    Returns:
+        `Latents`, None for what the file does not have.
+
+    Raises:
+        UserError: if there is no such file, or it is damaged.
+    """
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged or foreign file
+        raise UserError(f"{path} is no file of latents ({error})") from error
+    return Latents(arrays.get("u"), [arrays.get(f"z_{number}") for number in range(layers, 0, -1)])

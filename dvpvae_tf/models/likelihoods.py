@@ -1,5 +1,6 @@
 """Likelihoods p(x | z): from the decoder's last map to a TensorFlow Probability distribution over images."""
 
+import math
 from typing import Any
 
 import keras
@@ -7,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
 
+from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
 
 LEVELS_PER_UNIT = 127.5  # a pixel in [-1, 1] has 256 levels, 1 / 127.5 apart
@@ -88,12 +90,23 @@ class DiscretizedLogisticMixture(tfd.Distribution):
         return tf.concat([tf.shape(self._logits)[-3:-1], [self._channels]], axis=0)
 
     def _log_prob(self, value):
+        return tf.reduce_sum(self.pixel_log_probs(value), axis=[-2, -1])
+
+    def pixel_log_probs(self, value: tf.Tensor) -> tf.Tensor:
+        """Computes the log-probability of each pixel, all its channels together.
+
+        Args:
+            value: pixels `[..., H, W, C]` in [-1, 1].
+
+        Returns:
+            float32 `[..., H, W]`, nats.
+        """
         levels = tf.split(_nearest_level(tf.cast(value, tf.float32)), self._channels, axis=-1)
         log_prob = tf.nn.log_softmax(self._logits)
         for channel, level in enumerate(levels):
             location = self._location([lower / LEVELS_PER_UNIT for lower in levels[:channel]])
             log_prob += _log_bin_probability(level, location, self._scales[channel])
-        return tf.reduce_sum(tf.reduce_logsumexp(log_prob, axis=-1), axis=[-2, -1])
+        return tf.reduce_logsumexp(log_prob, axis=-1)
 
     def _sample_n(self, n, seed=None):
         component_seed, noise_seed = tfp.random.split_seed(seed, n=2, salt="DiscretizedLogisticMixture")
@@ -235,6 +248,30 @@ class Likelihood:
         """
         raise NotImplementedError
 
+    def draw(self, parameters: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Draws images from p(x|z), of a Bernoulli likelihood black or white.
+
+        Args:
+            parameters: decoder outputs `[N, H, W, K]`.
+            seeds: int32 `[N, 2]`, one seed for each image.
+
+        Returns:
+            float32 `[N, H, W, C]` in [0, 1].
+        """
+        return self.images(parameters, seeds)
+
+    def pixel_log_probs(self, parameters: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """Computes the log-probability of each pixel, all its channels together.
+
+        Args:
+            parameters: decoder outputs `[N, H, W, K]`.
+            target: float32 `[N, H, W, C]`, what `target` returns.
+
+        Returns:
+            float32 `[N, H, W]`, nats.
+        """
+        raise NotImplementedError
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""
         return {}
@@ -273,6 +310,15 @@ class BernoulliLikelihood(Likelihood):
         self, parameters: tf.Tensor, seeds: tf.Tensor | None = None, temperature: float | tf.Tensor = 1.0
     ) -> tf.Tensor:
         return self.mean_images(parameters)
+
+    def draw(self, parameters: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        probabilities = self.mean_images(parameters)
+        uniform = noise.uniform(seeds, math.prod(probabilities.shape[1:]))
+        return tf.cast(tf.reshape(uniform, tf.shape(probabilities)) < probabilities, tf.float32)
+
+    def pixel_log_probs(self, parameters: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        log_probs = tfd.Bernoulli(tf.cast(parameters, tf.float32), dtype=tf.float32).log_prob(target)
+        return tf.reduce_sum(log_probs, axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -317,6 +363,9 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
             warn=False,
         )
         return tf.where(temperatures > 0.0, (drawn + 1.0) / 2.0, self.mean_images(parameters))
+
+    def pixel_log_probs(self, parameters: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        return self.distribution(parameters).pixel_log_probs(target)
 
     def get_config(self) -> dict[str, Any]:
         return {"num_mixtures": self.num_mixtures}

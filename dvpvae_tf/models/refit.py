@@ -7,13 +7,15 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.noise import Purpose, Stream
-from dvpvae_tf.priors import DiffusionPrior, fit_full_mixture
+from dvpvae_tf.priors import DiffusionPrior, LabelledMixturePrior, fit_full_mixture
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.dvpvae import DVPVAE
 
 FEWEST_DRAWS = 16_000  # of u to fit a mixture to: several of each image where there are fewer
+DRAWS_OF_ALL = (FEWEST_DRAWS, FEWEST_DRAWS // 8)  # of training and of validation images, shared by the classes
 BATCH_SIZE = 1000  # images that are encoded at a time
 
 
@@ -102,3 +104,60 @@ def with_ancestral_process(model: "DVPVAE") -> "DVPVAE":
     if not isinstance(model.prior, DiffusionPrior) or model.prior.calibrated_steps is None:
         return model
     return with_prior(model, model.prior.ancestral())
+
+
+def with_labelled_mixture(
+    model: "DVPVAE",
+    images: np.ndarray,
+    labels: np.ndarray,
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    seed: int = 0,
+    verbose: int = 1,
+) -> "DVPVAE":
+    """Gives the model with a full mixture for each class as its prior over u, so that it can be asked for a label.
+
+    Args:
+        model: trained, with pseudoinputs; it stays as it is.
+        images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1].
+        labels: int `[N]`, from 0 on; their frequencies are p(c).
+        validation: other images, which choose the number of components and the regularisation of each class.
+        validation_labels: int `[V]`, the labels of these.
+        seed: of the draws of u and of EM.
+        verbose: 1 prints each fit, 0 nothing.
+
+    Returns:
+        The model with the fitted prior, a `LabelledMixturePrior`.
+
+    Raises:
+        UserError: if a label is negative, or a class has fewer than two training images or no validation image.
+        ValueError: if no fit of a class is finite.
+    """
+    counts = _class_counts(labels, validation_labels)
+    mixtures = []
+    for label in range(len(counts)):
+        if verbose:
+            print(f"label {label}, {counts[label]} images")
+        parts = images[labels == label], validation[validation_labels == label]
+        numbers = [max(len(part), of_all // len(counts)) for part, of_all in zip(parts, DRAWS_OF_ALL, strict=True)]
+        u, validation_u = (
+            draw_pseudoinputs(model, part, number, seed + offset)
+            for offset, (part, number) in enumerate(zip(parts, numbers, strict=True))
+        )
+        mixtures.append(fit_full_mixture(u, validation_u, seed=seed, verbose=verbose))
+    return with_prior(model, LabelledMixturePrior.join(mixtures, counts / counts.sum()))
+
+
+def _class_counts(labels: np.ndarray, validation_labels: np.ndarray) -> np.ndarray:
+    """The number of training images of each class, after a check that all classes can be fitted."""
+    if min(labels.min(), validation_labels.min()) < 0:
+        raise UserError("labels count from 0, but there are negative ones: these data have no labels to fit")
+    size = max(labels.max(), validation_labels.max()) + 1
+    counts, held_out = (np.bincount(each, minlength=size) for each in (labels, validation_labels))
+    for label, (count, validation_count) in enumerate(zip(counts, held_out, strict=True)):
+        if count < 2 or validation_count < 1:
+            raise UserError(
+                f"label {label} has {count} training and {validation_count} validation images: a class needs at least "
+                "2 and 1"
+            )
+    return counts

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.priors.full_mixture import FullMixturePrior
 
@@ -112,9 +113,9 @@ def check_label(prior: keras.layers.Layer | None, label: int) -> None:
         label: what the user asks for.
 
     Raises:
-        ValueError: if the prior has no labels, or not this one.
+        UserError: if the prior has no labels, or not this one; a `ValueError`, of one line.
     """
     if not isinstance(prior, LabelledMixturePrior):
-        raise ValueError(NO_LABELS)
+        raise UserError(NO_LABELS)
     if not isinstance(label, (int, np.integer)) or not 0 <= label < prior.num_labels:
-        raise ValueError(f"The labels of this model are 0 to {prior.num_labels - 1}, got {label!r}.")
+        raise UserError(f"The labels of this model are 0 to {prior.num_labels - 1}, got {label!r}.")

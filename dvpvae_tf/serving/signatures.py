@@ -16,6 +16,7 @@ from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.draws import negative_elbo_terms
 from dvpvae_tf.models.likelihoods import BernoulliLikelihood
 from dvpvae_tf.noise import Stream
+from dvpvae_tf.priors import LabelledMixturePrior
 
 Outputs = dict[str, tf.Tensor]
 Signature = Callable[..., Outputs]
@@ -58,6 +59,9 @@ def make_signatures(
       `model.sample(1, seed=seed)`. `sample_png` returns the same as PNG files, `image_bytes` and `pseudoinput_bytes`.
     * `sample_mean` and `sample_mean_png` do the same with the mean of p(x|z) in place of a draw: smoother pictures, but
       no samples of the model. With a Bernoulli likelihood both are the mean.
+    * `sample_label` takes `label` int32 `[N]`, too, and draws of that class: for models whose prior has labels.
+    * `decode` takes `pseudoinput` float32 `[N, d, d, C]`, `seed` and `temperature`, draws every z given this u, and
+      returns `images`, the mean of p(x|z). Models without pseudoinputs do not have it.
     * `reconstruct` takes `images` and returns `reconstructions`; `reconstruct_png` takes `image_bytes`, PNG files of
       the model's size, and returns `reconstruction_bytes`. Both use no noise.
     * `encode` takes `images` and returns `pseudoinput`, the mean of r(u|x), and the posterior means `z_L` to `z_1`.
@@ -89,7 +93,7 @@ def make_signatures(
         mean = tf.function(functools.partial(sample, "mean"), input_signature=[seed, temperature])
     reconstruct = tf.function(functools.partial(_reconstruct, model), input_signature=[images])
     reconstruct_png = _taking_png(_returning_png(reconstruct), model.image_shape)
-    return {
+    return _of_some_models(model, sample, seed, temperature) | {
         "sample": draw,
         "sample_png": tf.function(_returning_png(draw), input_signature=[seed, temperature]),
         "sample_mean": mean,
@@ -101,19 +105,61 @@ def make_signatures(
     }
 
 
+def _of_some_models(
+    model: DVPVAE, sample: Signature, seed: tf.TensorSpec, temperature: tf.TensorSpec
+) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+    """The signatures that only models with pseudoinputs, or with labels, have."""
+    found = {}
+    if model.pseudoinput is not None:
+        pseudoinput = tf.TensorSpec([None, *model.pseudoinput.shape], tf.float32, "pseudoinput")
+        decode = functools.partial(_decode, model)
+        found["decode"] = tf.function(decode, input_signature=[pseudoinput, seed, temperature])
+    if isinstance(model.prior, LabelledMixturePrior):
+        label = tf.TensorSpec([None], tf.int32, "label")
+        of_label = functools.partial(sample, "draw")
+        found["sample_label"] = tf.function(of_label, input_signature=[seed, temperature, label])
+    return found
+
+
 def _sample(
-    model: DVPVAE, steps: int | None, prior_temperature: float, pixels: str, seed: tf.Tensor, temperature: tf.Tensor
+    model: DVPVAE,
+    steps: int | None,
+    prior_temperature: float,
+    pixels: str,
+    seed: tf.Tensor,
+    temperature: tf.Tensor,
+    label: tf.Tensor | None = None,
 ) -> Outputs:
+    temperature, problem = _check_temperature(temperature)
+    good, why = tf.ones_like(seed, tf.bool), ""
+    if label is not None:
+        good = (label >= 0) & (label < model.prior.num_labels)
+        label, why = tf.where(good, label, 0), f"label must be from 0 to {model.prior.num_labels - 1}"
+    keys = noise.keys_of(seed, Stream.SAMPLING)
+    samples = model.generate(keys, temperature, prior_temperature, steps, pixels=pixels, label=label)
+    values = {name: value for name, value in samples._asdict().items() if value is not None}
+    return _with_error(values, problem, (~good, why), _overflow(samples.images))
+
+
+def _decode(model: DVPVAE, pseudoinput: tf.Tensor, seed: tf.Tensor, temperature: tf.Tensor) -> Outputs:
+    temperature, problem = _check_temperature(temperature)
+    good = tf.reduce_all(tf.math.is_finite(pseudoinput), axis=[1, 2, 3])
+    pseudoinput = tf.where(good[:, tf.newaxis, tf.newaxis, tf.newaxis], pseudoinput, 0.0)
+    keys = noise.keys_of(seed, Stream.SAMPLING)
+    images = model.generate(keys, temperature, pixels="mean", pseudoinput=pseudoinput).images
+    return _with_error({"images": images}, problem, (~good, "pseudoinput must be finite"), _overflow(images))
+
+
+def _check_temperature(temperature: tf.Tensor) -> tuple[tf.Tensor, Problem]:
+    """The temperatures `[N, 1, 1, 1]`, with 0 in place of bad ones, and which rows these are."""
     good = tf.math.is_finite(temperature) & (temperature >= 0)
     safe = tf.where(good, temperature, 0.0)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    samples = model.generate(noise.keys_of(seed, Stream.SAMPLING), safe, prior_temperature, steps, pixels=pixels)
-    finite = tf.reduce_all(tf.math.is_finite(samples.images), axis=[1, 2, 3])
-    values = {name: value for name, value in samples._asdict().items() if value is not None}
-    return _with_error(
-        values,
-        (~good, "temperature must be a finite number of at least 0"),
-        (~finite, "temperature is so high that the image is not finite"),
-    )
+    return safe, (~good, "temperature must be a finite number of at least 0")
+
+
+def _overflow(images: tf.Tensor) -> Problem:
+    finite = tf.reduce_all(tf.math.is_finite(images), axis=[1, 2, 3])
+    return ~finite, "temperature is so high that the image is not finite"
 
 
 def _reconstruct(model: DVPVAE, images: tf.Tensor) -> Outputs:

@@ -155,7 +155,7 @@ def test_distances_of_features_are_those_of_the_library(run_folder, images, monk
         (["--fid", "--fid-images", "3"], "--fid-images is 3: give 4 or more"),
         (["--inception-weights", "none.h5"], "--inception-weights is for --fid inception"),
         (["--fid", "--classifier", "c.keras"], "--classifier is for --fid classifier"),
-        (["--fid", "classifier"], "folder:blobs has no labels: pictures in a folder have none"),
+        (["--fid", "classifier"], "there is no folder blobs"),
         (
             ["--fid", "classifier", "--classifier", "none.h5"],
             "the output is none.h5: give it a name that ends in .keras",

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf import evaluation, fit_prior
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import refit
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.priors import fit_full_mixture
@@ -48,6 +49,40 @@ def test_a_full_mixture_takes_the_place_of_the_prior_alone(trained, images, tmp_
     model.save(tmp_path / "mixture.keras")
     again = keras.saving.load_model(tmp_path / "mixture.keras", compile=False)
     np.testing.assert_array_equal(again.sample(3), model.sample(3))
+
+
+@pytest.fixture(scope="module")
+def labelled(trained, images):
+    """The tiny model with a mixture for each of two classes, bright images and dark ones; and test images of both."""
+    labels = np.tile([0, 1], 50)
+    both = images(100, seed=1) // np.where(labels, 3, 1)[:, None, None, None].astype("uint8")
+    parts = both[:80], labels[:80], both[80:], labels[80:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refit, "DRAWS_OF_ALL", (400, 100))
+        model = refit.with_labelled_mixture(trained, *parts, verbose=0)
+    return model, *parts[2:]
+
+
+def test_a_model_with_labels_draws_a_class_and_knows_it_by_bayes_rule(labelled, tmp_path):
+    model, images, labels = labelled
+    scores = evaluation.score(model, images, samples=20, verbose=0)
+    log_probs = evaluation.label_log_probs(model, scores)
+    assert np.mean(log_probs.argmax(axis=1) == labels) > 0.9
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1)
+    # p(x) is the mixture of p(x|c): the same draws give the same bound.
+    joint = np.asarray(model.prior.label_log_probs()) - scores.label_nats
+    np.testing.assert_allclose(np.logaddexp(*joint.T), -scores.nats, rtol=1e-4)
+    bright, dark = (model.sample_with_pseudoinputs(20, label=label).pseudoinputs.mean() for label in (0, 1))
+    assert bright > 1.5 * dark
+    model.save(tmp_path / "labelled.keras")
+    again = load_model(tmp_path / "labelled.keras")
+    np.testing.assert_array_equal(again.sample(3, label=1), model.sample(3, label=1))
+
+
+def test_classes_that_cannot_be_fitted_are_told_in_one_line(trained, images):
+    for labels, message in (([0] * 10 + [2] * 10, "label 1 has 0 training"), ([-1] * 20, "there are negative ones")):
+        with pytest.raises(UserError, match=message):
+            refit.with_labelled_mixture(trained, images(20), np.array(labels), images(2), np.array([0, 1]))
 
 
 def test_models_without_such_a_prior_are_told_in_one_line(trained, tiny, images, tmp_path, capsys):

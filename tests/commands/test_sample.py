@@ -187,3 +187,37 @@ def test_a_full_disk_leaves_nothing_behind(command, monkeypatch, capsys):
         told = f"{output}: No space left on device: make room and run the same command again\n"
         assert capsys.readouterr().err.endswith(told)
     assert os.listdir() == []
+
+
+# One class, one picture
+
+
+def test_variations_of_a_picture_share_its_u(command, models, capsys):
+    picture = np.linspace(0, 255, 20 * 14 * 3).reshape(20, 14, 3).astype("uint8")
+    Image.fromarray(picture).save("photo.jpg")
+    command("--from-image=photo.jpg", "--output=few.npz", num=3)
+    assert "photo.jpg: 14 x 20 pixels, RGB; cropped to a square, resized to 8 x 8, converted to grey\n" in (
+        capsys.readouterr().out
+    )
+    drawn = arrays("few.npz")
+    assert (drawn["pseudoinputs"] == drawn["pseudoinputs"][:1]).all()
+    assert len(np.unique(drawn["images"], axis=0)) == 3
+    command("--from-image=photo.jpg", "--output=more.npz", num=5, batch_size=2)
+    np.testing.assert_allclose(arrays("more.npz")["images"][:3].astype(int), drawn["images"], atol=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("dvp", ["--label=3"], "has no labels: fit_prior --labels"),
+        ("dvp", ["--from-image=none.png"], "cannot read the picture none.png"),
+        ("dvp", ["--label=3", "--from-image=none.png"], "not allowed with argument"),
+        ("ladder", ["--from-image=none.png"], "is for models with pseudoinputs"),
+    ],
+)
+def test_classes_and_pictures_that_cannot_be_had_are_told_in_one_line(command, model, options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(*options, "--output=x.npz", model=model)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+    assert not Path("x.npz").exists()

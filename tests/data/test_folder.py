@@ -10,7 +10,7 @@ from PIL import Image
 
 from dvpvae_tf.data import load_dataset
 from dvpvae_tf.data.folder import list_splits
-from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.data.pipelines import read_images, read_labels
 from dvpvae_tf.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -42,6 +42,30 @@ def read_whole(folder, **settings):
 def fraction(path):
     """The hash of a file as a number in [0, 1)."""
     return int(hashlib.sha256(path.read_bytes()).hexdigest(), 16) / 16**64
+
+
+# Labels
+
+
+@pytest.mark.parametrize("splits", [[""], ["train", "test"]])
+def test_labels_are_the_class_subfolders_in_the_order_of_the_images(tmp_path, splits, capsys):
+    for split in splits:
+        for name, values in (("dog", range(20, 60)), ("cat", range(100, 140)), ("zebra", range(200, 240))):
+            fill(tmp_path / split / name / "more", values)
+    (tmp_path / splits[0] / "dog" / "broken.png").write_bytes(b"no picture")
+    labels = read_labels(f"folder:{tmp_path}", skip_broken=True)
+    assert "labels 0 cat, 1 dog, 2 zebra" in capsys.readouterr().err
+    for images, of_split in zip(read(tmp_path, skip_broken=True), labels, strict=True):
+        assert len(of_split) and of_split.dtype == np.int64
+        expected = [1 if value < 100 else 0 if value < 200 else 2 for value in values_of(images)]
+        assert of_split.tolist() == expected
+
+
+def test_pictures_in_no_class_subfolder_have_no_labels(tmp_path):
+    fill(tmp_path / "cat", range(20))
+    fill(tmp_path, range(100, 101))
+    with pytest.raises(UserError, match="has no labels: some of its pictures lie in no class subfolder"):
+        read_labels(f"folder:{tmp_path}")
 
 
 # Splits

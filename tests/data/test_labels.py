@@ -142,7 +142,7 @@ def test_a_file_without_alphabets_is_told(tmp_path, target):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("folder:pictures", "folder:pictures has no labels"),
+        ("folder:pictures", "there is no folder pictures"),
         ("mnits", r"unknown data set mnits \(did you mean mnist"),
         ("tfds:", "unknown data set tfds:"),
         ("tfds:mnits", "TFDS has no data set mnits"),

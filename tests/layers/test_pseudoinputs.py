@@ -252,3 +252,20 @@ def test_pseudoinputs_are_float32_whatever_the_policy(kind, images):
 def test_a_pseudoinput_larger_than_the_image_is_refused():
     with pytest.raises(ValueError, match="size 9 does not fit images of 8 pixels a side"):
         DownsamplePseudoinput(9).build((None, 8, 8, 1))
+
+
+def test_a_small_image_gives_the_f_of_the_large_one_that_it_is_the_mean_of():
+    """Where the large image has no frequency above those of the small one, to rounding."""
+    frequencies = np.zeros((5, 12, 12))
+    frequencies[:, :3, :3] = np.random.default_rng(0).normal(size=(5, 3, 3))
+    large = fft.idctn(frequencies, axes=(1, 2), norm="ortho")
+    large = ((large - large.min()) / np.ptp(large)).astype("float32")[..., np.newaxis]
+    pseudoinput = DCTPseudoinput(3)
+    pseudoinput.build((None, 12, 12, 1))
+    pseudoinput.adapt(large)
+    for side in (3, 4, 6, 12):
+        factor = 12 // side
+        small = large.reshape(5, side, factor, side, factor, 1).mean(axis=(2, 4))
+        np.testing.assert_allclose(pseudoinput.from_small_images(small), pseudoinput(large), atol=1e-5)
+    with pytest.raises(ValueError, match=r"with s from 3 to 12, got \(5, 2, 2, 1\)"):
+        pseudoinput.from_small_images(large[:, :2, :2])

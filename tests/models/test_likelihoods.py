@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from scipy import special, stats
 
+from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.likelihoods import (
     BernoulliLikelihood,
@@ -440,3 +441,29 @@ def test_serialisation_round_trip(likelihood):
     restored = keras.saving.deserialize_keras_object(serialised)
     assert type(restored) is type(likelihood) and restored.get_config() == likelihood.get_config()
     assert restored.num_parameters(3) == likelihood.num_parameters(3)
+
+
+# Single pixels, for inpainting
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "channels"), [(BernoulliLikelihood(), 1), (DiscretizedLogisticMixtureLikelihood(2), 3)]
+)
+def test_the_log_probs_of_pixels_add_up_to_that_of_the_image(likelihood, channels):
+    parameters = tf.random.stateless_normal([4, 3, 3, likelihood.num_parameters(channels)], (0, 1))
+    target = likelihood.target(tf.random.stateless_uniform([4, 3, 3, channels], (0, 2)))
+    pixels = likelihood.pixel_log_probs(parameters, target)
+    assert pixels.shape == (4, 3, 3)
+    np.testing.assert_allclose(
+        tf.reduce_sum(pixels, axis=[1, 2]), likelihood.distribution(parameters).log_prob(target), rtol=1e-5
+    )
+    # A pixel does not depend on the others.
+    changed = tf.concat([1.0 - target[:, :1], target[:, 1:]], axis=1)
+    np.testing.assert_array_equal(likelihood.pixel_log_probs(parameters, changed)[:, 1:], pixels[:, 1:])
+
+
+def test_bernoulli_draws_are_black_or_white_with_their_probabilities():
+    logits = tf.tile(tf.constant([-2.0, 0.0, 1.0], shape=[1, 1, 3, 1]), [20_000, 1, 1, 1])
+    drawn = BernoulliLikelihood().draw(logits, noise.row_seeds(0, 0, 0, 20_000)).numpy()
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+    np.testing.assert_allclose(drawn.mean(axis=0).ravel(), 1 / (1 + np.exp([2.0, 0.0, -1.0])), atol=0.015)

@@ -10,6 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from dvpvae_tf import evaluation
+from dvpvae_tf.models import refit
+from dvpvae_tf.priors import FullMixturePrior, LabelledMixturePrior
 from dvpvae_tf.serving import signatures
 
 
@@ -236,3 +238,33 @@ def test_a_model_of_colour_images_without_pseudoinputs(tiny):
     own = [model.sample(1, temperature, seed)[0] for seed, temperature in ((5, 0.5), (6, 1.0))]
     np.testing.assert_allclose(outputs["images"], own, atol=1e-4)
     assert set(served["encode"].structured_outputs) == {"z_1", "z_2", "error"}
+
+
+def test_decode_gives_the_models_own_images_of_a_pseudoinput(served, model):
+    u = model.encode(np.random.default_rng(0).uniform(size=(3, *model.image_shape)).astype("float32")).u
+    seeds, temperatures = tf.constant([5, 5, 6], tf.int64), tf.constant([0.5, -1.0, 1.0])
+    outputs = served["decode"](pseudoinput=tf.constant(u), seed=seeds, temperature=temperatures)
+    for row, temperature in ((0, 0.5), (2, 1.0)):
+        own = model.sample(1, temperature, int(seeds[row]), pixels="mean", pseudoinput=u[row])
+        np.testing.assert_allclose(outputs["images"][row], own[0], atol=1e-4)
+    assert list(outputs["error"].numpy()) == [b"", b"temperature must be a finite number of at least 0", b""]
+    bad = served["decode"](pseudoinput=tf.constant(u * np.nan), seed=seeds, temperature=tf.abs(temperatures))
+    assert set(bad["error"].numpy()) == {b"pseudoinput must be finite"}
+
+
+def test_a_model_with_labels_serves_a_class(tiny, images):
+    mixtures = []
+    for mean in (0.1, 0.9):
+        mixtures.append(FullMixturePrior(1))
+        mixtures[-1].build((None, 3, 3, 1))
+        mixtures[-1].set_gaussians([1.0], [[mean] * 9], [0.01 * np.eye(9)])
+    model = tiny()
+    model.adapt(images(20))
+    model = refit.with_prior(model, LabelledMixturePrior.join(mixtures, [0.5, 0.5]))
+    seeds, temperatures = tf.constant([1, 1, 2], tf.int64), tf.ones(3)
+    outputs = signatures.make_signatures(model)["sample_label"](seeds, temperatures, tf.constant([0, 1, 2]))
+    assert list(outputs["error"].numpy()) == [b"", b"", b"label must be from 0 to 1"]
+    for row, label in enumerate((0, 1)):
+        own = model.sample_with_pseudoinputs(1, seed=1, label=label)
+        np.testing.assert_allclose(outputs["pseudoinputs"][row], own.pseudoinputs[0], atol=1e-4)
+        np.testing.assert_allclose(outputs["images"][row], own.images[0], atol=1e-4)

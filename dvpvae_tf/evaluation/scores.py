@@ -1,0 +1,127 @@
+"""Scores of single images: bits per dimension with an error, how typical an image is, and its most probable label."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from scipy import special
+
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.evaluation.evaluator import checked_images, evaluator_of
+from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.noise import check_seed
+from dvpvae_tf.priors.labelled_mixture import NO_LABELS, LabelledMixturePrior
+
+
+class Scores(NamedTuple):
+    """Scores of N images, float64.
+
+    Attributes:
+        nats: `[N]`, the importance-weighted bound on -log p(x) from K draws.
+        errors: `[N]`, the standard error of each over its K draws, to first order; NaN where K is 1.
+        terms: `[N, 3]`, of the negative ELBO in nats, means over the draws: reconstruction, KL of z, and KL of u (0 for
+            the Ladder VAE).
+        label_nats: `[N, C]`, the bounds on -log p(x|c); None for a model without labels.
+    """
+
+    nats: np.ndarray
+    errors: np.ndarray
+    terms: np.ndarray
+    label_nats: np.ndarray | None
+
+
+def score(
+    model: DVPVAE,
+    images: np.ndarray,
+    samples: int = 10,
+    steps: int | None = None,
+    seed: int = 0,
+    batch_size: int = 500,
+    verbose: int = 1,
+) -> Scores:
+    """Scores images one by one.
+
+    Args:
+        model: an adapted `DVPVAE`.
+        images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
+        samples: K, the draws of each image.
+        steps: T of a diffusion prior; None takes its own.
+        seed: of all noise. A score depends on it and on the index of the image, not on the batch size.
+        batch_size: images times draws that go through the model at a time.
+        verbose: 1 for a progress bar, 0 for no output.
+
+    Returns:
+        `Scores`.
+
+    Raises:
+        ValueError: if a number is out of its range, the images are of another shape, type or range, or `adapt` has not
+            been called.
+    """
+    if samples < 1 or batch_size < 1:
+        raise ValueError(f"samples and batch_size must be at least 1, got {samples} and {batch_size}.")
+    check_seed(seed)
+    images, steps = checked_images(model, images), model.check_steps(steps)
+    evaluator, bar = evaluator_of(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
+    parts, size = [], max(1, batch_size // samples)
+    for start in range(0, len(images), size):
+        data = evaluator.encode(images[start : start + size], seed, start)
+        drawn = evaluator.draw_terms(data, seed, start, range(samples), steps)
+        parts.append(_of_batch({name: np.asarray(value, "float64") for name, value in drawn.items()}))
+        bar.add(len(parts[-1].nats))
+    nats, errors, terms = (np.concatenate(part) for part in list(zip(*parts, strict=True))[:3])
+    of_labels = [part.label_nats for part in parts if part.label_nats is not None]
+    return Scores(nats, errors, terms, np.concatenate(of_labels) if of_labels else None)
+
+
+def _of_batch(drawn: dict[str, np.ndarray]) -> Scores:
+    log_weight = drawn["log_weight"]
+    samples = len(log_weight)
+    shares = special.softmax(log_weight, axis=0)  # the weights, of sum 1: their deviation is that of log of their mean
+    errors = shares.std(axis=0, ddof=1) * np.sqrt(samples) if samples > 1 else np.full(log_weight.shape[1], np.nan)
+    by_draw = drawn["reconstruction"], drawn["kl_z"].sum(axis=2), drawn["kl_u"]
+    terms = np.stack([term.mean(axis=0) for term in by_draw], axis=1)
+    of_labels = drawn.get("label_log_weight")
+    return Scores(_bound(log_weight), errors, terms, None if of_labels is None else _bound(of_labels))
+
+
+def _bound(log_weight: np.ndarray) -> np.ndarray:
+    return np.log(len(log_weight)) - special.logsumexp(log_weight, axis=0)
+
+
+def label_log_probs(model: DVPVAE, scores: Scores) -> np.ndarray:
+    """Computes log p(c|x) by Bayes' rule: the model as a classifier.
+
+    Args:
+        model: the model of the scores, its prior a `LabelledMixturePrior`.
+        scores: of N images.
+
+    Returns:
+        float64 `[N, C]`, nats; `argmax(axis=1)` gives the most probable labels.
+
+    Raises:
+        UserError: if the model has no labels.
+    """
+    if not isinstance(model.prior, LabelledMixturePrior):
+        raise UserError(NO_LABELS)
+    return special.log_softmax(np.asarray(model.prior.label_log_probs()) - scores.label_nats, axis=1)
+
+
+def typicality(terms: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Measures how far the terms of the bound of each image are from those of reference images.
+
+    A probable image need not be a typical one: a blank image has a higher p(x) than any digit.
+
+    Args:
+        terms: `[N, M]`, see `Scores`.
+        reference: `[R, M]`, of images that are typical, such as validation images; R is well above M.
+
+    Returns:
+        float64 `[N]`: the Mahalanobis distance divided by the square root of M. It is about 1 for typical images.
+
+    Raises:
+        ValueError: if there are fewer than two reference images.
+    """
+    if len(reference) < 2:
+        raise ValueError(f"Typicality needs reference images, got {len(reference)}.")
+    centred, precision = terms - reference.mean(axis=0), np.linalg.pinv(np.cov(reference.T), hermitian=True)
+    return np.sqrt(np.einsum("ni,ij,nj->n", centred, precision, centred) / terms.shape[1])

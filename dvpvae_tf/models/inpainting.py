@@ -1,0 +1,163 @@
+"""Missing pixels drawn from the model's own posterior; no training."""
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dvpvae_tf import noise
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.models.draws import ImageData, draw, importance_log_weight
+from dvpvae_tf.noise import Purpose, Stream
+
+if TYPE_CHECKING:
+    from dvpvae_tf.models.dvpvae import DVPVAE
+
+ROWS_AT_A_TIME = 500  # images times chains
+
+
+class Inpainted(NamedTuple):
+    """Images with their missing pixels filled in.
+
+    Attributes:
+        images: float32 `[N, D, D, C]`, the pixels that were there unchanged.
+        effective_draws: float64 `[N]`, how many equally weighted draws the weighted ones are worth, from 1 to their
+            number. Near 1 the result is one of few candidates: give more chains or rounds.
+    """
+
+    images: np.ndarray
+    effective_draws: np.ndarray
+
+
+class _State(NamedTuple):
+    """The pictures of all chains `[K N, D, D, C]`; of each image the draw chosen so far, and sums of its weights."""
+
+    pictures: tf.Tensor
+    drawn: tf.Tensor
+    mean: tf.Tensor
+    log_sum: tf.Tensor
+    log_sum_of_squares: tf.Tensor
+
+
+def inpaint(
+    model: "DVPVAE",
+    images: np.ndarray,
+    missing: np.ndarray,
+    rounds: int = 20,
+    chains: int = 20,
+    approximate: bool = False,
+    pixels: Literal["draw", "mean"] = "mean",
+    steps: int | None = None,
+    seed: int = 0,
+) -> Inpainted:
+    """Draws missing pixels given the others.
+
+    Each of the chains starts from a sample of the model in place of the missing pixels. In each round it draws u and z
+    from the encoder's posterior q of its picture, and takes the mean of p(x|z) for the missing pixels from then on. The
+    draws of all chains and rounds are candidates with the weights p(observed, z, u) / q(z, u|picture). One of them is
+    chosen with a probability proportional to its weight, and the missing pixels are drawn from p(x|z). With more
+    candidates the result tends to the model's p(missing|observed), however wrong q is.
+
+    Args:
+        model: an adapted `DVPVAE`.
+        images: `[N, D, D, C]`: uint8, or float32 in [0, 1]. Missing pixels may have any value in that range.
+        missing: bool, `[N, D, D]` or `[D, D]` for all images: True where a pixel is to be drawn.
+        rounds: of each chain.
+        chains: of each image.
+        approximate: takes the end of one chain, without weights: faster, but not the model's posterior.
+        pixels: "draw" draws the missing pixels from p(x|z) of the candidate, "mean" takes its mean. A Bernoulli
+            likelihood draws black or white.
+        steps: T of a diffusion prior; None takes its own.
+        seed: of all noise; that of an image depends on its index too, but not on the batch.
+
+    Returns:
+        `Inpainted`.
+
+    Raises:
+        UserError: if the mask is not bool, is of another shape or has no pixel, or a number is below 1.
+        ValueError: if the images are of another shape, type or range, or `adapt` has not been called.
+
+    Source: Cappé, Guillin, Marin and Robert, "Population Monte Carlo", JCGS 2004, for weights of draws whose proposal
+    depends on earlier draws; Rezende, Mohamed and Wierstra, ICML 2014, for the chain without weights.
+    """
+    model.check_adapted()
+    noise.check_seed(seed)
+    if rounds < 1 or chains < 1:
+        raise UserError(f"rounds and chains must be at least 1, got {rounds} and {chains}.")
+    images = model.prepare(tf.convert_to_tensor(images)).numpy()
+    missing, steps = _checked_mask(missing, images.shape), model.check_steps(steps)
+    chains = 1 if approximate else chains
+    version = model.generate_function  # another one after each calibration, whose graphs are others, too
+    parts = []
+    size = max(1, ROWS_AT_A_TIME // chains)
+    for first in range(0, len(images), size):
+        given, mask = (tf.constant(each[first : first + size]) for each in (images, missing))
+        state = _start(model, version, given, mask, tf.constant([seed, first, 0]), chains)
+        for number in range(rounds):
+            keys = tf.constant([seed, first, number])
+            state = _round(model, version, state, given, mask, keys, chains, approximate, steps)
+        effective = np.exp(2.0 * state.log_sum.numpy().astype("float64") - state.log_sum_of_squares.numpy())
+        filled = tf.where(mask, state.drawn if pixels == "draw" else state.mean, given)
+        parts.append((filled.numpy(), effective))
+    return Inpainted(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _checked_mask(missing: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The mask `[N, D, D, 1]`."""
+    missing = np.asarray(missing)
+    if missing.dtype != bool or missing.shape not in (shape[1:3], shape[:3]):
+        sizes = f"{list(shape[:3])} or {list(shape[1:3])}"
+        raise UserError(f"missing must be bool {sizes}, got {missing.dtype} {list(missing.shape)}")
+    if not missing.any():
+        raise UserError("missing is True nowhere: there is nothing to draw")
+    return np.broadcast_to(missing, shape[:3])[..., np.newaxis]
+
+
+@tf.function(reduce_retracing=True)
+def _start(model: "DVPVAE", version: Any, given: tf.Tensor, missing: tf.Tensor, keys: tf.Tensor, chains: int) -> _State:
+    """A sample of the model for each chain, in place of the missing pixels."""
+    rows = tf.shape(given)[0]
+    streams = Stream.FIRST_DRAW - tf.range(chains)
+    samples = model.generate(noise.row_seeds(keys[0], streams, keys[1], rows), pixels="mean").images
+    seen = _observed(model, given, keys)[0]
+    nothing = tf.fill([rows], -np.inf)
+    return _State(tf.where(_tile(missing, chains), samples, _tile(seen, chains)), given, given, nothing, nothing)
+
+
+@tf.function(reduce_retracing=True)
+def _round(model, version, state, given, missing, keys, chains, approximate, steps):
+    """One round of all chains."""
+    rows = tf.shape(given)[0]
+    streams = Stream.FIRST_DRAW - (keys[2] + 1) * chains - tf.range(chains)
+    seeds = noise.row_seeds(keys[0], streams, keys[1], rows)
+    seen, target = (_tile(each, chains) for each in _observed(model, given, keys))
+    hidden = _tile(missing, chains)
+    proposed = draw(model, ImageData(model.extract_features(state.pictures), target), seeds, steps)
+    parameters = proposed.inference.likelihood_params
+    pixel_log_probs = model.likelihood.pixel_log_probs(parameters, target)
+    observed = tf.reduce_sum(tf.where(hidden[..., 0], 0.0, pixel_log_probs), axis=[1, 2])
+    log_weights = importance_log_weight(proposed._replace(log_likelihood=observed))
+    drawn = model.likelihood.draw(parameters, noise.fork(seeds, Purpose.PIXELS))
+    mean = model.likelihood.mean_images(parameters)
+    pictures = tf.where(hidden, drawn if model.binary_encoder_input else mean, seen)
+    # The candidate chosen so far has the weight of all before it.
+    log_weights = tf.concat([tf.reshape(log_weights, [chains, rows]), state.log_sum[tf.newaxis]], axis=0)
+    ends = tf.cumsum(tf.nn.softmax(log_weights, axis=0), axis=0)
+    uniform = noise.uniform(noise.fork(seeds[:rows], Purpose.COMPONENT), 1)[:, 0]
+    chosen = tf.reduce_sum(tf.cast(ends[:-1] <= uniform * ends[-1], tf.int32), axis=0)
+    if approximate:
+        chosen = tf.zeros_like(chosen)
+    places = chosen * rows + tf.range(rows)
+    drawn, mean = (tf.gather(tf.concat(pair, axis=0), places) for pair in ((drawn, state.drawn), (mean, state.mean)))
+    squares = tf.concat([2.0 * log_weights[:-1], state.log_sum_of_squares[tf.newaxis]], axis=0)
+    return _State(pictures, drawn, mean, tf.reduce_logsumexp(log_weights, axis=0), tf.reduce_logsumexp(squares, axis=0))
+
+
+def _observed(model: "DVPVAE", given: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The images as the encoder sees them, and as the likelihood scores them: with one binary draw for all rounds."""
+    target = model.target(given, noise.row_seeds(keys[0], Stream.EVALUATION, keys[1], tf.shape(given)[0]))
+    return target if model.binary_encoder_input else given, target
+
+
+def _tile(values: tf.Tensor, times: int) -> tf.Tensor:
+    return tf.tile(values, [times, 1, 1, 1])

@@ -1,0 +1,113 @@
+"""The commands that take images apart, put them together again, and score them."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from dvpvae_tf import command_inputs, decode, encode, evaluation, score
+from dvpvae_tf.evaluation import scores
+from dvpvae_tf.pictures import to_uint8
+
+
+@pytest.fixture(scope="module")
+def model(tiny, images):
+    model = tiny()
+    model.adapt(images(50))
+    return model
+
+
+@pytest.fixture
+def folder(model, images, save_splits, tmp_path, monkeypatch):
+    """Eight pictures and one blank one in the folder `mine`, others in `typical`; the model is made once."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command_inputs, "model_of", lambda arguments: model)
+    model.save("tiny.keras")
+    (tmp_path / "mine").mkdir()
+    for index, image in enumerate([*images(8, seed=3), np.zeros([8, 8, 1], "uint8")]):
+        Image.fromarray(image[..., 0]).save(tmp_path / "mine" / f"{index}.png")
+    save_splits(tmp_path / "typical", images(40, seed=4))
+    return tmp_path / "mine"
+
+
+OPTIONS = ["--model=tiny.keras", "--dataset=folder:mine"]
+
+
+def arrays(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
+def test_decoding_what_encode_has_written_gives_the_reconstructions(model, folder):
+    encode.main([*OPTIONS, "--batch-size=4", "--output=latents.npz"])
+    found = arrays("latents.npz")
+    pictures = np.stack([np.asarray(Image.open(folder / str(name)))[..., None] for name in found["files"]])
+    assert found.keys() == {"u", "z_2", "z_1", "files"} and sorted(found["files"]) == [f"{i}.png" for i in range(9)]
+    latents = model.encode(pictures)
+    for name, expected in (("u", latents.u), ("z_2", latents.z[0]), ("z_1", latents.z[1])):
+        np.testing.assert_allclose(found[name], expected, atol=1e-5)
+    decode.main(["--model=tiny.keras", "--latents=latents.npz", "--pixels=mean", "--output=again.npz"])
+    np.testing.assert_allclose(arrays("again.npz")["images"].astype(int), to_uint8(model.reconstruct(pictures)), atol=1)
+    decode.main(["--model=tiny.keras", "--latents=latents.npz", "--only-u", "--output=varied.npz"])
+    varied = arrays("varied.npz")["images"]
+    assert varied.shape == (9, 8, 8, 1) and (varied != arrays("again.npz")["images"]).any()
+
+
+def test_each_file_has_its_scores(model, folder, capsys):
+    score.main([*OPTIONS, "--samples=5", "--reference=folder:typical", "--seed=2", "--output=scores.csv"])
+    with open("scores.csv") as file:
+        rows = list(csv.DictReader(file))
+    pictures = np.stack([np.asarray(Image.open(folder / row["image"]))[..., None] for row in rows])
+    expected = evaluation.iwae(model, pictures, samples=5, seed=2, verbose=0)
+    numbers = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name != "image"}
+    np.testing.assert_allclose(numbers["nats"], expected.estimates, rtol=1e-4)
+    np.testing.assert_allclose(numbers["bits_per_dim"], expected.estimates / (64 * np.log(2)), rtol=1e-4)
+    assert (numbers["nats_error"] > 0).all() and (numbers["typicality"] > 0).all()
+    assert f"9 images, {numbers['bits_per_dim'].mean():.4f} bits per dimension" in capsys.readouterr().out
+
+
+def test_the_error_is_that_of_the_mean_over_the_draws():
+    """Of log-normal weights, whose bounds vary over the images as their errors say."""
+    log_weight = 0.5 * np.random.default_rng(0).normal(size=(20, 4000))
+    terms = {"reconstruction": log_weight, "kl_u": log_weight, "kl_z": log_weight[..., None]}
+    found = scores._of_batch({"log_weight": log_weight, **terms})
+    assert np.sqrt(np.mean(found.errors**2)) == pytest.approx(found.nats.std(ddof=1), rel=0.05)
+
+
+def test_a_score_does_not_depend_on_the_batch(model, images):
+    data = images(7)
+    whole, parts = (evaluation.score(model, data, 3, batch_size=size, verbose=0) for size in (100, 6))
+    np.testing.assert_allclose(whole.nats, parts.nats, rtol=1e-4)
+    assert np.isnan(evaluation.score(model, data[:2], 1, verbose=0).errors).all()
+
+
+def test_typicality_is_a_mahalanobis_distance():
+    rng = np.random.default_rng(0)
+    covariance = np.array([[2.0, 0.5, 0], [0.5, 1.0, 0], [0, 0, 0]])  # the last term is constant
+    reference = rng.multivariate_normal([1, 2, 3], covariance, 20_000)
+    found = evaluation.typicality(rng.multivariate_normal([1, 2, 3], covariance, 5000), reference)
+    assert stats.kstest(3 * found**2, stats.chi2(2).cdf).pvalue > 1e-3
+    assert evaluation.typicality(np.array([[1.0, 8.0, 3.0]]), reference)[0] > 3
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        (encode, [*OPTIONS, "--output=x.csv"], "give it a name that ends in .npz"),
+        (encode, ["--model=tiny.keras", "--output=x.npz"], "does not say what data it was trained on"),
+        (decode, ["--model=tiny.keras", "--latents=none.npz", "--output=x.png"], "none.npz is no file of latents"),
+        (decode, ["--model=tiny.keras", "--latents=other.npz", "--output=x.png"], "Give u or at least one z"),
+        (score, [*OPTIONS, "--output=x.csv", "--references=3"], "--references is 3: give 20 or more"),
+        (score, [*OPTIONS, "--output=x.csv"], "or give --reference a data set of typical images"),
+        (score, [*OPTIONS, "--output=x.csv", "--steps=0"], "0 is not a whole number from 1 on"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+)
+def test_mistakes_are_told_in_one_line(folder, command, options, message, capsys):
+    np.savez("other.npz", a=1)
+    with pytest.raises(SystemExit) as stop:
+        command.main(options)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.count("\n") == 1
