@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,6 +15,16 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def trace_faster(request):
+    """Turns off TensorFlow's rewriting of graphs in the default tests: it is a third of the time to a first step.
+
+    The slow tests and all subprocesses have it.
+    """
+    if "tensorflow" in sys.modules and request.config.option.markexpr == "not slow":
+        sys.modules["tensorflow"].config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(autouse=True, scope="module")
