@@ -14,7 +14,7 @@ COMMANDS = {
     "sample": "draw images from a model",
     "reconstruct": "reconstruct and interpolate images",
     "encode": "write the latents of images",
-    "decode": "make images of latents",
+    "decode": "make images from latents",
     "score": "tell how probable and how typical each image is",
     "export": "write a model for serving",
     "serve": "serve an exported model over HTTP",

@@ -1,4 +1,4 @@
-"""The command `python -m dvpvae_tf.decode`: makes images of latents that `encode` has written."""
+"""The command `python -m dvpvae_tf.decode`: makes images from latents that `encode` has written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         UserError: if an option is unknown, missing or out of its range.
     """
-    parser = Parser("decode", "Make images of latents. What the file leaves out is drawn, as `sample` does.")
+    parser = Parser("decode", "Make images from latents. What the file leaves out is drawn, as `sample` does.")
     add_model_arguments(parser)
     parser.add_argument(
         "--latents", required=True, type=Path, metavar="FILE.npz", help="what `encode` has written, changed or not"

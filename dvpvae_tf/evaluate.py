@@ -198,7 +198,7 @@ def _train_classifier(settings: dict[str, Any], seed: int) -> keras.Model:
     print(f"Training a classifier on the labels of {settings['name']}")
     classifier = feature_distances.train_classifier(images[0], labels[0], seed)
     accuracy = feature_distances.classifier_accuracy(classifier, images[2], labels[2])
-    print(f"The classifier labels {accuracy:.1%} of the test images rightly")
+    print(f"The classifier labels {accuracy:.1%} of the test images correctly")
     return classifier
 
 

@@ -1,6 +1,6 @@
 """The private parts of Keras that this library uses, each with the reason. Tested with Keras 3.15.
 
-When Keras changes, this is the one file to mend.
+When Keras changes, only this file needs changes.
 """
 
 import keras
@@ -48,7 +48,7 @@ class BuiltModel(keras.Model):
         """
 
 
-def sum_no_gradients(optimizer: keras.optimizers.Optimizer) -> None:
+def disable_gradient_reduction(optimizer: keras.optimizers.Optimizer) -> None:
     """Makes an optimizer take gradients as summed over the replicas already.
 
     Keras clips the gradients of each replica and then sums them, so that clipping does not act on the gradient of the

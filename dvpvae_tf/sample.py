@@ -161,7 +161,7 @@ def _pseudoinput_of(path: Path, model: DVPVAE) -> np.ndarray:
 def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, float]]) -> None:
     (_, start), (first, first_end), (num, end) = times[0], times[1], times[-1]
     seconds = end - start
-    rate, where = num / seconds, "with the making of the graph"
+    rate, where = num / seconds, "tracing included"
     if num > first:
         rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")

@@ -332,7 +332,7 @@ def _hold_out(digests: dict[Path, str], lower: float) -> tuple[dict[Path, str], 
 
 
 def _in_order(part: dict[Path, str]) -> list[Path]:
-    """By hash: an order that is random and yet always the same."""
+    """Sorts files by hash, which gives a fixed pseudo-random order."""
     return sorted(part, key=lambda path: (part[path], path))
 
 

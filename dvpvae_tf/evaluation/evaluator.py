@@ -31,7 +31,7 @@ _evaluators: weakref.WeakKeyDictionary[DVPVAE, tuple[dict, "Evaluator"]] = weakr
 
 
 def evaluator_of(model: DVPVAE) -> "Evaluator":
-    """Returns the evaluator of a model: the same one as long as the model's config is the same. It ends with the model.
+    """Returns the evaluator of a model: the same one as long as the model's config is the same.
 
     Args:
         model: `DVPVAE`.
@@ -40,7 +40,7 @@ def evaluator_of(model: DVPVAE) -> "Evaluator":
         `Evaluator`.
     """
     config, evaluator = _evaluators.get(model, (None, None))
-    if config != model.get_config():  # such as after the calibration of its prior, which its graphs do not have
+    if config != model.get_config():  # for example after calibration, which the old graphs do not contain
         evaluator = Evaluator(weakref.proxy(model))
         _evaluators[model] = model.get_config(), evaluator
     return evaluator

@@ -96,7 +96,7 @@ def rows_of(experiment: Table, scale_name: str) -> list[Row]:
 
 
 def _with_settings(row: Row, settings: dict[str, Any]) -> Row:
-    """Changes settings of the model of a row; what its config has already is no change."""
+    """Changes settings of the model of a row. Settings equal to those of its config are dropped."""
     if not settings:
         return row
     model = load_config(row.config, row.overrides).model

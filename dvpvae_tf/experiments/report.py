@@ -18,7 +18,7 @@ Data = dict[str, runs.Splits]  # by the name of the data set
 
 
 def reproduce(arguments: argparse.Namespace) -> Path:
-    """Runs what is missing of a table or figure and writes it: of a figure, the scores of its models and the pictures.
+    """Runs what is missing of a table or figure and writes it. For a figure it writes the scores and the pictures.
 
     Args:
         arguments: the parsed options of `python -m dvpvae_tf.reproduce`.

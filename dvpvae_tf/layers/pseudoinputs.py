@@ -216,10 +216,10 @@ class DCTPseudoinput(Pseudoinput):
         return tf.clip_by_value(tf.math.divide_no_nan(self.dct(images), self.scale), -1.0, 1.0)
 
     def from_small_images(self, images: tf.Tensor) -> tf.Tensor:
-        """Computes the f of large images from small ones, whose pixels are the means of equal squares of theirs.
+        """Computes f(x) of large images from small ones. Each pixel of a small image is the mean over a square.
 
-        A mean over m pixels shrinks the cosine of frequency k by sin(m a) / (m sin a), with a = pi k / 2D. This is put
-        right. Frequencies of the large image above those of the small one are taken to be 0.
+        A mean over m pixels shrinks the cosine of frequency k by sin(m a) / (m sin a), with a = pi k / 2D. This is
+        corrected. Frequencies of the large image above those of the small one are taken to be 0.
 
         Args:
             images: `[N, s, s, C]`: uint8, or float in [0, 1]; s is at least d and at most D.

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.keras_internals import BuiltModel, check_settings, parameters_of, sum_no_gradients
+from dvpvae_tf.keras_internals import BuiltModel, check_settings, disable_gradient_reduction, parameters_of
 from dvpvae_tf.layers.pixels import RANGE, check_images, take_images, to_unit_range
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.outputs import Elbo
@@ -282,7 +282,7 @@ class BoundModel(BuiltModel):
     def _apply_if(self, finite, gradients):
         """Applies gradients that are summed over the replicas already, or, on all replicas alike, skips the step."""
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            sum_no_gradients(self.optimizer)
+            disable_gradient_reduction(self.optimizer)
 
         def apply():
             self.optimizer.apply(gradients, self.trainable_variables)

@@ -53,14 +53,14 @@ def image_data(model: DVPVAE, images: tf.Tensor, seeds: tf.Tensor) -> ImageData:
 
 
 def tile(data: ImageData, times: int | tf.Tensor) -> ImageData:
-    """Repeats N images, all of them one after the other.
+    """Tiles a batch of N images.
 
     Args:
         data: of N images.
         times: how often.
 
     Returns:
-        That of N times `times` rows; the components of a VampPrior are no rows and stay as they are.
+        `ImageData` with N times `times` rows. The components of a VampPrior are not tiled.
     """
     images = data._replace(features=data.features._replace(top_components=None))
     tiled = tf.nest.map_structure(lambda value: None if value is None else tf.tile(value, [times, 1, 1, 1]), images)
@@ -121,7 +121,7 @@ def negative_elbo_terms(model: DVPVAE, images: tf.Tensor, seeds: tf.Tensor, step
         steps: T; None takes that of the prior.
 
     Returns:
-        dict of float32 tensors `[N]` in nats: "negative_elbo" and what it is the sum of, "reconstruction", "kl_z" and
+        dict of float32 tensors `[N]` in nats: "negative_elbo" and its terms, "reconstruction", "kl_z" and
         "kl_u" (0 for the Ladder VAE).
 
     Raises:

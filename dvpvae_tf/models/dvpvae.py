@@ -54,7 +54,7 @@ class DVPVAE(GenerativeModel):
         binary_encoder_input: whether the encoder and the pseudoinput see the likelihood's binary target instead of the
             grey image.
         input_mean: subtracted from the pixels in 0..255 before the encoder.
-        input_std: what they are then divided by.
+        input_std: divisor of the pixels, after `input_mean` is subtracted.
         seed: seed of all noise in training and evaluation.
         **kwargs: passed to `keras.Model`.
 
@@ -104,7 +104,7 @@ class DVPVAE(GenerativeModel):
             latent_channels,
             likelihood.num_parameters(self.image_shape[-1]),
             likelihood_input,
-            has_top_prior=top_prior is None,
+            has_top_prior=top_prior is None,  # else the VampPrior takes its place
             dtype=self.dtype_policy,
             name="top_down",
         )

@@ -44,7 +44,7 @@ class GenerativeModel(BoundModel):
 
     @property
     def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
-        """`generate`, compiled: anew where the prior has changed, such as by calibration."""
+        """The compiled `generate`. It is compiled again after the prior changes, as calibration does."""
         prior = repr(self.prior and self.prior.get_config())
         if self._compiled_for != prior:
             self._compiled_for, self._compiled_generate = prior, tf.function(self.generate, reduce_retracing=True)

@@ -87,15 +87,15 @@ def inpaint(
     images = model.prepare(tf.convert_to_tensor(images)).numpy()
     missing, steps = _checked_mask(missing, images.shape), model.check_steps(steps)
     chains = 1 if approximate else chains
-    version = model.generate_function  # another one after each calibration, whose graphs are others, too
+    retrace_key = model.generate_function  # another one after each calibration, so that the graphs are made anew
     parts = []
     size = max(1, ROWS_AT_A_TIME // chains)
     for first in range(0, len(images), size):
         given, mask = (tf.constant(each[first : first + size]) for each in (images, missing))
-        state = _start(model, version, given, mask, tf.constant([seed, first, 0]), chains)
+        state = _start(model, retrace_key, given, mask, tf.constant([seed, first, 0]), chains, steps)
         for number in range(rounds):
             keys = tf.constant([seed, first, number])
-            state = _round(model, version, state, given, mask, keys, chains, approximate, steps)
+            state = _round(model, retrace_key, state, given, mask, keys, chains, approximate, steps)
         effective = np.exp(2.0 * state.log_sum.numpy().astype("float64") - state.log_sum_of_squares.numpy())
         filled = tf.where(mask, state.drawn if pixels == "draw" else state.mean, given)
         parts.append((filled.numpy(), effective))
@@ -114,18 +114,26 @@ def _checked_mask(missing: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @tf.function(reduce_retracing=True)
-def _start(model: "DVPVAE", version: Any, given: tf.Tensor, missing: tf.Tensor, keys: tf.Tensor, chains: int) -> _State:
+def _start(
+    model: "DVPVAE",
+    retrace_key: Any,
+    given: tf.Tensor,
+    missing: tf.Tensor,
+    keys: tf.Tensor,
+    chains: int,
+    steps: int | None,
+) -> _State:
     """A sample of the model for each chain, in place of the missing pixels."""
     rows = tf.shape(given)[0]
     streams = Stream.FIRST_DRAW - tf.range(chains)
-    samples = model.generate(noise.row_seeds(keys[0], streams, keys[1], rows), pixels="mean").images
+    samples = model.generate(noise.row_seeds(keys[0], streams, keys[1], rows), steps=steps, pixels="mean").images
     seen = _observed(model, given, keys)[0]
     nothing = tf.fill([rows], -np.inf)
     return _State(tf.where(_tile(missing, chains), samples, _tile(seen, chains)), given, given, nothing, nothing)
 
 
 @tf.function(reduce_retracing=True)
-def _round(model, version, state, given, missing, keys, chains, approximate, steps):
+def _round(model, retrace_key, state, given, missing, keys, chains, approximate, steps):
     """One round of all chains."""
     rows = tf.shape(given)[0]
     streams = Stream.FIRST_DRAW - (keys[2] + 1) * chains - tf.range(chains)

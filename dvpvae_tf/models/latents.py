@@ -24,7 +24,7 @@ def encode_in_batches(
     seed: int = 0,
     batch_size: int = 250,
 ) -> Latents:
-    """Encodes images; see `GenerativeModel.encode`, which this is.
+    """Encodes images in batches, for `GenerativeModel.encode`.
 
     Args:
         model: an adapted `DVPVAE`.

@@ -17,8 +17,9 @@ from dvpvae_tf.priors.process import GRID_TIMES, MOST_CALIBRATED_STEPS
 ROWS_AT_A_TIME = 500
 SHRINKAGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 COMPARED_STEPS = np.array([1, 2, 5, 10])  # shrinkages are compared by their mean bound at these T
-REFERENCE_STEPS = 50  # T is the smallest that is
-TOLERANCE = 0.2  # nats from the bound of so many steps
+# T is the smallest whose bound is within TOLERANCE nats of that of REFERENCE_STEPS.
+REFERENCE_STEPS = 50
+TOLERANCE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Calibration:
         paths: see `CalibratedProcess`.
         steps: T.
         shrinkage: how far each C_t was moved towards its diagonal, from 0 to 1.
-        negative_bounds: T steps cost item T - 1 of it on the held-out draws: -E log r(u) at most, in nats, without the
-            term of y_1, which is the same for all T.
+        negative_bounds: item T - 1 is the cost of T steps on the held-out draws: an upper bound of -E log r(u), in
+            nats, without the term of y_1, which is the same for all T.
     """
 
     covariances: np.ndarray
@@ -130,7 +131,7 @@ class SecondMoments:
             progress: counts the rows that are done.
 
         Returns:
-            float64 `[101, P, P]`, or `[101, P]` where u is so large that a process has diagonal covariances.
+            float64 `[101, P, P]`, or `[101, P]` if u is too large for full covariances.
         """
         total = 0.0
         for start in range(0, len(u), ROWS_AT_A_TIME):

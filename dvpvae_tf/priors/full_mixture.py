@@ -139,7 +139,7 @@ def fit_full_mixture(
         verbose: 1 prints each fit, 0 nothing.
 
     Returns:
-        The prior, named "prior" as that of a model is.
+        The prior, with the name "prior" that models expect.
 
     Raises:
         ValueError: if no fit is finite.

@@ -39,7 +39,7 @@ class LabelledMixturePrior(FullMixturePrior):
             frequencies: p(c), positive, of sum 1.
 
         Returns:
-            The prior, named "prior" as that of a model is.
+            The prior, with the name "prior" that models expect.
         """
         prior = cls([mixture.components for mixture in mixtures], name="prior")
         prior.build((None, *mixtures[0].shape))

@@ -24,7 +24,7 @@ keras_tuner_config.DEBUG = False
 
 
 class WithinBudget(keras_tuner.Oracle):
-    """An oracle that draws again what its `fits` refuses."""
+    """An oracle that draws new settings when `fits` rejects the first ones."""
 
     fits: Callable[[dict[str, Any]], bool] = staticmethod(lambda values: True)
 

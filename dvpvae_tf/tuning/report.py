@@ -121,7 +121,7 @@ def _draw(path: Path, choices: Choices, rows: list[Row]) -> None:
 
 
 def _height(scale: Range | list[Any], value: Any, place: float = 0.5) -> float:
-    """Where a value is on an axis from 0 to 1; lines through one choice pass beside each other, each at its place."""
+    """Returns the height of a value on an axis from 0 to 1. Lines through the same choice are shifted a little."""
     if not isinstance(scale, Range):
         return scale.index(value) / max(len(scale) - 1, 1) + 0.03 * (place - 0.5)
     low, high, value = (math.log(each) if scale.sampling == "log" else each for each in (scale.min, scale.max, value))

@@ -130,7 +130,7 @@ def test_distances_of_features_are_those_of_the_library(run_folder, images, monk
     assert results[0] == results[1] and len(trained) == 1
     printed = capsys.readouterr().out
     assert "Frechet distance" in printed and "comparable for the same classifier only" in printed
-    assert "of the test images rightly" in printed
+    assert "of the test images correctly" in printed
 
     classifier = feature_distances.load_classifier(file, (8, 8, 1))
     generated = load_model(run_folder).sample(10, seed=0)
