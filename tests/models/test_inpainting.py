@@ -43,6 +43,7 @@ def distances(filled, mean, covariance):
     return of_mean.max(), of_variance.max()
 
 
+@pytest.mark.slow
 def test_the_weighted_draws_have_the_known_distribution_although_q_is_wrong(known):
     model, images, mean, covariance = known
     filled = inpaint(model, images, MISSING, rounds=10, chains=100, pixels="draw")
