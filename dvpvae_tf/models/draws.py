@@ -48,8 +48,8 @@ def image_data(model: DVPVAE, images: tf.Tensor, seeds: tf.Tensor) -> ImageData:
     Returns:
         `ImageData`.
     """
-    target = model.target(images, seeds)
-    return ImageData(model.extract_features(target if model.binary_encoder_input else images), target)
+    encoder_input, target = model.encoder_input_and_target(images, seeds)
+    return ImageData(model.extract_features(encoder_input), target)
 
 
 def tile(data: ImageData, times: int | tf.Tensor) -> ImageData:

@@ -151,9 +151,9 @@ class DVPVAE(GenerativeModel):
         images = self.prepare(images)
         if seeds is None:
             seeds = noise.row_seeds(self.seed, Stream.EVALUATION, 0, tf.shape(images)[0])
-        target = self.target(images, seeds)
+        encoder_input, target = self.encoder_input_and_target(images, seeds)
         bound_noise, *walk_noise = self._bound_noise(seeds)
-        inference = self.walk(self.extract_features(target if self.binary_encoder_input else images), walk_noise)
+        inference = self.walk(self.extract_features(encoder_input), walk_noise)
         log_likelihood = self.likelihood.distribution(inference.likelihood_params).log_prob(target)
         kl_u = self._kl_u(inference.pseudoinput, bound_noise, training)
         return Elbo(-log_likelihood, tf.stack(inference.kl, axis=1), kl_u + tf.zeros_like(log_likelihood))
@@ -187,6 +187,19 @@ class DVPVAE(GenerativeModel):
             return self.likelihood.target(images)
         uniform = noise.uniform(noise.fork(seeds, Purpose.TARGET), math.prod(self.image_shape))
         return self.likelihood.target(images, tf.reshape(uniform, tf.shape(images)))
+
+    def encoder_input_and_target(self, images: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes what the encoder and the pseudoinput see, and what the likelihood scores.
+
+        Args:
+            images: float32 `[N, D, D, C]` in [0, 1].
+            seeds: int32 `[N, 2]`, one key an image.
+
+        Returns:
+            Two tensors, float32 `[N, D, D, C]`. Both are the target where `binary_encoder_input` is set.
+        """
+        target = self.target(images, seeds)
+        return target if self.binary_encoder_input else images, target
 
     @property
     def walk_noise_shapes(self) -> list[tuple[int, ...]]:

@@ -163,8 +163,8 @@ def _round(model, retrace_key, state, given, missing, keys, chains, approximate,
 
 def _observed(model: "DVPVAE", given: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The images as the encoder sees them, and as the likelihood scores them: with one binary draw for all rounds."""
-    target = model.target(given, noise.row_seeds(keys[0], Stream.EVALUATION, keys[1], tf.shape(given)[0]))
-    return target if model.binary_encoder_input else given, target
+    seeds = noise.row_seeds(keys[0], Stream.EVALUATION, keys[1], tf.shape(given)[0])
+    return model.encoder_input_and_target(given, seeds)
 
 
 def _tile(values: tf.Tensor, times: int) -> tf.Tensor:

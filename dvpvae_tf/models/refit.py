@@ -41,9 +41,7 @@ def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int =
     for start in range(0, num, BATCH_SIZE):
         rows = chosen[start : start + BATCH_SIZE]
         seeds = noise.row_seeds(seed, Stream.CALIBRATION, start, len(rows))
-        inputs = model.prepare(tf.constant(images[rows]))
-        if model.binary_encoder_input:
-            inputs = model.target(inputs, seeds)
+        inputs, _ = model.encoder_input_and_target(model.prepare(tf.constant(images[rows])), seeds)
         drawn = noise.normal(noise.fork(seeds, Purpose.INFERENCE), model.pseudoinput.dimensions)
         drawn = tf.reshape(drawn, [-1, *model.pseudoinput.shape])
         draws.append(model.pseudoinput.sample(model.pseudoinput(inputs), drawn))

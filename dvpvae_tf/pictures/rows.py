@@ -156,7 +156,7 @@ def partial_reconstructions(
     model.check_adapted()
     images = model.prepare(tf.convert_to_tensor(images))
     seeds = noise.row_seeds(seed, Stream.EVALUATION, 0, len(images))
-    all_features = model.extract_features(model.target(images, seeds) if model.binary_encoder_input else images)
+    all_features = model.extract_features(model.encoder_input_and_target(images, seeds)[0])
     walk_noise = noise.normals(noise.fork(seeds, Purpose.INFERENCE), model.walk_noise_shapes)
     rows: dict[str, Any] = {"input": images}
     scales = model.top_down.scales[::-1]

@@ -8,21 +8,6 @@ from dvpvae_tf.models import Latents
 
 
 @pytest.fixture(scope="module")
-def lively(tiny, images):
-    """Makes an adapted model whose weights are far from where training starts, so that all parts of it matter."""
-
-    def make(channels=1, **changes):
-        model = tiny(**changes)
-        model.adapt(images(50, channels))
-        rng = np.random.default_rng(1)
-        for weight in (*model.bottom_up.trainable_weights, *model.top_down.trainable_weights):
-            weight.assign_add(0.2 * rng.standard_normal(weight.shape))
-        return model
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def model(lively):
     return lively()
 
