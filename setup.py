@@ -33,7 +33,7 @@ setup(
         "dvpvae_tf.experiments": ["systems.yaml"],
         "dvpvae_tf.data": ["checksums.tsv"],
         "dvpvae_tf.configs": ["*.yaml"],
-        "dvpvae_tf": ["py.typed", "presets/*/*.json", "presets/*/*.h5"],
+        "dvpvae_tf": ["py.typed", "trained_models/*/*.json", "trained_models/*/*.h5"],
     },
     install_requires=[
         "keras>=3.15,<4",

@@ -2,8 +2,8 @@
 
 Each round measures, one after the other, what `dvpvae_tf.evaluation.bounds.iwae` does (the encoder once an image, all
 diffusion steps in one pass of the UNet) and the same with the whole network run again for each sample, its diffusion
-steps one by one. For comparison, the authors' code, which does the latter, scores 197 images x samples per second with
-the MNIST model at T = 25 on two idle cores of a similar machine.
+steps one by one. For comparison, the authors' code, which does the latter, evaluates 197 images x samples per second
+with the MNIST model at T = 25 on two idle cores of a similar machine.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from dvpvae_tf.evaluation.evaluator import evaluator_of
 from dvpvae_tf.priors import process
 
 
-def make_scorers(preset, dtype, images, steps):
-    """The two models, and the functions that score one more sample of every image."""
+def make_evaluations(preset, dtype, images, steps):
+    """The two models, and the functions that evaluate one more draw of every image."""
     model = DVPVAE.from_preset(preset, dtype=dtype)
     model.adapt(images)
     slow = DVPVAE.from_preset(preset, dtype=dtype)
@@ -30,27 +30,27 @@ def make_scorers(preset, dtype, images, steps):
     fast_evaluator, slow_evaluator = evaluator_of(model), evaluator_of(slow)
     with mock.patch.object(process, "STATES_AT_A_TIME", 1):  # the UNet sees one diffusion step at a time
         slow_evaluator.trace(steps)
-    data = fast_evaluator.encode(images, 0, 0)
+    data = fast_evaluator.image_data(images, 0, 0)
 
-    def score(evaluator, data, draw):
-        return evaluator.score(data, 0, 0, range(draw, draw + 1), 1000, steps)
+    def draw_sums(evaluator, data, draw):
+        return evaluator.draw_sums(data, 0, 0, range(draw, draw + 1), 1000, steps)
 
-    scorers = {
-        "evaluation": lambda draw: score(fast_evaluator, data, draw),
-        "whole network a sample": lambda draw: score(slow_evaluator, slow_evaluator.encode(images, 0, 0), draw),
+    evaluations = {
+        "evaluation": lambda draw: draw_sums(fast_evaluator, data, draw),
+        "whole network a sample": lambda draw: draw_sums(slow_evaluator, slow_evaluator.image_data(images, 0, 0), draw),
     }
     # An evaluator does not keep its model.
-    return (model, slow), scorers
+    return (model, slow), evaluations
 
 
-def measure(scorers, repeats):
-    """Seconds of each scorer in each round: of its second pass, as in an evaluation a pass comes after one like it."""
-    seconds = {name: [] for name in scorers}
+def measure(evaluations, repeats):
+    """Seconds of each function in each round: of its second pass, as in evaluation a pass comes after one like it."""
+    seconds = {name: [] for name in evaluations}
     for sample in range(repeats):
-        for name, score in scorers.items():
-            score(sample)[1].numpy()
+        for name, evaluate in evaluations.items():
+            evaluate(sample)[1].numpy()
             start = time.perf_counter()
-            score(sample)[1].numpy()
+            evaluate(sample)[1].numpy()
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -72,8 +72,8 @@ def main():
         with exit_on_error():
             shape = (arguments.batch_size, *DVPVAE.from_preset(arguments.preset).image_shape)
             images = np.random.default_rng(0).integers(0, 256, shape, "uint8")
-            _models, scorers = make_scorers(arguments.preset, dtype, images, arguments.steps)
-            seconds = measure(scorers, arguments.repeats)
+            _models, evaluations = make_evaluations(arguments.preset, dtype, images, arguments.steps)
+            seconds = measure(evaluations, arguments.repeats)
         rates[dtype] = {name: arguments.batch_size / statistics.median(times) for name, times in seconds.items()}
         ratio = statistics.median(slow / fast for fast, slow in zip(*seconds.values(), strict=True))
         rates[dtype]["ratio"] = ratio

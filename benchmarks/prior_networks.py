@@ -3,8 +3,8 @@
 The denoiser starts as the mixture's E[u|y_t], and a residual MLP over the elements of u, zero at the start, corrects
 it. Its v is that of Salimans and Ho, "Progressive distillation", ICLR 2022. With 0 components there is no mixture.
 
-Two reverse processes are scored with it: the calibrated one, and one whose steps are mixtures of each component's own
-reverse step. Without a network the second one is the mixture itself at every T. The correction moves all its means.
+Two reverse processes run with it: the calibrated one, and one whose steps are mixtures of each component's own reverse
+step. Without a network the second one is the mixture itself at every T. The correction moves all its means.
 """
 
 import argparse
@@ -143,7 +143,7 @@ def validation_loss(denoiser, u, repeats=8):
     return np.mean(losses, axis=0)
 
 
-def score_mixture_steps(posterior, correction, path, u, noise):
+def estimate_with_mixture_steps(posterior, correction, path, u, noise):
     """The log-weight of a trajectory whose steps are mixtures of the components' own reverse steps, `[N]`."""
     snr, times = np.exp(-SCHEDULE.gamma(GRID_TIMES[path])), GRID_TIMES[path].astype("float32")
     one = tf.ones([1])
@@ -203,25 +203,25 @@ def measure(arguments):
     for steps in CALIBRATED_STEPS:
         tables = {"covariances": found.covariances, "paths": found.paths}
         process = CalibratedProcess(SCHEDULE, denoiser.predict_u, shape, steps, **tables)
-        kl = kl_of_u(score_of(process), test_u, process.score_noise_size, entropy)
+        kl = kl_of_u(estimate_of(process), test_u, process.estimate_noise_size, entropy)
         print(f"calibrated, T = {steps}: {mean_and_error(kl)} nats")
     for steps in MIXTURE_STEPS if posterior else ():
         path = found.paths[steps - 1, : steps + 1]
-        kl = kl_of_u(mixture_score_of(denoiser, path), flat_test, (steps + 1) * size, entropy)
+        kl = kl_of_u(mixture_estimate_of(denoiser, path), flat_test, (steps + 1) * size, entropy)
         print(f"mixture steps, T = {steps}: {mean_and_error(kl)} nats, {mean_and_error(kl - exact)} more than exact")
 
 
-def score_of(process):
+def estimate_of(process):
     """The log-weight of a trajectory of a process, a function of u and noise."""
-    return lambda u, noise: process.score(u, noise).log_weight
+    return lambda u, noise: process.estimate(u, noise).log_weight
 
 
-def mixture_score_of(denoiser, path):
-    """`score_mixture_steps` as a function of u and flat noise."""
+def mixture_estimate_of(denoiser, path):
+    """`estimate_with_mixture_steps` as a function of u and flat noise."""
 
     def log_weight(u, noise):
         noise = tf.reshape(noise, [-1, len(path), u.shape[1]])
-        return score_mixture_steps(denoiser.posterior, denoiser.correction, path, u, noise)
+        return estimate_with_mixture_steps(denoiser.posterior, denoiser.correction, path, u, noise)
 
     return log_weight
 

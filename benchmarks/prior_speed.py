@@ -52,16 +52,16 @@ def main():
     with exit_on_error():
         jobs = jobs_of(arguments)
     images = np.random.default_rng(0).integers(0, 256, (10, *jobs[0][1].image_shape), "uint8")
-    samplers, scorers = [], []
+    samplers, estimates = [], []
     for _, model, steps in jobs:
         samplers.append(functools.partial(model.sample, arguments.images, steps=steps))
-        scorers.append(
+        estimates.append(
             functools.partial(evaluation.iwae, model, images, arguments.draws // 10, steps, batch_size=500, verbose=0)
         )
-    sampling, scoring = seconds_of(samplers, arguments.rounds), seconds_of(scorers, arguments.rounds)
+    sampling, estimating = seconds_of(samplers, arguments.rounds), seconds_of(estimates, arguments.rounds)
     print("| prior | sampling, s | over decoding alone | iwae, draws a second |\n|---|---|---|---|")
-    for (name, *_), of_sampling, of_scoring in zip(jobs, sampling, scoring, strict=True):
-        share, rate = of_sampling / sampling[0] - 1, arguments.draws / of_scoring
+    for (name, *_), of_sampling, of_estimating in zip(jobs, sampling, estimating, strict=True):
+        share, rate = of_sampling / sampling[0] - 1, arguments.draws / of_estimating
         print(f"| {name} | {of_sampling:.2f} | {share:+.0%} | {rate:.0f} |")
 
 

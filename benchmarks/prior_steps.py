@@ -26,12 +26,12 @@ ROWS_AT_A_TIME = 250
 def kl_of_u(model, u, steps, seed):
     """The KL of u in T steps, given one trajectory for each of the draws u of r(u|x): its mean and standard error."""
     prior = model.prior
-    score = tf.function(lambda u, noise: tf.add_n(prior.score(u, noise, steps).terms))
+    bound = tf.function(lambda u, noise: tf.add_n(prior.estimate(u, noise, steps).terms))
     rng, values = np.random.default_rng(seed), []
     for start in range(0, len(u), ROWS_AT_A_TIME):
         rows = u[start : start + ROWS_AT_A_TIME]
-        noise = rng.normal(size=(len(rows), prior.score_noise_size(steps))).astype("float32")
-        values.append(score(rows, noise))
+        noise = rng.normal(size=(len(rows), prior.estimate_noise_size(steps))).astype("float32")
+        values.append(bound(rows, noise))
     values = np.concatenate(values) - float(model.pseudoinput.entropy())
     return values.mean(), values.std(ddof=1) / len(values) ** 0.5
 

@@ -1,6 +1,6 @@
-"""Scores trained models on test images and writes a table for `docs/results/`; `--help` lists the options.
+"""Evaluates trained models on test images and writes a table for `docs/results/`; `--help` lists the options.
 
-Each model is scored with every estimator on the same images. The prior over u is named with its steps.
+Each model is evaluated with every estimator on the same images. The prior over u is named with its steps.
 """
 
 import argparse
@@ -31,7 +31,7 @@ OTHERS = [
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Measure trained models on test images, with every estimator.")
     parser.add_argument(
-        "models", nargs="+", metavar="NAME=RUN", help="a label, and a preset, run folder or .keras file"
+        "models", nargs="+", metavar="NAME=RUN", help="a label, and a trained model's name, run folder or .keras file"
     )
     parser.add_argument("--dataset", default="mnist", help="as in training (default: %(default)s)")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
@@ -44,7 +44,7 @@ def parse_arguments():
 
 
 def measure(model, images, samples, seed, batch_size):
-    """Scores one model: the summaries of all estimators, and its layers."""
+    """Evaluates one model: the summaries of all estimators, and its layers."""
     settings = {"seed": seed, "batch_size": batch_size}
     statistics = evaluation.layer_statistics(model, images, seed)
     results = {

@@ -12,7 +12,7 @@ from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.loading import load_model
-from dvpvae_tf.models.presets import is_preset, preset_metadata
+from dvpvae_tf.models.model_folder import is_trained_model, model_metadata
 from dvpvae_tf.models.refit import with_ancestral_process
 from dvpvae_tf.training.run_folder import count_trained_on, run_config
 
@@ -105,10 +105,10 @@ def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _trained_on(model, config):
-    """The data set that a run or a trained preset names, or None."""
+    """The data set that a run or a model folder names, or None."""
     if config is not None:
         return config.dataset
-    return preset_metadata(model).get("dataset") if is_preset(model) else None
+    return model_metadata(model).get("dataset") if is_trained_model(model) else None
 
 
 def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
@@ -173,7 +173,7 @@ def _checked(images: np.ndarray, split: str, arguments: argparse.Namespace, mode
     if images.shape[1:] != model.image_shape:
         sizes = [" x ".join(map(str, shape)) for shape in (images.shape[1:], model.image_shape)]
         raise UserError(f"{name} has images of {sizes[0]} but the model is for {sizes[1]}")
-    of_run = split != "train" and not is_preset(arguments.model)
+    of_run = split != "train" and not is_trained_model(arguments.model)
     seen = count_trained_on(arguments.model, split, images) if of_run else 0
     if seen:
         raise UserError(

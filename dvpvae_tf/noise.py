@@ -28,19 +28,24 @@ class Stream(enum.IntEnum):
     FIRST_DRAW = -16  # where an image is drawn for several times: draw k of it has the stream FIRST_DRAW - k
 
 
-class Purpose(enum.IntEnum):
-    """The purpose of a row's noise.
+class InferenceNoise(enum.IntEnum):
+    """What a row's noise is for where an image is given."""
 
-    Two purposes share a number where no row serves both: the one when an image is given, the other when one is made.
+    TARGET = 0  # the binary draw that is the likelihood's target
+    DRAW = 1  # u, the estimate of log r(u), and z, all from one array
+    PUBLISHED_ESTIMATE = 4  # the estimate of log r(u) in `published`
+
+
+class GenerationNoise(enum.IntEnum):
+    """What a row's noise is for where an image is made.
+
+    A number occurs in both enumerations only where no row needs it for both.
     """
 
-    TARGET = 0  # an image given: the binary draw that the likelihood scores
-    INFERENCE = 1  # an image given: all of u, its score, and z
-    LATENTS = 1  # an image made: z
-    PIXELS = 2  # an image made: x given z
-    PSEUDOINPUT = 3  # an image made: u
-    COMPONENT = 4  # an image made: the component of a VampPrior
-    PUBLISHED_ESTIMATE = 4  # an image given: the estimate of log r(u) in `published`
+    LATENTS = 1  # z
+    PIXELS = 2  # x given z
+    PSEUDOINPUT = 3  # u
+    COMPONENT = 4  # the component of a VampPrior
 
 
 def check_seed(seed: int) -> None:
@@ -182,7 +187,7 @@ def fork(seeds: tf.Tensor, purpose: int) -> tf.Tensor:
 
     Args:
         seeds: int32 `[N, 2]`, see `row_seeds`.
-        purpose: a `Purpose`; `TARGET` gives the same keys.
+        purpose: an `InferenceNoise` or a `GenerationNoise`; `TARGET` gives the same keys.
 
     Returns:
         int32 `[N, 2]`.

@@ -172,14 +172,14 @@ def test_named_streams_and_purposes_keep_their_numbers():
         "CALIBRATION_VALIDATION": -4,
         "FIRST_DRAW": -16,
     }
-    purposes = {name: int(purpose) for name, purpose in noise.Purpose.__members__.items()}
-    of_an_image = {"TARGET": 0, "INFERENCE": 1, "PUBLISHED_ESTIMATE": 4}
+    of_an_image = {"TARGET": 0, "DRAW": 1, "PUBLISHED_ESTIMATE": 4}
     of_a_sample = {"LATENTS": 1, "PIXELS": 2, "PSEUDOINPUT": 3, "COMPONENT": 4}
-    assert purposes == of_an_image | of_a_sample
+    for purposes, expected in ((noise.InferenceNoise, of_an_image), (noise.GenerationNoise, of_a_sample)):
+        assert {name: int(purpose) for name, purpose in purposes.__members__.items()} == expected
     for stream in noise.Stream:
         np.testing.assert_array_equal(noise.row_seeds(3, stream, 0, 2), noise.row_seeds(3, int(stream), 0, 2))
     seeds = noise.row_seeds(0, 0, 0, 3)
-    np.testing.assert_array_equal(noise.fork(seeds, noise.Purpose.TARGET), seeds)
+    np.testing.assert_array_equal(noise.fork(seeds, noise.InferenceNoise.TARGET), seeds)
 
 
 @pytest.mark.parametrize("seed", [None, 0.5, "0", 2**31])

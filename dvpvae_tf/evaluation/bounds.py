@@ -166,10 +166,10 @@ def estimate(
 
     def batch_estimator(evaluator):
         def of_batch(place):
-            data, means = evaluator.encode(images[place : place + size], seed, first + place), _Means()
+            data, means = evaluator.image_data(images[place : place + size], seed, first + place), _Means()
             rows = len(data.target)
             for draws in _chunks(samples, max(1, batch_size // rows)):
-                means.add(*evaluator.score(data, seed, first + place, draws, samples, **settings), len(draws))
+                means.add(*evaluator.draw_sums(data, seed, first + place, draws, samples, **settings), len(draws))
                 progress.add(place, means.estimates(estimator), rows * len(draws))
             return means.terms() | {"estimates": means.estimates(estimator)}
 
@@ -258,7 +258,7 @@ class _Means:
         self.count, self.sums, self.log_sum = 0, None, -np.inf
 
     def add(self, sums, log_sum, count):
-        """Adds what `Evaluator.score` gives for `count` draws."""
+        """Adds what `Evaluator.draw_sums` gives for `count` draws."""
         sums = tf.nest.map_structure(lambda value: np.asarray(value, "float64"), sums)
         self.sums = sums if self.sums is None else tf.nest.map_structure(np.add, self.sums, sums)
         self.log_sum = np.logaddexp(self.log_sum, np.asarray(log_sum, "float64"))

@@ -23,7 +23,7 @@ from dvpvae_tf.models.draws import (
     published_log_weight,
     tile,
 )
-from dvpvae_tf.noise import Purpose, Stream
+from dvpvae_tf.noise import InferenceNoise, Stream
 from dvpvae_tf.priors import LabelledMixturePrior
 
 # From models to pairs of a config and an `Evaluator`.
@@ -80,7 +80,7 @@ class Evaluator:
         self._model = model
         self._functions: dict[Any, Callable] = {}
 
-    def encode(self, images: np.ndarray, seed: int, first: int) -> ImageData:
+    def image_data(self, images: np.ndarray, seed: int, first: int) -> ImageData:
         """Computes what all draws of an image share: the encoder runs once an image.
 
         Args:
@@ -92,9 +92,9 @@ class Evaluator:
             `ImageData`.
         """
         with device_of(self._model):
-            return self._encode_function()(self._model.prepare(tf.constant(images)), *_integers(seed, first))
+            return self._image_data_function()(self._model.prepare(tf.constant(images)), *_integers(seed, first))
 
-    def score(
+    def draw_sums(
         self,
         data: ImageData,
         seed: int,
@@ -104,7 +104,7 @@ class Evaluator:
         steps: int | None,
         published: bool = False,
     ) -> tuple[dict, tf.Tensor]:
-        """Scores some of the draws of each image.
+        """Computes the terms and weights of some of the draws of each image, and sums them over the draws.
 
         Args:
             data: of N images.
@@ -120,13 +120,13 @@ class Evaluator:
             draws; and the log of the sum of the weights, float32 `[N]`.
         """
         with device_of(self._model):
-            function = self._score_function(steps, published)
+            function = self._draw_sums_function(steps, published)
             return function(data, *_integers(seed, first), tf.constant(draws, tf.int32), *_integers(num_draws))
 
     def draw_terms(
         self, data: ImageData, seed: int, first: int, draws: range, steps: int | None
     ) -> dict[str, tf.Tensor]:
-        """Scores some of the draws of each image and keeps them apart.
+        """Computes the terms and weights of some of the draws of each image, and keeps the draws apart.
 
         Args:
             data: of N images.
@@ -173,26 +173,26 @@ class Evaluator:
             return self._bound_function()(self._model.prepare(tf.constant(images)), *_integers(seed, first))
 
     def is_traced(self, steps: int | None, published: bool = False) -> bool:
-        """Whether `score` is traced already for these settings.
+        """Whether `draw_sums` is traced already for these settings.
 
         Args:
-            steps: see `score`.
-            published: see `score`.
+            steps: see `draw_sums`.
+            published: see `draw_sums`.
 
         Returns:
             bool.
         """
-        return ("score", steps, published) in self._functions
+        return ("draw_sums", steps, published) in self._functions
 
     def trace(self, steps: int | None, published: bool = False) -> None:
-        """Traces `encode` and `score`, if they are not traced yet; `score` does so too, when it is called.
+        """Traces `image_data` and `draw_sums`, if they are not traced yet; calling them does so, too.
 
         Args:
-            steps: see `score`.
-            published: see `score`.
+            steps: see `draw_sums`.
+            published: see `draw_sums`.
         """
         with device_of(self._model):
-            self._score_function(steps, published)
+            self._draw_sums_function(steps, published)
 
     # Each traced function, made when first asked for
 
@@ -201,14 +201,14 @@ class Evaluator:
             self._functions[key] = tf.function(function).get_concrete_function(*specs)
         return self._functions[key]
 
-    def _encode_function(self):
-        def encode(images, seed, first):
+    def _image_data_function(self):
+        def of_images(images, seed, first):
             return image_data(self._model, images, noise.row_seeds(seed, Stream.EVALUATION, first, tf.shape(images)[0]))
 
-        return self._traced(("encode",), encode, self._image_spec, *_scalars(2))
+        return self._traced(("image_data",), of_images, self._image_spec, *_scalars(2))
 
-    def _score_function(self, steps, published):
-        def score(data, seed, first, draws, num_draws):
+    def _draw_sums_function(self, steps, published):
+        def draw_sums(data, seed, first, draws, num_draws):
             num_images = tf.shape(data.target)[0]
             # One row for each draw of each image, draw by draw.
             seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - draws, first, num_images)
@@ -232,7 +232,7 @@ class Evaluator:
 
         draws = tf.TensorSpec([None], tf.int32)
         specs = (self._data_spec, *_scalars(2), draws, *_scalars(1))
-        return self._traced(("score", steps, published), score, *specs)
+        return self._traced(("draw_sums", steps, published), draw_sums, *specs)
 
     def _draw_terms_function(self, steps):
         def draw_terms(data, seed, first, draws):
@@ -257,7 +257,7 @@ class Evaluator:
             num_images, shapes = tf.shape(data.target)[0], self._model.walk_noise_shapes
             seeds = [noise.row_seeds(seed, Stream.FIRST_DRAW - k, first, num_images) for k in (0, 1)]
             both = [
-                self._model.walk(data.features, noise.normals(noise.fork(each, Purpose.INFERENCE), shapes))
+                self._model.walk(data.features, noise.normals(noise.fork(each, InferenceNoise.DRAW), shapes))
                 for each in seeds
             ]
             flat = [[tf.reshape(mean, [num_images, -1]) for mean in one.posterior_means] for one in both]
@@ -278,7 +278,7 @@ class Evaluator:
 
     @property
     def _data_spec(self):
-        return self._encode_function().structured_outputs
+        return self._image_data_function().structured_outputs
 
 
 def _integers(*numbers):

@@ -132,7 +132,7 @@ def layer_sums(
     layer_sizes = np.array([math.prod(shape) for shape in model.top_down.latent_shapes])
 
     def sums_of(evaluator, start):
-        data = evaluator.encode(images[start : start + size], seed, first + start)
+        data = evaluator.image_data(images[start : start + size], seed, first + start)
         means, kl = (np.asarray(value, "float64") for value in evaluator.infer_twice(data, seed, first + start))
         return LayerSums(len(kl), kl.sum(axis=0), np.prod(means, axis=0).sum(axis=0), means.sum(axis=1), layer_sizes)
 

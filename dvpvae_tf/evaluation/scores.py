@@ -64,7 +64,7 @@ def score(
     evaluator, bar = evaluator_of(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
     parts, size = [], max(1, batch_size // samples)
     for start in range(0, len(images), size):
-        data = evaluator.encode(images[start : start + size], seed, start)
+        data = evaluator.image_data(images[start : start + size], seed, start)
         drawn = evaluator.draw_terms(data, seed, start, range(samples), steps)
         parts.append(_of_batch({name: np.asarray(value, "float64") for name, value in drawn.items()}))
         bar.add(len(parts[-1].nats))

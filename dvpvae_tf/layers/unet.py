@@ -121,9 +121,9 @@ class SelfAttention(keras.layers.Layer):
         _, height, width, channels = inputs.shape
         tokens = keras.ops.reshape(self.norm(inputs), (-1, height * width, channels))
         query, key, value = keras.ops.split(self.query_key_value(tokens), 3, axis=-1)
-        scores = keras.ops.matmul(query / channels**0.5, keras.ops.swapaxes(key, 1, 2))
+        logits = keras.ops.matmul(query / channels**0.5, keras.ops.swapaxes(key, 1, 2))
         # The softmax over positions is taken in float32: bfloat16 cannot sum small weights.
-        weights = keras.ops.softmax(keras.ops.cast(scores, "float32"), axis=-1)
+        weights = keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
         mixed = keras.ops.matmul(keras.ops.cast(weights, self.compute_dtype), value)
         return inputs + keras.ops.reshape(self.projection(mixed), (-1, height, width, channels))
 

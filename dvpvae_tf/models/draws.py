@@ -8,12 +8,12 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.models.dvpvae import DVPVAE
 from dvpvae_tf.models.outputs import Features, Inference
-from dvpvae_tf.noise import Purpose
-from dvpvae_tf.priors.terms import TrajectoryScore
+from dvpvae_tf.noise import InferenceNoise
+from dvpvae_tf.priors.terms import PriorEstimate
 
 
 class ImageData(NamedTuple):
-    """`Features` of images, and the targets that the likelihood scores, float32 `[N, D, D, C]`; once for all draws."""
+    """`Features` of images, and the targets of the likelihood, float32 `[N, D, D, C]`; once for all draws."""
 
     features: Features
     target: tf.Tensor
@@ -25,14 +25,14 @@ class Draw(NamedTuple):
     Attributes:
         inference: u and z.
         log_likelihood: log p(x|z).
-        score: the score of u under its prior, or None for the Ladder VAE.
+        prior_estimate: estimates of log r(u), or None for the Ladder VAE.
         log_prob_u: log q(u|x), or None for the Ladder VAE.
         time_noise: standard normal, for one time of the continuous-time diffusion and its noise; None without.
     """
 
     inference: Inference
     log_likelihood: tf.Tensor
-    score: TrajectoryScore | None
+    prior_estimate: PriorEstimate | None
     log_prob_u: tf.Tensor | None
     time_noise: tf.Tensor | None
 
@@ -80,16 +80,16 @@ def draw(model: DVPVAE, data: ImageData, seeds: tf.Tensor, steps: int | None) ->
         `Draw`.
     """
     prior = model.prior
-    sizes = (0, 0) if prior is None else (prior.bound_noise_size, prior.score_noise_size(steps))
+    sizes = (0, 0) if prior is None else (prior.bound_noise_size, prior.estimate_noise_size(steps))
     shapes = [*((size,) for size in sizes), *model.walk_noise_shapes]
-    time_noise, score_noise, *walk_noise = noise.normals(noise.fork(seeds, Purpose.INFERENCE), shapes)
+    time_noise, estimate_noise, *walk_noise = noise.normals(noise.fork(seeds, InferenceNoise.DRAW), shapes)
     inference = model.walk(data.features, walk_noise)
     log_likelihood = model.likelihood.distribution(inference.likelihood_params).log_prob(data.target)
     if prior is None:
         return Draw(inference, log_likelihood, None, None, None)
-    score = prior.score(inference.pseudoinput, score_noise, steps)
+    prior_estimate = prior.estimate(inference.pseudoinput, estimate_noise, steps)
     log_prob_u = model.pseudoinput.log_prob(inference.pseudoinput, data.features.pseudoinput_mean)
-    return Draw(inference, log_likelihood, score, log_prob_u, time_noise)
+    return Draw(inference, log_likelihood, prior_estimate, log_prob_u, time_noise)
 
 
 def bound_terms(model: DVPVAE, drawn: Draw) -> dict:
@@ -104,9 +104,9 @@ def bound_terms(model: DVPVAE, drawn: Draw) -> dict:
         of `[N]` as in `Evaluation`.
     """
     reconstruction, kl_z, kl_u = -drawn.log_likelihood, tf.stack(drawn.inference.kl, axis=1), {}
-    if drawn.score is not None:
+    if drawn.prior_estimate is not None:
         entropy = tf.zeros_like(reconstruction) + model.pseudoinput.entropy()
-        kl_u = drawn.score.terms._asdict() | {"negative_entropy": -entropy}
+        kl_u = drawn.prior_estimate.terms._asdict() | {"negative_entropy": -entropy}
     total = tf.add_n([reconstruction, tf.reduce_sum(kl_z, axis=1), *kl_u.values()])
     return {"reconstruction": reconstruction, "kl_z": kl_z, "kl_u": kl_u, "negative_elbo": total}
 
@@ -161,7 +161,9 @@ def importance_log_weight(drawn: Draw) -> tf.Tensor:
         float32 `[N]`, nats.
     """
     log_weight = drawn.log_likelihood + tf.add_n(drawn.inference.log_ratio)
-    return log_weight if drawn.score is None else log_weight + drawn.score.log_weight - drawn.log_prob_u
+    return (
+        log_weight if drawn.prior_estimate is None else log_weight + drawn.prior_estimate.log_weight - drawn.log_prob_u
+    )
 
 
 def label_log_weights(model: DVPVAE, drawn: Draw) -> tf.Tensor:
@@ -174,7 +176,7 @@ def label_log_weights(model: DVPVAE, drawn: Draw) -> tf.Tensor:
     Returns:
         float32 `[N, C]`, nats.
     """
-    without_prior = importance_log_weight(drawn) - drawn.score.log_weight
+    without_prior = importance_log_weight(drawn) - drawn.prior_estimate.log_weight
     return without_prior[:, tf.newaxis] + model.prior.log_prob_given_labels(drawn.inference.pseudoinput)
 
 
@@ -193,10 +195,10 @@ def published_log_weight(model: DVPVAE, drawn: Draw, seeds: tf.Tensor, steps: in
         float32 `[N]`, nats.
     """
     log_weight = drawn.log_likelihood - tf.add_n(drawn.inference.kl)
-    if drawn.score is None:
+    if drawn.prior_estimate is None:
         return log_weight
-    u, terms = drawn.inference.pseudoinput, drawn.score.terms
+    u, terms = drawn.inference.pseudoinput, drawn.prior_estimate.terms
     if steps is not None:
-        fresh = noise.normal(noise.fork(seeds, Purpose.PUBLISHED_ESTIMATE), steps * math.prod(u.shape[1:]))
+        fresh = noise.normal(noise.fork(seeds, InferenceNoise.PUBLISHED_ESTIMATE), steps * math.prod(u.shape[1:]))
         terms = model.prior.published_terms(u, fresh, steps)
     return log_weight - tf.add_n(terms) - drawn.log_prob_u

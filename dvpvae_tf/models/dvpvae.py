@@ -17,7 +17,7 @@ from dvpvae_tf.models.generative_model import GenerativeModel
 from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, check_pixels
 from dvpvae_tf.models.top_down import TopDown
-from dvpvae_tf.noise import Purpose, Stream
+from dvpvae_tf.noise import GenerationNoise, InferenceNoise, Stream
 from dvpvae_tf.priors import VampPrior
 
 SERIALISED_PARTS = ("likelihood", "pseudoinput", "prior", "top_prior")
@@ -104,7 +104,7 @@ class DVPVAE(GenerativeModel):
             latent_channels,
             likelihood.num_parameters(self.image_shape[-1]),
             likelihood_input,
-            has_top_prior=top_prior is None,  # else the VampPrior takes its place
+            gaussian_top_prior=top_prior is None,
             dtype=self.dtype_policy,
             name="top_down",
         )
@@ -174,7 +174,7 @@ class DVPVAE(GenerativeModel):
         return to_unit_range(images, self.image_shape)
 
     def target(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-        """Computes what the likelihood scores: for a Bernoulli likelihood, a binary draw of each image.
+        """Computes the target x of log p(x|z): the images, or for a Bernoulli likelihood a binary draw of each.
 
         Args:
             images: float32 `[N, D, D, C]` in [0, 1].
@@ -185,11 +185,11 @@ class DVPVAE(GenerativeModel):
         """
         if not self.likelihood.needs_uniform:
             return self.likelihood.target(images)
-        uniform = noise.uniform(noise.fork(seeds, Purpose.TARGET), math.prod(self.image_shape))
+        uniform = noise.uniform(noise.fork(seeds, InferenceNoise.TARGET), math.prod(self.image_shape))
         return self.likelihood.target(images, tf.reshape(uniform, tf.shape(images)))
 
     def encoder_input_and_target(self, images: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Computes what the encoder and the pseudoinput see, and what the likelihood scores.
+        """Computes what the encoder and the pseudoinput see, and the target of the likelihood.
 
         Args:
             images: float32 `[N, D, D, C]` in [0, 1].
@@ -209,7 +209,7 @@ class DVPVAE(GenerativeModel):
     def _bound_noise(self, seeds):
         """Draws the noise of the bound on log r(u), and the noise of `walk`."""
         bound_size = self.prior.bound_noise_size if self.prior else 0
-        return noise.normals(noise.fork(seeds, Purpose.INFERENCE), [(bound_size,), *self.walk_noise_shapes])
+        return noise.normals(noise.fork(seeds, InferenceNoise.DRAW), [(bound_size,), *self.walk_noise_shapes])
 
     def extract_features(self, images: tf.Tensor) -> Features:
         """Computes the bottom-up path and the mean of the pseudoinput.
@@ -346,10 +346,10 @@ class DVPVAE(GenerativeModel):
             pseudoinput = tf.broadcast_to(pseudoinput, [tf.shape(seeds)[0], *self.pseudoinput.shape])
             condition = self.pseudoinput.decode(pseudoinput)
             pseudoinputs = tf.clip_by_value(condition, 0.0, 1.0)
-        noise_z: list[Any] = noise.normals(noise.fork(seeds, Purpose.LATENTS), self.top_down.latent_shapes)
+        noise_z: list[Any] = noise.normals(noise.fork(seeds, GenerationNoise.LATENTS), self.top_down.latent_shapes)
         top_features = None
         if self.top_prior is not None:
-            chosen = self.top_prior.choose(noise.uniform(noise.fork(seeds, Purpose.COMPONENT), 1)[:, 0])
+            chosen = self.top_prior.choose(noise.uniform(noise.fork(seeds, GenerationNoise.COMPONENT), 1)[:, 0])
             top_features = self._bottom_up_features(chosen)[self.top_down.sides[0]]
             noise_z[0] *= temperature
         parameters, _ = self.top_down(
@@ -357,11 +357,11 @@ class DVPVAE(GenerativeModel):
         )
         if pixels == "mean":
             return Samples(self.likelihood.mean_images(parameters), pseudoinputs)
-        images = self.likelihood.images(parameters, noise.fork(seeds, Purpose.PIXELS), temperature)
+        images = self.likelihood.images(parameters, noise.fork(seeds, GenerationNoise.PIXELS), temperature)
         return Samples(images, pseudoinputs)
 
     def _sample_prior(self, seeds, temperature, steps, label):
-        drawn = noise.normal(noise.fork(seeds, Purpose.PSEUDOINPUT), self.prior.sample_noise_size(steps))
+        drawn = noise.normal(noise.fork(seeds, GenerationNoise.PSEUDOINPUT), self.prior.sample_noise_size(steps))
         of_label = {} if label is None else {"label": label}  # which other priors do not take
         return self.prior.sample(drawn, steps, temperature, **of_label)
 

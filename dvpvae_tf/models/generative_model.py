@@ -1,4 +1,4 @@
-"""The methods that users call on a trained model: sample, reconstruct, calibrate, presets."""
+"""The methods that users call on a trained model: sample, encode, decode, reconstruct, calibrate, save and load."""
 
 import functools
 import numbers
@@ -52,42 +52,43 @@ class GenerativeModel(BoundModel):
 
     @classmethod
     def from_preset(cls, name: str | Path, load_weights: bool = False, **kwargs: Any) -> "GenerativeModel":
-        """Makes the model of a preset, with starting weights or trained ones.
+        """Makes the model of a preset with starting weights, or a trained model.
 
         Args:
-            name: a preset of `configs/` such as "mnist", or the path of a YAML file; or the folder of a preset that
-                `save_to_preset` has written.
-            load_weights: whether to load trained weights: those that come with the library, or those in the folder.
+            name: a preset, which is the name of a YAML file of settings in `configs/`, such as "mnist", or the path of
+                another YAML file; or a model folder, which `save_to_preset` has written.
+            load_weights: whether to load trained weights: those that come with the library under this name, or those
+                in the model folder.
             **kwargs: arguments of the constructor to change, such as `seed` or `dtype`.
 
         Returns:
             A built `DVPVAE`.
 
         Raises:
-            UserError: if there is no such preset, it has no trained weights (the message names those that have some),
-                or its files are damaged.
+            UserError: if there is no such preset or model folder, there are no such trained weights (the message says
+                which there are), or a file is damaged.
         """
         from dvpvae_tf.config import load_config
         from dvpvae_tf.models.build import build_model
-        from dvpvae_tf.models.presets import is_preset_folder, load_preset
+        from dvpvae_tf.models.model_folder import is_model_folder, load_model_folder
 
-        if load_weights or is_preset_folder(name):
-            return load_preset(name, load_weights, **kwargs)
+        if load_weights or is_model_folder(name):
+            return load_model_folder(name, load_weights, **kwargs)
         return build_model(load_config(name).model, **kwargs)
 
     def save_to_preset(self, folder: str | Path, **metadata: Any) -> None:
-        """Saves the model as a preset: `config.json`, `metadata.json` and `model.weights.h5`, without an optimizer.
+        """Saves a model folder: `config.json`, `metadata.json` and `model.weights.h5`, without an optimizer.
 
         Args:
-            folder: the folder to write: a new one, or an older preset that is replaced.
+            folder: the folder to write: a new one, or an older model folder that is replaced.
             **metadata: what else `metadata.json` says of the model, such as `dataset` and `epochs`; JSON values.
 
         Raises:
             UserError: if something else is in that place, or it cannot be written.
         """
-        from dvpvae_tf.models.presets import save_preset
+        from dvpvae_tf.models.model_folder import save_model_folder
 
-        save_preset(self, folder, **metadata)
+        save_model_folder(self, folder, **metadata)
 
     def sample(  # type: ignore[misc]  # temperature may be given by its place, too
         self, num: int, temperature: float = 1.0, seed: int = 0, **options: Unpack[SamplingOptions]

@@ -8,7 +8,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.draws import ImageData, draw, importance_log_weight
-from dvpvae_tf.noise import Purpose, Stream
+from dvpvae_tf.noise import GenerationNoise, Stream
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.dvpvae import DVPVAE
@@ -145,13 +145,13 @@ def _round(model, retrace_key, state, given, missing, keys, chains, approximate,
     pixel_log_probs = model.likelihood.pixel_log_probs(parameters, target)
     observed = tf.reduce_sum(tf.where(hidden[..., 0], 0.0, pixel_log_probs), axis=[1, 2])
     log_weights = importance_log_weight(proposed._replace(log_likelihood=observed))
-    drawn = model.likelihood.draw(parameters, noise.fork(seeds, Purpose.PIXELS))
+    drawn = model.likelihood.draw(parameters, noise.fork(seeds, GenerationNoise.PIXELS))
     mean = model.likelihood.mean_images(parameters)
     pictures = tf.where(hidden, drawn if model.binary_encoder_input else mean, seen)
     # The candidate chosen so far has the weight of all before it.
     log_weights = tf.concat([tf.reshape(log_weights, [chains, rows]), state.log_sum[tf.newaxis]], axis=0)
     ends = tf.cumsum(tf.nn.softmax(log_weights, axis=0), axis=0)
-    uniform = noise.uniform(noise.fork(seeds[:rows], Purpose.COMPONENT), 1)[:, 0]
+    uniform = noise.uniform(noise.fork(seeds[:rows], GenerationNoise.COMPONENT), 1)[:, 0]
     chosen = tf.reduce_sum(tf.cast(ends[:-1] <= uniform * ends[-1], tf.int32), axis=0)
     if approximate:
         chosen = tf.zeros_like(chosen)
@@ -162,7 +162,7 @@ def _round(model, retrace_key, state, given, missing, keys, chains, approximate,
 
 
 def _observed(model: "DVPVAE", given: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The images as the encoder sees them, and as the likelihood scores them: with one binary draw for all rounds."""
+    """The images as the encoder sees them, and the targets of the likelihood: with one binary draw for all rounds."""
     seeds = noise.row_seeds(keys[0], Stream.EVALUATION, keys[1], tf.shape(given)[0])
     return model.encoder_input_and_target(given, seeds)
 

@@ -202,7 +202,7 @@ class Likelihood:
         raise NotImplementedError
 
     def target(self, images: tf.Tensor, uniform: tf.Tensor | None = None) -> tf.Tensor:
-        """Converts images to the values that `distribution` scores.
+        """Converts images to the values that `distribution` is for.
 
         Args:
             images: float32 `[N, H, W, C]` in [0, 1].

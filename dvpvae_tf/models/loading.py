@@ -11,15 +11,15 @@ import numpy as np
 
 from dvpvae_tf.errors import UserError, first_line
 from dvpvae_tf.models.dvpvae import DVPVAE
-from dvpvae_tf.models.presets import config_with, is_preset, load_preset, trained_presets
+from dvpvae_tf.models.model_folder import config_with, is_trained_model, load_model_folder, trained_models
 
 
 def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
     """Loads a trained model, not compiled.
 
     Args:
-        path: folder of a training run, whose best model is taken, or a `.keras` file, or a trained preset: its name,
-            such as "mnist", or its folder.
+        path: folder of a training run, whose best model is taken, or a `.keras` file, or a model folder, or the name of
+            a trained model that comes with the library, such as "mnist".
         dtype: the dtype policy to compute in, "float32" or "mixed_bfloat16"; None keeps the model's.
 
     Returns:
@@ -29,13 +29,13 @@ def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
         UserError: if there is no such model, or the file is damaged or holds something else.
     """
     file = Path(path) / "best.keras" if Path(path).is_dir() else Path(path)
-    if not file.is_file() and is_preset(path):
+    if not file.is_file() and is_trained_model(path):
         settings: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-        return load_preset(path, **settings)
+        return load_model_folder(path, **settings)
     if not file.is_file():
-        names = "".join(f", {name}" for name in trained_presets())
+        names = "".join(f", {name}" for name in trained_models())
         raise UserError(
-            f"there is no model {file}: give the folder of a training run, a .keras file, or a trained preset"
+            f"there is no model {file}: give the folder of a training run, a .keras file, or a trained model's name"
             + (f" ({names[2:]})" if names else "")
         )
     try:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.noise import Purpose, Stream
+from dvpvae_tf.noise import InferenceNoise, Stream
 from dvpvae_tf.priors import DiffusionPrior, LabelledMixturePrior, fit_full_mixture
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int =
         rows = chosen[start : start + BATCH_SIZE]
         seeds = noise.row_seeds(seed, Stream.CALIBRATION, start, len(rows))
         inputs, _ = model.encoder_input_and_target(model.prepare(tf.constant(images[rows])), seeds)
-        drawn = noise.normal(noise.fork(seeds, Purpose.INFERENCE), model.pseudoinput.dimensions)
+        drawn = noise.normal(noise.fork(seeds, InferenceNoise.DRAW), model.pseudoinput.dimensions)
         drawn = tf.reshape(drawn, [-1, *model.pseudoinput.shape])
         draws.append(model.pseudoinput.sample(model.pseudoinput(inputs), drawn))
     return np.concatenate(draws)
@@ -91,7 +91,7 @@ def with_full_mixture(
 
 
 def with_ancestral_process(model: "DVPVAE") -> "DVPVAE":
-    """Gives the model without the calibration of its diffusion prior: it samples and scores by the paper's process.
+    """Gives the model without the calibration of its diffusion prior: it takes the paper's process.
 
     Args:
         model: any model; it stays as it is.

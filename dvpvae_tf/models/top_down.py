@@ -35,7 +35,8 @@ class TopDown(keras.layers.Layer):
         output_channels: parameters of the likelihood a pixel.
         likelihood_input: what the likelihood sees: "all_latents", their sum (Eq. 18: latent aggregation),
             "last_latent", z_1 alone (Eq. 21), or "last_features", those that leave the last layer (Eq. 22).
-        has_top_prior: whether the top layer has a prior. False is for a VampPrior in its place (Eq. 7).
+        gaussian_top_prior: whether the top layer has a Gaussian prior, as the others have. False is for a VampPrior in
+            its place (Eq. 7).
         **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
@@ -52,7 +53,7 @@ class TopDown(keras.layers.Layer):
         latent_channels: int,
         output_channels: int,
         likelihood_input: str = "all_latents",
-        has_top_prior: bool = True,
+        gaussian_top_prior: bool = True,
         **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)  # noise and latents stay float32
@@ -66,7 +67,7 @@ class TopDown(keras.layers.Layer):
         if likelihood_input not in LIKELIHOOD_INPUTS:
             raise ValueError(f"likelihood_input is {likelihood_input!r}: give one of {', '.join(LIKELIHOOD_INPUTS)}.")
         self.likelihood_input = likelihood_input
-        self.has_top_prior = has_top_prior
+        self.gaussian_top_prior = gaussian_top_prior
         # The side of each stochastic layer's z, top layer first.
         self.sides = [
             side
@@ -79,7 +80,7 @@ class TopDown(keras.layers.Layer):
                 hidden_channels,
                 latent_channels,
                 has_output=likelihood_input == "last_features" or index < len(self.sides) - 1,
-                has_prior=has_top_prior or index > 0,
+                has_prior=gaussian_top_prior or index > 0,
                 residual_gain=len(self.sides) ** -0.5,
                 dtype=self.dtype_policy,
                 name=f"block_{index}",
@@ -191,5 +192,5 @@ class TopDown(keras.layers.Layer):
             "latent_channels": self.latent_channels,
             "output_channels": self.output_channels,
             "likelihood_input": self.likelihood_input,
-            "has_top_prior": self.has_top_prior,
+            "gaussian_top_prior": self.gaussian_top_prior,
         }

@@ -11,7 +11,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.config.temperatures import LOW_TEMPERATURE, PICTURE_PRIOR_TEMPERATURE, PICTURE_TEMPERATURE
 from dvpvae_tf.models import DVPVAE
-from dvpvae_tf.noise import Purpose, Stream
+from dvpvae_tf.noise import GenerationNoise, InferenceNoise, Stream
 
 SMALLEST_SIDE = 64  # of an image in a saved picture, in pixels: smaller ones are enlarged towards it
 WHITE = 255
@@ -112,9 +112,9 @@ def samples_of_one_pseudoinput(
         raise ValueError("This model has no pseudoinputs: take another.")
     keys = noise.row_seeds(seed, Stream.SAMPLING, 0, rows)
     size = model.prior.sample_noise_size()
-    drawn = noise.normal(noise.fork(keys[:1], Purpose.PSEUDOINPUT), size)
+    drawn = noise.normal(noise.fork(keys[:1], GenerationNoise.PSEUDOINPUT), size)
     condition = model.pseudoinput.decode(model.prior.sample(drawn, temperature=prior_temperature))
-    noise_z = noise.normals(noise.fork(keys, Purpose.LATENTS), model.top_down.latent_shapes)
+    noise_z = noise.normals(noise.fork(keys, GenerationNoise.LATENTS), model.top_down.latent_shapes)
     images = _generate(model, noise_z, tf.repeat(condition, rows, axis=0), temperature)
     return np.concatenate([_to_picture(condition), images])
 
@@ -157,7 +157,7 @@ def partial_reconstructions(
     images = model.prepare(tf.convert_to_tensor(images))
     seeds = noise.row_seeds(seed, Stream.EVALUATION, 0, len(images))
     all_features = model.extract_features(model.encoder_input_and_target(images, seeds)[0])
-    walk_noise = noise.normals(noise.fork(seeds, Purpose.INFERENCE), model.walk_noise_shapes)
+    walk_noise = noise.normals(noise.fork(seeds, InferenceNoise.DRAW), model.walk_noise_shapes)
     rows: dict[str, Any] = {"input": images}
     scales = model.top_down.scales[::-1]
     for inferred in range(0 if model.pseudoinput else 1, len(scales) + 1):

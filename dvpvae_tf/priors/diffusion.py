@@ -36,7 +36,7 @@ class DiffusionPrior(keras.layers.Layer):
         dropout: float, dropout rate of the UNet.
         gamma_min: float, minus the log signal-to-noise ratio at t = 0.
         gamma_max: float, minus the log signal-to-noise ratio at t = 1.
-        steps: int, T of the ancestral process, in which it samples and scores until it is calibrated.
+        steps: int, T of the ancestral process, which it takes until it is calibrated.
         clip: bool, whether predictions of u are clipped to [-1, 1], as they may be where every u lies there.
         calibrated_steps: int or None, T of the calibrated process; None where `calibrate` has not been called.
         **kwargs: passed to `keras.layers.Layer`.
@@ -87,7 +87,7 @@ class DiffusionPrior(keras.layers.Layer):
 
     @property
     def process_name(self) -> str:
-        """What people call the process that samples and scores, "ancestral" or "calibrated"."""
+        """What people call the process that draws u and defines r(u), "ancestral" or "calibrated"."""
         return (AncestralProcess if self.calibrated_steps is None else CalibratedProcess).kind
 
     def predictions(self, steps: int | None = None) -> int:
@@ -105,7 +105,7 @@ class DiffusionPrior(keras.layers.Layer):
         """Copies the prior without its calibration.
 
         Returns:
-            A prior with the same network, which samples and scores by the paper's ancestral process.
+            A prior with the same network, which takes the paper's ancestral process.
         """
         copy = type(self).from_config(self.get_config() | {"calibrated_steps": None})
         copy.build((None, *self.shape))
@@ -113,7 +113,7 @@ class DiffusionPrior(keras.layers.Layer):
         return copy
 
     def process(self, steps: int | None = None) -> ReverseProcess:
-        """Gives the process that samples and scores: the calibrated one, or before `calibrate` the ancestral one.
+        """Gives the process that draws u and defines r(u): the calibrated one, or before `calibrate` the ancestral one.
 
         Args:
             steps: T; None takes the layer's own.
@@ -208,8 +208,8 @@ class DiffusionPrior(keras.layers.Layer):
         loss = self.diffusion_loss(u, time, noise, training)
         return self._terms(u, loss)
 
-    def score_noise_size(self, steps=None):
-        """How many normal numbers a row `score` takes.
+    def estimate_noise_size(self, steps=None):
+        """How many normal numbers a row `estimate` takes.
 
         Args:
             steps: int or None, T.
@@ -217,20 +217,20 @@ class DiffusionPrior(keras.layers.Layer):
         Returns:
             int.
         """
-        return self.process(steps).score_noise_size
+        return self.process(steps).estimate_noise_size
 
-    def score(self, u, noise, steps=None):
-        """Scores pseudoinputs under the process that `sample` runs, with one trajectory a row (Eq. 31).
+    def estimate(self, u, noise, steps=None):
+        """Estimates log r(u) of the process that `sample` runs, from one trajectory a row (Eq. 31).
 
         Args:
             u: float32 tensor `[N, d, d, C]`.
-            noise: float32 tensor `[N, score_noise_size(steps)]`, standard normal.
+            noise: float32 tensor `[N, estimate_noise_size(steps)]`, standard normal.
             steps: int or None, T; None takes the layer's own.
 
         Returns:
-            `TrajectoryScore`, nats; the mean of minus the log-weight is that of the sum of the terms.
+            `PriorEstimate`, nats; the mean of minus the log-weight is that of the sum of the terms.
         """
-        return self.process(steps).score(u, noise)
+        return self.process(steps).estimate(u, noise)
 
     def published_terms(self, u, noise, steps=None):
         """Computes the terms of -log r(u) in `published`: too low, so they give no bound.

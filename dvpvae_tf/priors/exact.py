@@ -2,7 +2,7 @@
 
 import keras
 
-from dvpvae_tf.priors.terms import ExactTerms, TrajectoryScore
+from dvpvae_tf.priors.terms import ExactTerms, PriorEstimate
 
 NO_STEPS = "This model has no diffusion prior: leave out steps."
 
@@ -53,12 +53,12 @@ class ExactPrior(keras.layers.Layer):
         if steps is not None:
             raise ValueError(NO_STEPS)
 
-    def score_noise_size(self, steps=None):
-        """How many normal numbers a row `score` takes, an int: none."""
+    def estimate_noise_size(self, steps=None):
+        """How many normal numbers a row `estimate` takes, an int: none."""
         return 0
 
-    def score(self, u, noise=None, steps=None):
-        """Scores pseudoinputs exactly, there being no trajectory.
+    def estimate(self, u, noise=None, steps=None):
+        """Computes log r(u) exactly, there being no trajectory.
 
         Args:
             u: float32 tensor `[N, d, d, C]`.
@@ -66,10 +66,10 @@ class ExactPrior(keras.layers.Layer):
             steps: not used.
 
         Returns:
-            `TrajectoryScore`: `ExactTerms`, and log r(u) as the log-weight, nats.
+            `PriorEstimate`: `ExactTerms`, and log r(u) as the log-weight, nats.
         """
         terms = self.negative_bound(u)
-        return TrajectoryScore(terms, -terms.cross_entropy)
+        return PriorEstimate(terms, -terms.cross_entropy)
 
     def compute_output_shape(self, u_shape, noise_shape=None):
         return ((u_shape[0],),)

@@ -147,16 +147,16 @@ def fit_full_mixture(
     flat, held_out = (np.reshape(draws, [len(draws), -1]).astype("float64") for draws in (u, validation_u))
     if not np.isfinite(flat).all():
         raise ValueError("The pseudoinputs are not finite: no mixture can be fitted to them.")
-    best, best_score = None, -np.inf
+    best, best_log_prob = None, -np.inf
 
     def better(number, reg_covar):
-        nonlocal best, best_score
-        mixture, score = _fit(flat, held_out, number, reg_covar, seed)
+        nonlocal best, best_log_prob
+        mixture, log_prob = _fit(flat, held_out, number, reg_covar, seed)
         if verbose:
-            print(f"{number} components, reg_covar {reg_covar:g}: -log r(u) {-score:.2f} nats on validation images")
-        if not score > best_score:
+            print(f"{number} components, reg_covar {reg_covar:g}: -log r(u) {-log_prob:.2f} nats on validation images")
+        if not log_prob > best_log_prob:
             return False
-        best, best_score = mixture, score
+        best, best_log_prob = mixture, log_prob
         return True
 
     for number in components:
@@ -183,7 +183,7 @@ def _fit(u, held_out, components, reg_covar, seed):
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are as far as it pays to go
         try:
-            score = mixture.fit(u).score(held_out)
+            log_prob = mixture.fit(u).score(held_out)
         except (ValueError, np.linalg.LinAlgError):  # what it raises where a covariance collapses
             return None, -np.inf
-    return mixture, score if np.isfinite(score) else -np.inf
+    return mixture, log_prob if np.isfinite(log_prob) else -np.inf

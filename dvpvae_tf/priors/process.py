@@ -1,4 +1,4 @@
-"""The reverse processes of a diffusion prior: how pseudoinputs are drawn and scored in T steps (Appendix A).
+"""The reverse processes of a diffusion prior: how u is drawn in T steps, and log r(u) estimated (Appendix A).
 
 A process goes from y_1 ~ N(0, I) over T steps to y_0, and from there to u. It knows a noise schedule and a predictor
 of u, and nothing of the network behind it.
@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from dvpvae_tf.priors.covariances import kind_of
 from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
-from dvpvae_tf.priors.terms import DiffusionTerms, TrajectoryScore
+from dvpvae_tf.priors.terms import DiffusionTerms, PriorEstimate
 
 LOG_2_PI = math.log(2.0 * math.pi)
-STATES_AT_A_TIME = 50  # in scoring, which bounds the memory
+STATES_AT_A_TIME = 50  # in `estimate`, which bounds the memory
 GRID_TIMES = np.linspace(0.0, 1.0, 101)  # that a calibrated process chooses its times from
 MOST_CALIBRATED_STEPS = len(GRID_TIMES) - 1
 
@@ -51,8 +51,8 @@ class ReverseProcess(abc.ABC):
         return (2 + self.steps) * math.prod(self.shape)
 
     @property
-    def score_noise_size(self) -> int:
-        """How many normal numbers a row `score` takes."""
+    def estimate_noise_size(self) -> int:
+        """How many normal numbers a row `estimate` takes."""
         return (1 + self.steps) * math.prod(self.shape)
 
     def sample(self, noise: tf.Tensor, temperature: float | tf.Tensor = 1.0) -> tf.Tensor:
@@ -78,15 +78,15 @@ class ReverseProcess(abc.ABC):
         _, y = tf.while_loop(lambda i, y: i < self.steps, step, (0, noise[:, 0]))
         return self._last_mean(y) + temperature * self._colour_last(noise[:, -1])
 
-    def score(self, u: tf.Tensor, noise: tf.Tensor) -> TrajectoryScore:
-        """Scores pseudoinputs under the process that `sample` runs, clip included, with one trajectory a row (Eq. 31).
+    def estimate(self, u: tf.Tensor, noise: tf.Tensor) -> PriorEstimate:
+        """Estimates log r(u) of the process that `sample` runs, clip included, from one trajectory a row (Eq. 31).
 
         The posterior and the model's step have the means c alpha_s u and c alpha_s u_hat apart from what they share
         (Eq. 27). A trajectory is known once its noise is, so no step waits for another.
 
         Args:
             u: float32 `[N, d, d, C]`.
-            noise: float32 `[N, score_noise_size]`, standard normal.
+            noise: float32 `[N, estimate_noise_size]`, standard normal.
 
         Returns:
             The terms and the log-weight, nats; the mean of minus the log-weight is that of the sum of the terms.
@@ -96,9 +96,9 @@ class ReverseProcess(abc.ABC):
         predicted = self._predict_along(u, states[:, :-1])
         scales = tf.cast(tf.sqrt(self._gain())[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.float32)
         kl, steps_weight = self._compare((u[:, tf.newaxis] - predicted) * scales, fresh[:, 1:])
-        reconstruction, last_weight = self._score_last(u, states[:, -1])
+        reconstruction, last_weight = self._estimate_last(u, states[:, -1])
         terms = DiffusionTerms(kl, reconstruction, self.schedule.prior_kl(u))
-        return TrajectoryScore(terms, self._first_weight(u, states[:, 0]) + steps_weight + last_weight)
+        return PriorEstimate(terms, self._first_weight(u, states[:, 0]) + steps_weight + last_weight)
 
     def _gain(self) -> tf.Tensor:
         """SNR(s) - SNR(t) of each step, float64 `[T]`."""
@@ -153,7 +153,7 @@ class ReverseProcess(abc.ABC):
         """
 
     @abc.abstractmethod
-    def _score_last(self, u: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _estimate_last(self, u: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The term -E log r(u|y_0) and the weight log r(u|y_0), `[N]` each; `noise` is that of y_0."""
 
 
@@ -185,7 +185,7 @@ class AncestralProcess(ReverseProcess):
         kl = 0.5 * _sum(tf.square(distance))
         return kl, -kl - _sum(distance * noise)
 
-    def _score_last(self, u: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _estimate_last(self, u: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         weight = _sum(-0.5 * (tf.square(noise) + LOG_2_PI + self.schedule.gamma_min))
         return tf.zeros_like(weight) + self.schedule.reconstruction(math.prod(self.shape)), weight
 
@@ -248,7 +248,7 @@ class CalibratedProcess(ReverseProcess):
         kl = log_dets + 0.5 * (traces + _sum(tf.square(of_steps.whiten(distance))))
         return kl, 0.5 * (_sum(tf.square(noise)) - _sum(tf.square(of_steps.whiten(noise + distance)))) - log_dets
 
-    def _score_last(self, u: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _estimate_last(self, u: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         predicted = self.predict_u(self.schedule.diffuse(u, tf.constant(0.0), noise), tf.zeros([1]))
         of_last = self._of_last
         whitened = of_last.whiten(self._flat((u - predicted)[:, tf.newaxis]))

@@ -1,4 +1,4 @@
-"""Terms of the bound and of the score of a pseudoinput."""
+"""Terms of the bound on log r(u), and estimates of it."""
 
 from typing import NamedTuple
 
@@ -17,8 +17,8 @@ class ExactTerms(NamedTuple):
     cross_entropy: object
 
 
-class TrajectoryScore(NamedTuple):
-    """What a pseudoinput scores along one trajectory of the T-step process.
+class PriorEstimate(NamedTuple):
+    """Two estimates of log r(u) from one trajectory of the T-step process: its bound by terms, and a log-weight.
 
     `terms` are the `DiffusionTerms` of T steps, their KLs in closed form given the trajectory, or `ExactTerms`;
     `log_weight`, float32 `[N]` in nats, is log p(y_1) + sum log p(y_s|y_t) + log p(u|y_0) - log q(y_0 ... y_1|u) at the

@@ -32,7 +32,7 @@ def write_results(tuner: keras_tuner.Tuner) -> Path:
         UserError: if no trial was completed, or a file cannot be written.
     """
     folder, config, names = Path(tuner.directory), tuner.hypermodel.config, list(tuner.hypermodel.choices)
-    trials = sorted(tuner.oracle.trials.values(), key=lambda trial: (_score(trial), trial.trial_id))
+    trials = sorted(tuner.oracle.trials.values(), key=lambda trial: (_objective(trial), trial.trial_id))
     rows = [_row(trial, names) for trial in trials]
     write_csv(folder / "results.csv", rows)
     write_atomically(folder / "results.md", lambda path: path.write_text(_as_markdown(rows, config), encoding="utf-8"))
@@ -46,7 +46,7 @@ def write_results(tuner: keras_tuner.Tuner) -> Path:
     return folder / "best.yaml"
 
 
-def _score(trial: Trial) -> float:
+def _objective(trial: Trial) -> float:
     return trial.score if trial.status == "COMPLETED" else math.inf
 
 

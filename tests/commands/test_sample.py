@@ -134,7 +134,10 @@ def test_bfloat16_draws_much_the_same(command):
         ({"num": 257}, "257 images are too many for a grid, which takes 256: give an --output that ends in .npz"),
         ({"num": 0}, "--num: 0 is not a whole number from 1 on"),
         ({"temperature": -1}, "--temperature: -1 is not a number from 0 on"),
-        ({"model": "none"}, "none.keras: give the folder of a training run, a .keras file, or a trained preset"),
+        (
+            {"model": "none"},
+            "none.keras: give the folder of a training run, a .keras file, or a trained model's name",
+        ),
         ({"model": "raw"}, "raw.keras holds a model that was never trained"),
         ({"model": "ladder", "steps": 5}, "--steps is for models with a diffusion prior"),
         ({"model": "ladder", "ancestral": None}, "--ancestral is for models with a diffusion prior"),

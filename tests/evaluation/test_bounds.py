@@ -201,10 +201,10 @@ def test_a_weight_is_made_of_its_densities(tiny, images, changes):
 
     seeds = noise.row_seeds(3, noise.Stream.FIRST_DRAW, 0, 5)
     prior = model.prior
-    sizes = [] if prior is None else [prior.bound_noise_size, prior.score_noise_size(), 9]
+    sizes = [] if prior is None else [prior.bound_noise_size, prior.estimate_noise_size(), 9]
     latents = [4, 16]
     parts = np.split(
-        noise.normal(noise.fork(seeds, noise.Purpose.INFERENCE), sum(sizes) + sum(latents)),
+        noise.normal(noise.fork(seeds, noise.InferenceNoise.DRAW), sum(sizes) + sum(latents)),
         np.cumsum(sizes + latents)[:-1],
         1,
     )
@@ -225,11 +225,11 @@ def test_a_weight_is_made_of_its_densities(tiny, images, changes):
     if prior is not None:
         u = inference.pseudoinput
         of_q = log_prob(u, model.pseudoinput(inputs), model.pseudoinput.log_var)
-        score = prior.score(u, tf.constant(parts[-4]), None)
-        sampled += score.log_weight - of_q
-        terms = score.terms
+        estimate = prior.estimate(u, tf.constant(parts[-4]), None)
+        sampled += estimate.log_weight - of_q
+        terms = estimate.terms
         if changes == {}:
-            fresh = noise.normal(noise.fork(seeds, noise.Purpose.PUBLISHED_ESTIMATE), prior.steps * 9)
+            fresh = noise.normal(noise.fork(seeds, noise.InferenceNoise.PUBLISHED_ESTIMATE), prior.steps * 9)
             terms = prior.published_terms(u, fresh)
         analytic -= np.sum(terms, axis=0) + of_q
     np.testing.assert_allclose(result.estimates, -sampled, rtol=1e-4, atol=1e-2)

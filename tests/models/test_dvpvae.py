@@ -114,7 +114,7 @@ def test_terms_of_the_bound_are_those_of_the_inference(trained):
         np.testing.assert_allclose(elbo.kl_z[:, layer], kl, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(inference.kl[layer], kl, rtol=1e-3, atol=1e-4)
 
-    bound_noise = noise.normal(noise.fork(seeds, noise.Purpose.INFERENCE), 10 + 9 + 4 + 16)[:, :10]
+    bound_noise = noise.normal(noise.fork(seeds, noise.InferenceNoise.DRAW), 10 + 9 + 4 + 16)[:, :10]
     log_var = model.pseudoinput.log_var.numpy()
     entropy = stats.norm(0, np.exp(0.5 * np.float64(log_var))).entropy().sum()
     kl_u = sum(model.prior.negative_bound(inference.pseudoinput, bound_noise)) - entropy
@@ -198,7 +198,7 @@ def test_the_encoder_sees_normalised_pixels(tiny, images):
     np.testing.assert_allclose(seen[0], (images().astype("float32") - 100) / 50, rtol=1e-4, atol=1e-4)
 
 
-def test_a_binary_encoder_sees_what_the_likelihood_scores(tiny, images):
+def test_a_binary_encoder_sees_the_target_of_the_likelihood(tiny, images):
     seen = []
     model = tiny(pseudoinput="none", encoder_input="binary")
     bottom_up, scored = model.bottom_up.call, model.likelihood.distribution
@@ -404,7 +404,7 @@ def test_samples_are_made_from_the_pseudoinputs_they_come_with(trained):
     model = trained.model
     seeds = noise.row_seeds(0, Stream.SAMPLING, 0, 4)
     samples = model.generate(seeds)
-    prior_noise = noise.normal(noise.fork(seeds, noise.Purpose.PSEUDOINPUT), model.prior.sample_noise_size())
+    prior_noise = noise.normal(noise.fork(seeds, noise.GenerationNoise.PSEUDOINPUT), model.prior.sample_noise_size())
     decoded = model.pseudoinput.decode(model.prior.sample(prior_noise))
     np.testing.assert_allclose(samples.pseudoinputs, decoded, atol=1e-5)
     assert np.min(samples.pseudoinputs) >= 0 and np.max(samples.pseudoinputs) <= 1
@@ -428,7 +428,8 @@ def test_pixels_are_drawn_or_the_mean(tiny):
     np.testing.assert_array_equal(again, draw)
     assert np.abs(draw - mean).max() > 0.1
     noise_z = noise.normals(
-        noise.fork(noise.row_seeds(0, Stream.SAMPLING, 0, 4), noise.Purpose.LATENTS), model.top_down.latent_shapes
+        noise.fork(noise.row_seeds(0, Stream.SAMPLING, 0, 4), noise.GenerationNoise.LATENTS),
+        model.top_down.latent_shapes,
     )
     expected = model.likelihood.distribution(model.top_down(noise_z)[0]).mean()
     np.testing.assert_allclose(mean, (expected + 1) / 2, atol=1e-5)

@@ -43,6 +43,6 @@ def test_no_variable_is_int32(model):
 
 
 def test_the_bound_of_several_draws_has_no_loops(model):
-    nodes = nodes_of(evaluator_of(model)._score_function(None, False))
+    nodes = nodes_of(evaluator_of(model)._draw_sums_function(None, False))
     assert len(nodes) > 100
     assert not (LOOPS | OF_PYTHON) & {node.op for node in nodes}

@@ -215,12 +215,12 @@ def test_steps_may_be_chosen_when_sampling(make_prior):
 def test_steps_are_checked_in_one_place(make_prior):
     prior = make_prior(steps=8)
     assert prior.steps == 8 and prior.check_steps(None) == 8 and prior.check_steps(3) == 3
-    for use in (prior.check_steps, prior.sample_noise_size, prior.score_noise_size):
+    for use in (prior.check_steps, prior.sample_noise_size, prior.estimate_noise_size):
         with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
             use(0)
 
 
-def test_a_row_is_sampled_and_scored_alone(make_prior):
+def test_a_row_is_sampled_and_estimated_alone(make_prior):
     prior = make_prior()
     for index, weight in enumerate(prior.trainable_variables):
         weight.assign_add(0.1 * normal(*weight.shape, seed=index))
@@ -264,12 +264,12 @@ def log_prob(value, mean, deviation):
 
 
 @pytest.mark.parametrize(("steps", "clip"), [(1, True), (4, True), (4, False), (60, True)])
-def test_a_trajectory_scores_as_its_steps_do_one_by_one(make_prior, steps, clip):
+def test_a_trajectory_is_estimated_as_its_steps_are_one_by_one(make_prior, steps, clip):
     """Each density by SciPy, each step by Eq. 26 to 29 and a network pass of its own."""
     prior = make_prior(clip=clip)
     shake(prior)
-    u, noise = normal(6, *SHAPE).numpy(), normal(6, prior.score_noise_size(steps), seed=1).numpy()
-    score = prior.score(u, noise, steps)
+    u, noise = normal(6, *SHAPE).numpy(), normal(6, prior.estimate_noise_size(steps), seed=1).numpy()
+    estimate = prior.estimate(u, noise, steps)
 
     fresh = noise.reshape(6, steps + 1, *SHAPE)
     (alpha_squared, sigma_squared) = squares(prior, 1.0)
@@ -287,25 +287,27 @@ def test_a_trajectory_scores_as_its_steps_do_one_by_one(make_prior, steps, clip)
     alpha_squared, sigma_squared = squares(prior, 0.0)
     weight += log_prob(u, y / alpha_squared**0.5, (sigma_squared / alpha_squared) ** 0.5)
 
-    np.testing.assert_allclose(score.log_weight, weight, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(score.terms.diffusion, kl, rtol=1e-4)
-    np.testing.assert_allclose(score.terms.reconstruction, [prior.schedule.reconstruction(DIMENSIONS)] * 6, rtol=1e-6)
-    np.testing.assert_array_equal(score.terms.prior_kl, prior.schedule.prior_kl(u))
+    np.testing.assert_allclose(estimate.log_weight, weight, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(estimate.terms.diffusion, kl, rtol=1e-4)
+    np.testing.assert_allclose(
+        estimate.terms.reconstruction, [prior.schedule.reconstruction(DIMENSIONS)] * 6, rtol=1e-6
+    )
+    np.testing.assert_array_equal(estimate.terms.prior_kl, prior.schedule.prior_kl(u))
 
 
 def test_weights_of_trajectories_average_to_the_density_of_the_process(make_gaussian_prior):
     """E_q exp(log_weight) = r(u), which is Gaussian here (the recursion above); log_weight itself averages to less."""
     prior, steps, rows = make_gaussian_prior(gamma_min=-3.0, gamma_max=4.0), 6, 50_000
     u = np.linspace(0.3, 0.9, DIMENSIONS, dtype="float32").reshape(SHAPE)
-    noise = normal(rows, prior.score_noise_size(steps))
-    score = prior.score(np.tile(u, (rows, 1, 1, 1)), noise, steps)
-    log_weight = score.log_weight.numpy().astype("float64")
+    noise = normal(rows, prior.estimate_noise_size(steps))
+    estimate = prior.estimate(np.tile(u, (rows, 1, 1, 1)), noise, steps)
+    log_weight = estimate.log_weight.numpy().astype("float64")
     mean, variance = moments_of_ancestral_sampling(prior, steps, 1.0)
     expected = stats.norm(mean, variance**0.5).logpdf(u).sum()
     weights = np.exp(log_weight - expected)
     assert weights.std() / np.sqrt(rows) < 0.02
     assert abs(weights.mean() - 1) < 4 * weights.std() / np.sqrt(rows)
-    totals = -tf.add_n(score.terms).numpy()
+    totals = -tf.add_n(estimate.terms).numpy()
     error = np.hypot(log_weight.std(), totals.std()) / np.sqrt(rows)
     assert abs(log_weight.mean() - totals.mean()) < 4 * error
     assert totals.mean() < expected - 0.1
@@ -317,8 +319,8 @@ def test_the_bound_of_many_steps_is_that_of_continuous_time(make_gaussian_prior)
     many = prior.diffusion_loss(u, (np.arange(rows, dtype="float32") + 0.5) / rows, normal(rows, *SHAPE)).numpy()
     losses = []
     for steps in (4, 16, 64, 256):
-        noise = normal(rows, prior.score_noise_size(steps), seed=steps)
-        losses.append(prior.score(u, noise, steps).terms.diffusion.numpy())
+        noise = normal(rows, prior.estimate_noise_size(steps), seed=steps)
+        losses.append(prior.estimate(u, noise, steps).terms.diffusion.numpy())
     gaps = [loss.mean() - many.mean() for loss in losses]
     error = np.hypot(many.std(), losses[-1].std()) / np.sqrt(rows)
     # At four times the steps the gap is about a quarter.

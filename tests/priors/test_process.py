@@ -92,10 +92,10 @@ def test_a_trajectory_weighs_what_its_densities_say_and_is_what_sample_draws():
         return 0.5 * tf.tanh(y + tf.reshape(time, [-1, 1, 1, 1]))
 
     process = CalibratedProcess(SCHEDULE, predict_u, SHAPE, steps, covariances=table_of(matrices), paths=paths)
-    u, noise = np.float64(draws(5, 4)), np.float64(normal(5, process.score_noise_size))
+    u, noise = np.float64(draws(5, 4)), np.float64(normal(5, process.estimate_noise_size))
     weight = along_trajectory(predict_u, path, matrices, u, noise.reshape(5, steps + 1, SIZE))
-    score = process.score(tf.constant(u, tf.float32), tf.constant(noise, tf.float32))
-    np.testing.assert_allclose(score.log_weight, weight, rtol=1e-4, atol=1e-3)
+    estimate = process.estimate(tf.constant(u, tf.float32), tf.constant(noise, tf.float32))
+    np.testing.assert_allclose(estimate.log_weight, weight, rtol=1e-4, atol=1e-3)
 
     noise = normal(5, process.sample_noise_size)
     fresh, y = np.float64(noise).reshape(5, steps + 2, SIZE), np.float64(noise)[:, :SIZE]
@@ -165,11 +165,11 @@ def test_estimated_covariances_come_close_to_the_exact_density(calibrated):
     np.testing.assert_allclose(found.negative_bounds[[0, 1, 4, 49]], ENTROPY, atol=tolerance)
     u = draws(3000, 5)
     for steps in (1, 5):
-        score = prior.score(u, normal(3000, prior.score_noise_size(steps)), steps)
+        estimate = prior.estimate(u, normal(3000, prior.estimate_noise_size(steps)), steps)
         exact = -log_density(np.zeros(SIZE), COVARIANCE, np.float64(u).reshape(-1, SIZE))
-        excess = -np.float64(score.log_weight) - exact
+        excess = -np.float64(estimate.log_weight) - exact
         assert abs(excess.mean()) < tolerance + 4 * excess.std() / np.sqrt(len(u))
-        sums = sum(np.float64(term) for term in score.terms) - exact
+        sums = sum(np.float64(term) for term in estimate.terms) - exact
         assert abs(sums.mean() - excess.mean()) < 4 * np.hypot(sums.std(), excess.std()) / np.sqrt(len(u))
         drawn = prior.sample(normal(20_000, prior.sample_noise_size(steps), seed=7), steps).numpy()
         np.testing.assert_allclose(np.cov(drawn.reshape(-1, SIZE).T), COVARIANCE, atol=0.08)
@@ -210,9 +210,9 @@ def test_a_calibrated_prior_is_rebuilt_from_its_config_and_weights(full, monkeyp
     for steps in (None, 7):
         noise = normal(3, prior.sample_noise_size(steps))
         np.testing.assert_array_equal(again.sample(noise, steps), prior.sample(noise, steps))
-    u, noise = draws(5, 3), normal(5, prior.score_noise_size())
-    score = again.score(u, noise)
-    assert all(np.isfinite(term).all() for term in (*score.terms, score.log_weight))
+    u, noise = draws(5, 3), normal(5, prior.estimate_noise_size())
+    estimate = again.estimate(u, noise)
+    assert all(np.isfinite(term).all() for term in (*estimate.terms, estimate.log_weight))
     with pytest.raises(ValueError, match="at least 1, got 0"):
         prior.sample_noise_size(0)
 
@@ -225,8 +225,8 @@ def test_frequencies_that_are_always_zero_and_a_single_image_leave_covariances_p
     prior = DiffusionPrior(16, 1)
     prior.build((None, *SHAPE))
     assert prior.calibrate(u[:100], u[100:], steps=5) is not None
-    score = prior.score(u, normal(200, prior.score_noise_size()))
-    assert np.isfinite(score.log_weight).all()
+    estimate = prior.estimate(u, normal(200, prior.estimate_noise_size()))
+    assert np.isfinite(estimate.log_weight).all()
 
 
 def test_errors_that_are_not_finite_leave_the_ancestral_process():

@@ -1,6 +1,6 @@
-"""Presets: a model as a folder of `config.json`, `metadata.json` and `model.weights.h5`, as KerasHub lays it out.
+"""A model as a folder of `config.json`, `metadata.json` and `model.weights.h5`, laid out as a preset of KerasHub.
 
-The trained models that come with the library are such folders inside the package.
+The trained models that come with the library are such folders, in `dvpvae_tf/trained_models/`.
 """
 
 import datetime
@@ -20,7 +20,7 @@ METADATA_FILE = "metadata.json"
 WEIGHTS_FILE = "model.weights.h5"
 
 
-def trained_presets() -> list[str]:
+def trained_models() -> list[str]:
     """Lists the trained models that come with the library.
 
     Returns:
@@ -29,34 +29,35 @@ def trained_presets() -> list[str]:
     return sorted(path.parent.name for path in _trained_folder().glob(f"*/{METADATA_FILE}"))
 
 
-def find_trained_preset(name_or_folder: str | Path) -> Path:
-    """Finds the folder of a preset with weights.
+def find_model_folder(name_or_folder: str | Path) -> Path:
+    """Finds the folder of a trained model.
 
     Args:
-        name_or_folder: the name of a trained preset, such as "mnist", or a folder that `save_preset` has written.
+        name_or_folder: the name of a model that comes with the library, such as "mnist", or a folder that
+            `save_model_folder` has written.
 
     Returns:
         Path of the folder.
 
     Raises:
-        UserError: if there is no such preset.
+        UserError: if there is no such model.
     """
     for folder in (Path(name_or_folder), _trained_folder() / name_or_folder):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    names = trained_presets()
+    names = trained_models()
     raise UserError(
-        f"there are no trained weights named '{name_or_folder}'{did_you_mean(str(name_or_folder), names)}: "
-        f"give one of {', '.join(names)}, or the folder of a preset"
+        f"there is no trained model named '{name_or_folder}'{did_you_mean(str(name_or_folder), names)}: "
+        f"give one of {', '.join(names)}, or a model folder"
     )
 
 
-def save_preset(model: keras.Model, folder: str | Path, **metadata: Any) -> None:
-    """Saves a model as a preset, whole or not at all. The optimizer's state is left out.
+def save_model_folder(model: keras.Model, folder: str | Path, **metadata: Any) -> None:
+    """Saves a model as a folder, whole or not at all. The optimizer's state is left out.
 
     Args:
         model: a built `DVPVAE`.
-        folder: the folder to write: a new one, or an older preset that is replaced.
+        folder: the folder to write: a new one, or an older model folder that is replaced.
         **metadata: what else `metadata.json` says of the model, such as `dataset` and `epochs`; JSON values.
 
     Raises:
@@ -64,7 +65,7 @@ def save_preset(model: keras.Model, folder: str | Path, **metadata: Any) -> None
     """
     folder = Path(folder)
     if folder.exists() and not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{folder} exists and holds no preset: give the name of a new folder")
+        raise UserError(f"{folder} exists and holds no model: give the name of a new folder")
     uncompiled = type(model).from_config(model.get_config())
     uncompiled.set_weights(model.get_weights())
 
@@ -78,20 +79,20 @@ def save_preset(model: keras.Model, folder: str | Path, **metadata: Any) -> None
     write_atomically(folder, write, replace_folder=True)
 
 
-def is_preset(name_or_folder: str | Path) -> bool:
-    """Checks whether `load_preset` would find a preset.
+def is_trained_model(name_or_folder: str | Path) -> bool:
+    """Checks whether `load_model_folder` would find a model.
 
     Args:
-        name_or_folder: the name of a trained preset, or a folder.
+        name_or_folder: the name of a model that comes with the library, or a folder.
 
     Returns:
         Whether it is one.
     """
-    return is_preset_folder(name_or_folder) or str(name_or_folder) in trained_presets()
+    return is_model_folder(name_or_folder) or str(name_or_folder) in trained_models()
 
 
-def is_preset_folder(path: str | Path) -> bool:
-    """Checks whether a path is the folder of a preset.
+def is_model_folder(path: str | Path) -> bool:
+    """Checks whether a path is a model folder.
 
     Args:
         path: any path.
@@ -102,11 +103,11 @@ def is_preset_folder(path: str | Path) -> bool:
     return (Path(path) / CONFIG_FILE).is_file()
 
 
-def load_preset(name_or_folder: str | Path, load_weights: bool = True, **settings: Any) -> keras.Model:
-    """Loads a model that `save_preset` has saved.
+def load_model_folder(name_or_folder: str | Path, load_weights: bool = True, **settings: Any) -> keras.Model:
+    """Loads a model that `save_model_folder` has saved.
 
     Args:
-        name_or_folder: the name of a trained preset, such as "mnist", or a folder.
+        name_or_folder: the name of a model that comes with the library, such as "mnist", or a folder.
         load_weights: whether to load its weights; otherwise the model has starting weights.
         **settings: arguments of the model's constructor to change, such as `seed` or `dtype`.
 
@@ -114,10 +115,10 @@ def load_preset(name_or_folder: str | Path, load_weights: bool = True, **setting
         A built `DVPVAE`.
 
     Raises:
-        UserError: if there is no such preset, one of its files is missing or damaged, or the weights are not those
+        UserError: if there is no such model, one of its files is missing or damaged, or the weights are not those
             that its metadata name.
     """
-    folder = find_trained_preset(name_or_folder)
+    folder = find_model_folder(name_or_folder)
     serialized = _read_json(folder / CONFIG_FILE)
     try:
         serialized["config"] = config_with(serialized["config"], settings)
@@ -125,7 +126,7 @@ def load_preset(name_or_folder: str | Path, load_weights: bool = True, **setting
     except Exception as error:  # Keras raises many types for a config that it does not understand
         raise UserError(f"{folder / CONFIG_FILE} describes no model of this library ({first_line(error)})") from error
     if not isinstance(model, keras.Model):
-        raise UserError(f"{folder / CONFIG_FILE} describes no model of this library: copy the preset again")
+        raise UserError(f"{folder / CONFIG_FILE} describes no model of this library: copy the folder again")
     if load_weights:
         _load_weights(model, folder)
     return model
@@ -148,25 +149,25 @@ def config_with(config: dict[str, Any], settings: dict[str, Any]) -> dict[str, A
     return changed
 
 
-def preset_metadata(name_or_folder: str | Path) -> dict[str, Any]:
-    """Reads what is known of a preset: versions, number of parameters, data, epochs, measured bound.
+def model_metadata(name_or_folder: str | Path) -> dict[str, Any]:
+    """Reads what is known of a model: versions, number of parameters, data, epochs, measured bound.
 
     Args:
-        name_or_folder: the name of a trained preset, or a folder.
+        name_or_folder: the name of a model that comes with the library, or a folder.
 
     Returns:
         What its `metadata.json` holds.
 
     Raises:
-        UserError: if there is no such preset, or the file is damaged.
+        UserError: if there is no such model, or the file is damaged.
     """
-    return _read_json(find_trained_preset(name_or_folder) / METADATA_FILE)
+    return _read_json(find_model_folder(name_or_folder) / METADATA_FILE)
 
 
 def _load_weights(model: keras.Model, folder: Path) -> None:
     file = folder / WEIGHTS_FILE
     if not file.is_file():
-        raise UserError(f"{file} is missing: copy the whole folder of the preset")
+        raise UserError(f"{file} is missing: copy the whole folder")
     metadata = _read_json(folder / METADATA_FILE)
     if _sha256(file) != metadata.get("weights_sha256"):
         raise UserError(f"{file} is not the file that {METADATA_FILE} names (its SHA-256 differs): copy it again")
@@ -195,7 +196,7 @@ def _metadata(model: keras.Model, weights: Path) -> dict[str, Any]:
 
 
 def _trained_folder() -> Path:
-    return Path(__file__).parents[1] / "presets"
+    return Path(__file__).parents[1] / "trained_models"
 
 
 def _sha256(file: Path) -> str:
@@ -210,6 +211,6 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{file} is missing: copy the whole folder of the preset") from None
+        raise UserError(f"{file} is missing: copy the whole folder") from None
     except ValueError as error:
         raise UserError(f"{file} is no valid JSON ({error}): copy it again") from error
