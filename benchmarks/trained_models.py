@@ -109,7 +109,7 @@ def main():
     arguments = parse_arguments()
     with exit_on_error():
         models = dict(each.split("=", 1) for each in arguments.models)
-        images = read_images(arguments.dataset, arguments.data_dir, None, None)[2][: arguments.limit]
+        images = read_images(arguments.dataset, arguments.data_dir)[2][: arguments.limit]
         measured = {}
         for name, path in models.items():
             print(name)

@@ -7,8 +7,7 @@ import numpy as np
 
 from dvpvae_tf.command_line import SPLITS
 from dvpvae_tf.config.settings import NAMED_DATASETS, SOURCE_SETTINGS, DataConfig
-from dvpvae_tf.data.folder import list_splits
-from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.data.pipelines import LoadedDataset, read_dataset
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.loading import load_model
@@ -46,8 +45,10 @@ def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
     """
     model = model_of(arguments)
     for option in ("steps", "ancestral"):
-        if getattr(arguments, option):
-            check_steps(arguments, model, f"--{option}")
+        if getattr(arguments, option) and getattr(model.prior, "steps", None) is None:
+            raise UserError(
+                f"--{option} is for models with a diffusion prior, and {arguments.model} has none: leave it out"
+            )
     return with_ancestral_process(model) if arguments.ancestral else model
 
 
@@ -65,21 +66,6 @@ def advise_calibration(arguments: argparse.Namespace, model: DVPVAE) -> None:
         )
 
 
-def check_steps(arguments: argparse.Namespace, model: DVPVAE, option: str = "--steps") -> None:
-    """Refuses an option about diffusion steps where the prior has none.
-
-    Args:
-        arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments`.
-        model: the model that they name.
-        option: the option that the user gave.
-
-    Raises:
-        UserError: if the prior of the model has no steps, or it has no prior.
-    """
-    if getattr(model.prior, "steps", None) is None:
-        raise UserError(f"{option} is for models with a diffusion prior, and {arguments.model} has none: leave it out")
-
-
 def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Collects the settings of the data: the options, and the settings of the run for options that are left out.
 
@@ -87,7 +73,7 @@ def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments` and `add_data_arguments`.
 
     Returns:
-        The arguments of `dvpvae_tf.data.pipelines.read_images`. A folder of another name than the run's is used whole.
+        The arguments of `dvpvae_tf.data.pipelines.read_dataset`. A folder of another name than the run's is used whole.
 
     Raises:
         UserError: if neither names a data set.
@@ -125,51 +111,59 @@ def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
         UserError: if they cannot be read or do not fit the model, or the split has moved since the model was trained,
             so that it holds images that the model was trained on.
     """
-    return splits_of(arguments, model, arguments.split)[0]
+    return split_of(dataset_of(arguments, model, arguments.split), arguments.split)[0]
 
 
-def names_of(arguments: argparse.Namespace) -> list[str] | None:
-    """Names the images that `images_of` reads, in their order.
+def split_of(data: LoadedDataset, split: str) -> tuple[np.ndarray, list[str] | None]:
+    """Gives one split of a data set.
 
     Args:
-        arguments: as for `images_of`.
+        data: the data set.
+        split: its name.
 
     Returns:
-        The paths of the files in their folder; None for a data set that is no folder.
-
-    Raises:
-        UserError: if they cannot be read.
+        Its images, and the paths of their files in their folder; None for a data set that is no folder.
     """
-    settings = data_settings(arguments)
-    kind, _, folder = settings["name"].partition(":")
-    if kind != "folder":
-        return None
-    return [*list_splits(folder, settings.get("skip_broken", False), settings.get("whole", False))[arguments.split]]
+    index = SPLITS.index(split)
+    return data.images[index], data.files and data.files[index]
 
 
-def splits_of(arguments: argparse.Namespace, model: DVPVAE, *splits: str) -> list[np.ndarray]:
-    """Reads several splits at once, as `images_of` reads the one that `arguments.split` names.
+def dataset_of(
+    arguments: argparse.Namespace,
+    model: DVPVAE,
+    *splits: str,
+    labels: bool = False,
+    to_fit: bool = False,
+    data: LoadedDataset | None = None,
+) -> LoadedDataset:
+    """Reads the data set that the arguments name, as `images_of` reads one split.
 
     Args:
         arguments: parsed options of `add_model_arguments` and `add_dataset_arguments` in `dvpvae_tf.command_line`.
-        model: the model that they are for.
-        *splits: names of splits.
+        model: the model that it is for.
+        *splits: names of the splits that are used.
+        labels: reads the labels, too.
+        to_fit: whether something is fitted to it: then a folder is split, also where the model knows another one.
+        data: this data set where it was read already; its splits are checked.
 
     Returns:
-        uint8 arrays `[N, D, D, C]`, one for each split.
+        `LoadedDataset`.
 
     Raises:
-        UserError: if they cannot be read or do not fit the model, or a split holds images that it was trained on.
+        UserError: if it cannot be read or does not fit the model, or a split that is used holds images that the model
+            was trained on.
     """
-    settings = data_settings(arguments)
+    settings = data_settings(arguments) | ({"whole": False} if to_fit else {})
     if settings["name"] not in NAMED_DATASETS and settings.get("image_size") is None:
         settings["image_size"] = model.image_shape[0]
-    read = read_images(**settings)
-    return [_checked(read[SPLITS.index(split)], split, arguments, model, settings["name"]) for split in splits]
+    data = data or read_dataset(**settings, labels=labels)
+    for split in splits:
+        _check(split_of(data, split)[0], split, arguments, model, settings["name"])
+    return data
 
 
-def _checked(images: np.ndarray, split: str, arguments: argparse.Namespace, model: DVPVAE, name: str) -> np.ndarray:
-    """The images of a split, which fit the model and are none that it was trained on."""
+def _check(images: np.ndarray, split: str, arguments: argparse.Namespace, model: DVPVAE, name: str) -> None:
+    """Checks that the images of a split fit the model and are none that it was trained on."""
     if images.shape[1:] != model.image_shape:
         sizes = [" x ".join(map(str, shape)) for shape in (images.shape[1:], model.image_shape)]
         raise UserError(f"{name} has images of {sizes[0]} but the model is for {sizes[1]}")
@@ -180,4 +174,3 @@ def _checked(images: np.ndarray, split: str, arguments: argparse.Namespace, mode
             f"{arguments.model} was trained on {seen} of the {len(images)} {split} images of "
             f"{name}: files were added or removed since then; put them back, or give another --dataset"
         )
-    return images

@@ -31,6 +31,21 @@ def count(text: str) -> int:
     return int(text)
 
 
+def count_or_all(text: str) -> int | None:
+    """Parses a number of rows, or "all", for `type` of an argument.
+
+    Args:
+        text: what the user typed.
+
+    Returns:
+        The integer, from 1 on; None for all.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is anything else.
+    """
+    return None if text == "all" else count(text)
+
+
 def temperature(text: str) -> float:
     """Parses a finite number from 0 on, for `type` of an argument.
 

@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments = parse_arguments(argv)
         check_output(arguments.output, [".npz"])
         from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.command_inputs import images_of, model_of, names_of
+        from dvpvae_tf.command_inputs import dataset_of, model_of, split_of
         from dvpvae_tf.models.latents import save_latents
 
         model = model_of(arguments)
-        images, names = images_of(arguments, model), names_of(arguments)
+        images, names = split_of(dataset_of(arguments, model, arguments.split), arguments.split)
         latents = model.encode(images, arguments.draw, arguments.seed, arguments.batch_size)
         named = {} if names is None else {"files": names}
         write_atomically(arguments.output, lambda path: save_latents(path, latents, **named))

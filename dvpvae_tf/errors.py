@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -32,6 +32,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def list_some(words: Sequence[str], most: int = 10) -> str:
+    """Lists words for a message, the first ones alone where they are many.
+
+    Args:
+        words: the words.
+        most: how many are listed.
+
+    Returns:
+        Such as `"cat, dog"`, or `"a, b and 98 more"`.
+    """
+    rest = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + rest
 
 
 def first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from dvpvae_tf.command_line import (
     add_process_arguments,
     add_sharding_arguments,
     count,
+    count_or_all,
 )
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.sharding import Shard
@@ -67,7 +68,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_process_arguments(parser)
     parser.add_argument(
         "--limit",
-        type=_count_or_all,
+        type=count_or_all,
         default=DEFAULT_LIMIT,
         metavar="N",
         help="use the first N images, or all. The time grows with N times K: all and --samples 100 give the precise "
@@ -111,10 +112,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.shard and (arguments.fid or not arguments.output):
         parser.error("--shard needs --output, and is not for --fid")
     return arguments
-
-
-def _count_or_all(text: str) -> int | None:
-    return None if text == "all" else count(text)
 
 
 def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None]:
@@ -190,11 +187,11 @@ def _feature_extractor(arguments: argparse.Namespace, model: DVPVAE) -> tuple[Ca
 
 
 def _train_classifier(settings: dict[str, Any], seed: int) -> keras.Model:
-    from dvpvae_tf.data.pipelines import read_images, read_labels
+    from dvpvae_tf.data.pipelines import read_dataset
     from dvpvae_tf.evaluation import feature_distances
 
-    labels = read_labels(**settings)
-    images = read_images(**settings)
+    images, labels, *_ = read_dataset(**settings, labels=True)
+    assert labels is not None  # they were asked for
     print(f"Training a classifier on the labels of {settings['name']}")
     classifier = feature_distances.train_classifier(images[0], labels[0], seed)
     accuracy = feature_distances.classifier_accuracy(classifier, images[2], labels[2])

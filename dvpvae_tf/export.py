@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count, temperature
+from dvpvae_tf.command_line import (
+    add_data_arguments,
+    add_model_arguments,
+    add_process_arguments,
+    count,
+    temperature,
+)
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
 
@@ -24,8 +30,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: arguments; None takes those of the process.
 
     Returns:
-        Namespace with `model`, `mixed_precision`, `seed`, `output`, `version`, `steps`, `prior_temperature`,
-        `bound_images`, `bound_samples` and those of `dvpvae_tf.command_line.add_data_arguments`.
+        Namespace with `model`, `mixed_precision`, `seed`, `output`, `version`, `steps`, `ancestral`,
+        `prior_temperature`, `bound_images`, `bound_samples` and those of `dvpvae_tf.command_line.add_data_arguments`.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -36,7 +42,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--output", required=True, type=Path, metavar="FOLDER", help="such as saved_models/mnist; versions go into it"
     )
     parser.add_argument("--version", type=count, help="number of a new version (default: the next)")
-    parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
+    add_process_arguments(parser)
     parser.add_argument(
         "--prior-temperature",
         type=temperature,
@@ -81,15 +87,13 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
     Raises:
         UserError: for a mistake that the user can correct.
     """
-    from dvpvae_tf.command_inputs import check_steps, model_of
+    from dvpvae_tf.command_inputs import model_with_process_of
     from dvpvae_tf.serving import saved_model
     from dvpvae_tf.training.run_folder import run_config
 
     version = arguments.version or saved_model.next_version(arguments.output)
     saved_model.check_version(arguments.output, version)
-    model = model_of(arguments)
-    if arguments.steps:
-        check_steps(arguments, model)
+    model = model_with_process_of(arguments)
     bound = _measure_bound(arguments, model)
     config = run_config(arguments.model)
     print("tracing and writing the signatures", flush=True)

@@ -13,6 +13,7 @@ from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
 
 if TYPE_CHECKING:
+    from dvpvae_tf.data.pipelines import LoadedDataset
     from dvpvae_tf.models import DVPVAE
 
 
@@ -75,9 +76,8 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
     Raises:
         UserError: for a mistake that the user can put right.
     """
-    from dvpvae_tf.command_inputs import data_settings, model_of, splits_of
-    from dvpvae_tf.data.pipelines import read_labels
-    from dvpvae_tf.models.refit import with_full_mixture, with_labelled_mixture
+    from dvpvae_tf.command_inputs import dataset_of, model_of
+    from dvpvae_tf.models.refit import with_full_mixture
     from dvpvae_tf.priors import DiffusionPrior
 
     model = model_of(arguments)
@@ -85,10 +85,10 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
         raise UserError(f"{arguments.model} has no pseudoinputs, so it has no prior over them: take another model")
     if arguments.prior == "calibrated" and not isinstance(model.prior, DiffusionPrior):
         raise UserError(f"--prior calibrated is for models with a diffusion prior, and {arguments.model} has none")
-    training, validation = splits_of(arguments, model, "train", "validation")
+    data = dataset_of(arguments, model, "train", "validation", labels=arguments.labels, to_fit=True)
     if arguments.labels:
-        labels = read_labels(**data_settings(arguments))
-        return with_labelled_mixture(model, training, labels[0], validation, labels[1], arguments.seed)
+        return _fit_labels(model, data, arguments.seed)
+    training, validation, _ = data.images
     if arguments.prior == "full_mixture":
         return with_full_mixture(model, training, validation, arguments.seed)
     print("Estimating the covariances of 100 steps")
@@ -97,6 +97,19 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
         raise UserError(f"the predictions of {arguments.model} are not finite: there is nothing to calibrate")
     print(f"T = {found.steps} steps from now on; covariances moved {found.shrinkage:.1%} towards their diagonals")
     return model
+
+
+def _fit_labels(model: DVPVAE, data: LoadedDataset, seed: int) -> DVPVAE:
+    """The model with a mixture for each class; prints how well it knows the labels of test images."""
+    from dvpvae_tf import evaluation
+    from dvpvae_tf.models.refit import count_classes, with_labelled_mixture
+
+    (train, validation, test), labels = data.images, data.labels
+    assert labels is not None  # they were asked for
+    count_classes(labels, data.classes)
+    labelled = with_labelled_mixture(model, train, labels[0], validation, labels[1], seed, class_names=data.classes)
+    print(evaluation.score_labels(labelled, test, labels[2], seed=seed))
+    return labelled
 
 
 def main(argv: Sequence[str] | None = None) -> None:

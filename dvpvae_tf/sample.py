@@ -54,7 +54,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="the same factor for the prior over u (default: %(default)s)",
     )
     of_what = parser.add_mutually_exclusive_group()
-    of_what.add_argument("--label", type=int, metavar="C", help="draw only this class, from 0 on (fit_prior --labels)")
+    of_what.add_argument(
+        "--label",
+        metavar="C",
+        help="draw only this class: its number from 0 on, or its name. For models of train --labels or "
+        "fit_prior --labels",
+    )
     of_what.add_argument(
         "--from-image",
         type=Path,
@@ -95,9 +100,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
         from dvpvae_tf.command_inputs import model_with_process_of
         from dvpvae_tf.pictures.sample_files import writer_of
+        from dvpvae_tf.priors.labelled_mixture import find_label
 
         write = writer_of(arguments.output, arguments.rows.start)
         model = model_with_process_of(arguments)
+        if arguments.label is not None:
+            arguments.label = find_label(model.prior, arguments.label)
+            print(f"label {model.prior.labels[arguments.label]}")
         times = [(0, time.perf_counter())]
         job = [_job(arguments, model)] if arguments.shard else []
         write_atomically(arguments.output, lambda path: write(path, _draw(arguments, model, times), *job))

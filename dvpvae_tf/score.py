@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count
+from dvpvae_tf.command_line import (
+    add_data_arguments,
+    add_model_arguments,
+    add_process_arguments,
+    count,
+    count_or_all,
+)
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_csv
@@ -27,7 +33,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: the arguments; by default those of the process.
 
     Returns:
-        The options, with `samples`, `steps`, `reference`, `references`, `limit`, `batch_size` and `output`.
+        The options, with `samples`, `steps`, `ancestral`, `reference`, `references`, `limit`, `batch_size` and
+        `output`.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -41,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--samples", type=count, default=10, metavar="K", help="draws an image (default: %(default)s)")
-    parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
+    add_process_arguments(parser)
     parser.add_argument("--reference", metavar="DATASET", help="data set of typical images (default: that of the run)")
     parser.add_argument(
         "--references",
@@ -50,7 +57,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="validation images of --reference that say what is typical (default: %(default)s)",
     )
-    parser.add_argument("--limit", type=count, metavar="N", help="score only the first N images")
+    parser.add_argument("--limit", type=count_or_all, metavar="N", help="score only the first N images (default: all)")
     parser.add_argument(
         "--batch-size", type=count, default=500, help="images times draws in a batch (default: %(default)s)"
     )
@@ -74,29 +81,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments = parse_arguments(argv)
         check_output(arguments.output, [".csv"])
         from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.command_inputs import check_steps, images_of, model_of, names_of
+        from dvpvae_tf.command_inputs import model_with_process_of
 
-        model = model_of(arguments)
-        if arguments.steps:
-            check_steps(arguments, model)
-        typical = _read_references(arguments, model)
-        images, names = images_of(arguments, model)[: arguments.limit], names_of(arguments)
+        model = model_with_process_of(arguments)
+        images, names, typical = _read(arguments, model)
         rows = score_rows(arguments, model, images, names or [*range(len(images))], typical)
         write_csv(arguments.output, rows)
         mean = sum(float(row["bits_per_dim"]) for row in rows) / len(rows)
         print(f"wrote {arguments.output}: {len(rows)} images, {mean:.4f} bits per dimension on average")
 
 
-def _read_references(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
-    from dvpvae_tf.command_inputs import splits_of
+def _read(arguments: argparse.Namespace, model: DVPVAE) -> tuple[np.ndarray, list[str] | None, np.ndarray]:
+    """The images to score, the names of their files, and typical images; one data set is read once."""
+    from dvpvae_tf.command_inputs import data_settings, dataset_of, split_of
 
-    settings = vars(arguments) | {"dataset": arguments.reference, "image_size": None}
+    of_reference = argparse.Namespace(**vars(arguments) | {"dataset": arguments.reference, "image_size": None})
     try:
-        return splits_of(argparse.Namespace(**settings), model, "validation")[0][: arguments.references]
+        same = data_settings(of_reference) == data_settings(arguments)
+        reference = dataset_of(of_reference, model, "validation")
     except UserError as error:
         if arguments.reference is not None:
             raise
         raise UserError(f"{error}; or give --reference a data set of typical images") from error
+    data = dataset_of(arguments, model, arguments.split, data=reference if same else None)
+    images, names = split_of(data, arguments.split)
+    return images[: arguments.limit], names, split_of(reference, "validation")[0][: arguments.references]
 
 
 def score_rows(

@@ -14,8 +14,7 @@ from dvpvae_tf.config.train_arguments import TrainArguments, limit_batch_size, p
 from dvpvae_tf.errors import exit_on_error
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from dvpvae_tf.data.pipelines import LoadedDataset
     from dvpvae_tf.models import DVPVAE
 
 TO_GO_ON = "the same command goes on after the last finished epoch"
@@ -54,14 +53,18 @@ def train(arguments: TrainArguments) -> None:
 
     # Machines must be connected before TensorFlow does anything, such as reading the data.
     strategy = make_strategy(arguments.settings)
-    images = _read_images(arguments.settings)
+    data = _read(arguments.settings)
+    images = data.images
     config = limit_batch_size(arguments.resolve(images[0].shape[1:]), len(images[0]))
 
     def announce(model: DVPVAE) -> None:
         _print_plan(config, model, len(images[0]))
         print("Before its first step TensorFlow traces the model, which takes up to some minutes.", flush=True)
 
-    bound = training.train(config, images, arguments.options.resume, strategy=strategy, announce=announce)
+    classes = None if data.labels is None else training.Classes(data.labels, data.classes)
+    bound = training.train(
+        config, images, arguments.options.resume, strategy=strategy, announce=announce, classes=classes
+    )
     if bound is not None:
         _print_bound(config, bound)
 
@@ -82,7 +85,7 @@ def plan(arguments: TrainArguments) -> None:
 
     dataset = NAMED_DATASETS.get(arguments.settings.dataset)
     if dataset is None:
-        images = _read_images(arguments.settings)[0]
+        images = _read(arguments.settings).images[0]
         shape, training_images = images.shape[1:], len(images)
     else:
         shape, training_images = dataset.image_shape, dataset.training_images
@@ -92,10 +95,10 @@ def plan(arguments: TrainArguments) -> None:
     _print_costs(config, model, training_images)
 
 
-def _read_images(data: TrainConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from dvpvae_tf.data.pipelines import read_images
+def _read(settings: TrainConfig) -> LoadedDataset:
+    from dvpvae_tf.data.pipelines import read_dataset
 
-    return read_images(**data.source)
+    return read_dataset(**settings.source, labels=settings.labels)
 
 
 def _print_plan(config: TrainConfig, model: DVPVAE, training_images: int) -> None:
@@ -137,13 +140,14 @@ def _print_bound(config: TrainConfig, bound: dict) -> None:
 
     names = {"reconstruction": "reconstruction", "kl_z": "KL of z", "kl_u": "KL of u"}
     terms = ", ".join(f"{name} {bound[key]['mean']:.2f}" for key, name in names.items())
+    of_labels = f"{bound['of_labels']}\n" if "of_labels" in bound else ""
     process = "" if bound["steps"] is None else f", T = {bound['steps']}, {bound['process']}"
     print(
         f"Test negative ELBO{process}: {plus_minus(bound['nats'])} nats, "
         f"{plus_minus(bound['bits_per_dim'], 4)} bits per dimension\n"
         f"  {terms} nats; {bound['images']} images, one draw of the noise each, seed {config.seed}, EMA weights of the "
         "best epoch\n"
-        f"Model, metrics and pictures (samples at temperature {PICTURE_TEMPERATURE}, of the prior over u "
+        f"{of_labels}Model, metrics and pictures (samples at temperature {PICTURE_TEMPERATURE}, of the prior over u "
         f"{PICTURE_PRIOR_TEMPERATURE}): {config.output}/{config.name}"
     )
 

@@ -181,6 +181,7 @@ class TrainConfig(DataConfig):
     gradient_accumulation: int = Field(1, gt=0, description="Parts that a batch is computed in, for less memory.")
     remat: bool = Field(False, description="Compute blocks again backwards: less memory, more time.")
     jit_compile: bool = Field(False, description="Compile with XLA (strategy single).")
+    labels: bool = Field(False, description="End with a full mixture over u for each class of the data set.")
     init_from: str | None = Field(None, min_length=1, description="Run or .keras file whose weights to start from.")
     name: str | None = Field(None, min_length=1, description="Folder of this run inside `output`.")
     output: str = Field("runs", min_length=1, description="Folder of all runs.")
@@ -194,6 +195,14 @@ class TrainConfig(DataConfig):
                 f"end_learning_rate {self.end_learning_rate} exceeds learning_rate {self.learning_rate}: "
                 "give a smaller one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> "TrainConfig":
+        if self.labels and self.model.pseudoinput == "none":
+            raise ValueError("labels needs a model with pseudoinputs: leave it out with pseudoinput none")
+        if self.labels and self.model.prior != "full_mixture":
+            raise ValueError(f"labels needs model.prior full_mixture: a {self.model.prior} prior takes no label")
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,8 @@ from dvpvae_tf.config.settings import DEFAULT_DATASET, NAMED_DATASETS, DataConfi
 from dvpvae_tf.config.strict import FLAG, StrictSettings, merge, validate
 from dvpvae_tf.errors import UserError
 
+OF_ANY_SHAPE = ("prior", "pseudoinput")  # settings of the model that can be checked before the images are read
+
 
 class CommandOptions(StrictSettings):
     """The options of the command that are no settings of a run."""
@@ -104,7 +106,8 @@ def parse_train_arguments(argv: Sequence[str] | None = None) -> TrainArguments:
     start = read_settings("mnist")[0] | DataConfig().model_dump() if base is None else base
     known = overrides
     if overrides.get("dataset", start.get("dataset")) not in tuple(NAMED_DATASETS):
-        known = {key: value for key, value in overrides.items() if key != "model"}
+        of_any_shape = {key: value for key, value in overrides.get("model", {}).items() if key in OF_ANY_SHAPE}
+        known = overrides | {"model": of_any_shape}
     settings = validate(TrainConfig, start, source, known, FLAG)
     return TrainArguments(options, settings, base, source, overrides)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.errors import UserError, list_some
 
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -25,6 +25,18 @@ SYSTEM_FOLDERS = {"@eadir", "__macosx", "#recycle", "$recycle.bin"}
 NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 HELD_OUT = 0.1
 LEAST_HELD_OUT = 2
+
+
+class FolderContents(NamedTuple):
+    """What is read of a folder: dicts from `train`, `validation` and `test`.
+
+    Attributes:
+        images: uint8 arrays `[N, image_size, image_size, 1 or 3]`.
+        files: lists of N paths in the folder, with `/` between their parts.
+    """
+
+    images: dict[str, np.ndarray]
+    files: dict[str, list[str]]
 
 
 class Picture(NamedTuple):
@@ -43,7 +55,7 @@ def read_folder(
     background: str = "white",
     skip_broken: bool = False,
     whole: bool = False,
-) -> dict[str, np.ndarray]:
+) -> FolderContents:
     """Reads the pictures under a folder, in every format that Pillow reads, and splits them.
 
     Subfolders `train` and `test` or `validation` are the splits. Where one is missing, its files are taken from the
@@ -63,7 +75,7 @@ def read_folder(
         whole: a folder without split subfolders is not split: each split is all of it, for evaluation.
 
     Returns:
-        dict from `train`, `validation` and `test` to uint8 arrays `[N, image_size, image_size, 1 or 3]`.
+        `FolderContents`.
 
     Raises:
         UserError: for a missing folder or size, an unknown colour, too few pictures, or a file that cannot be read.
@@ -93,13 +105,16 @@ def read_folder(
     if not pictures:
         raise UserError(f"there are no pictures in {root}")
     digests = {picture.path: picture.digest for picture in pictures}
-    splits = _split(root, digests, whole)
+    splits = {split: _in_order(part) for split, part in _split(root, digests, whole).items()}
     mode = "L" if all(picture.image.mode == "L" for picture in pictures) else "RGB"
     images = {picture.path: np.asarray(picture.image.convert(mode)) for picture in pictures}
-    return {
-        split: np.stack([images[path] for path in _in_order(part)]).reshape(len(part), image_size, image_size, -1)
-        for split, part in splits.items()
-    }
+    return FolderContents(
+        {
+            split: np.stack([images[path] for path in part]).reshape(len(part), image_size, image_size, -1)
+            for split, part in splits.items()
+        },
+        {split: [path.relative_to(root).as_posix() for path in part] for split, part in splits.items()},
+    )
 
 
 def read_picture(path: str | Path, image_size: int, channels: int, background: str = "white") -> np.ndarray:
@@ -133,31 +148,7 @@ def read_picture(path: str | Path, image_size: int, channels: int, background: s
     return np.asarray(picture.image.convert(mode)).reshape(image_size, image_size, channels)
 
 
-def list_splits(folder: str | Path, skip_broken: bool = False, whole: bool = False) -> dict[str, dict[str, str]]:
-    """Lists the files of each split. A run keeps the list, so that a later call finds files that have moved.
-
-    Args:
-        folder: path of the folder.
-        skip_broken: see `read_folder`.
-        whole: see `read_folder`.
-
-    Returns:
-        dict from `train`, `validation` and `test` to a dict from the file's path in the folder to its SHA-256, in the
-        order of the images of `read_folder`.
-
-    Raises:
-        UserError: if there is no such folder or it has too few pictures.
-    """
-    root = _check_folder(folder)
-    paths = [path for path in _find_pictures(root, Counter()) if not skip_broken or _is_readable(path)]
-    splits = _split(root, {path: _digest(path.read_bytes()) for path in paths}, whole)
-    return {
-        split: {path.relative_to(root).as_posix(): part[path] for path in _in_order(part)}
-        for split, part in splits.items()
-    }
-
-
-def read_folder_labels(folder: str | Path, skip_broken: bool = False, whole: bool = False) -> dict[str, np.ndarray]:
+def labels_of_files(folder: str | Path, files: dict[str, list[str]]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Gives the labels of the pictures under a folder: each belongs to the class subfolder that it lies in.
 
     The class subfolders lie in the folder, or in each of its split subfolders. Sorted by name they are the labels 0, 1
@@ -165,23 +156,23 @@ def read_folder_labels(folder: str | Path, skip_broken: bool = False, whole: boo
 
     Args:
         folder: path of the folder.
-        skip_broken: see `read_folder`.
-        whole: see `read_folder`.
+        files: see `FolderContents`.
 
     Returns:
-        dict from `train`, `validation` and `test` to int64 arrays `[N]`, in the order of the images of `read_folder`.
+        A dict from `train`, `validation` and `test` to int64 arrays `[N]`, and the names of the classes.
 
     Raises:
-        UserError: if there is no such folder, it has too few pictures, or one lies in no class subfolder.
+        UserError: if a picture lies in no class subfolder.
     """
-    files = list_splits(folder, skip_broken, whole)
     depth = 1 if find_splits(Path(folder).expanduser()) else 0
     parts = {split: [Path(file).parts[depth:] for file in part] for split, part in files.items()}
     if any(len(path) < 2 for part in parts.values() for path in part):
         raise UserError(f"folder:{folder} has no labels: some of its pictures lie in no class subfolder")
-    classes = sorted({path[0] for part in parts.values() for path in part})
-    print(f"{folder}: labels " + ", ".join(f"{label} {name}" for label, name in enumerate(classes)), file=sys.stderr)
-    return {split: np.array([classes.index(path[0]) for path in part], np.int64) for split, part in parts.items()}
+    classes = tuple(sorted({path[0] for part in parts.values() for path in part}))
+    named = list_some([f"{label} {name}" for label, name in enumerate(classes)])
+    print(f"{folder}: labels {named}", file=sys.stderr)
+    labels = {split: np.array([classes.index(path[0]) for path in part], np.int64) for split, part in parts.items()}
+    return labels, classes
 
 
 def find_splits(folder: Path) -> dict[str, Path]:
@@ -258,14 +249,6 @@ def _read_picture(path: Path, side: int, background: tuple[int, int, int]) -> Pi
         upright = ImageOps.exif_transpose(picture)
         image = ImageOps.fit(_to_8_bits(upright, background), (side, side))
         return Picture(path, _digest(content), image, picture.size, picture.mode)
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        _read_picture(path, 1, (0, 0, 0))
-    except Exception:  # Pillow's decoders raise many types for a damaged file
-        return False
-    return True
 
 
 def _to_8_bits(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -1,6 +1,7 @@
 """From the name of a data set to its images, its labels and its `tf.data` pipelines."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -9,6 +10,23 @@ from dvpvae_tf.data.registry import Request, check_image_size, find_source
 from dvpvae_tf.errors import UserError
 
 Splits = tuple[np.ndarray, np.ndarray, np.ndarray]
+Rows = TypeVar("Rows", bound=Sequence | np.ndarray)
+
+
+class LoadedDataset(NamedTuple):
+    """A data set in memory; each triple is of the training, validation and test split.
+
+    Attributes:
+        images: uint8 arrays `[N, H, W, C]`.
+        labels: int64 arrays `[N]`; None where they were not asked for.
+        classes: the names of the labels 0, 1, ...; none where they are mere numbers.
+        files: lists of N paths in the folder of the pictures; None for other data.
+    """
+
+    images: Splits
+    labels: Splits | None = None
+    classes: tuple[str, ...] = ()
+    files: tuple[list[str], list[str], list[str]] | None = None
 
 
 def load_dataset(
@@ -41,7 +59,7 @@ def load_dataset(
             and TensorFlow's global seed. An integer e for an endless stream of epochs from epoch e on, in which the
             order and the flips of an epoch depend on (seed, epoch) alone: a resumed run sees what an uninterrupted one
             would have seen.
-        **source: where and how the images are read, see `read_images`.
+        **source: where and how the images are read, see `read_dataset`.
 
     Returns:
         Training, validation and test `tf.data.Dataset` of uint8 batches `[B, H, W, C]`, or of pairs of them and int64
@@ -54,8 +72,8 @@ def load_dataset(
 
     Source: Section 5 and Table 7 of the paper for the data sets.
     """
-    parts = read_labels(name, **source) if labels else (None, None, None)
-    images = read_images(name, **source)
+    data = read_dataset(name, labels=labels, **source)
+    images, parts = data.images, data.labels or (None, None, None)
     if not 1 <= batch_size <= len(images[0]):
         raise UserError(f"batch_size is {batch_size}: for {name} it must be from 1 to {len(images[0])}")
     train = training_batches(images[0], batch_size, seed, horizontal_flip, first_epoch, parts[0])
@@ -63,7 +81,7 @@ def load_dataset(
     return train, validation, test
 
 
-def read_images(
+def read_dataset(
     name: str,
     data_dir: str | None = None,
     image_size: int | None = None,
@@ -71,8 +89,9 @@ def read_images(
     background: str = "white",
     skip_broken: bool = False,
     whole: bool = False,
-) -> Splits:
-    """Reads the images of a data set into memory.
+    labels: bool = False,
+) -> LoadedDataset:
+    """Reads a data set into memory.
 
     Args:
         name: see `load_dataset`.
@@ -84,6 +103,32 @@ def read_images(
         skip_broken: leaves out pictures of `folder:` that cannot be read, instead of refusing the folder.
         whole: a `folder:` without split subfolders is not split, and each of the three splits is all of it: for
             evaluation on images that no run was trained on.
+        labels: reads the labels, too.
+
+    Returns:
+        `LoadedDataset`.
+
+    Raises:
+        UserError: see `load_dataset`.
+    """
+    source, place = find_source(name)
+    check_image_size(name, image_size)
+    request = Request(place, data_dir, image_size, omniglot_mat, background, skip_broken, whole, labels)
+    contents = source.read(request)
+
+    def three(splits: dict[str, Rows] | None) -> Any:
+        return None if splits is None else _three_splits(splits, source.most_validation)
+
+    return LoadedDataset(three(contents.images), three(contents.labels), contents.classes, three(contents.files))
+
+
+def read_images(name: str, data_dir: str | None = None, **source: Any) -> Splits:
+    """Reads the images of a data set into memory.
+
+    Args:
+        name: see `load_dataset`.
+        data_dir: see `read_dataset`.
+        **source: the other arguments of `read_dataset`.
 
     Returns:
         uint8 arrays `[N, H, W, C]` of the training, validation and test images.
@@ -91,43 +136,10 @@ def read_images(
     Raises:
         UserError: see `load_dataset`.
     """
-    source, place = find_source(name)
-    check_image_size(name, image_size)
-    request = Request(place, data_dir, image_size, omniglot_mat, background, skip_broken, whole)
-    return _three_splits(source.read_images(request), source.most_validation)
+    return read_dataset(name, data_dir, **source).images
 
 
-def read_labels(
-    name: str,
-    data_dir: str | None = None,
-    omniglot_mat: str | None = None,
-    skip_broken: bool = False,
-    whole: bool = False,
-    **_: Any,
-) -> Splits:
-    """Reads the labels of a data set, in the order of the images of `read_images`.
-
-    Args:
-        name: see `load_dataset`.
-        data_dir: see `read_images`.
-        omniglot_mat: see `read_images`.
-        skip_broken: see `read_images`.
-        whole: see `read_images`.
-        **_: the other arguments of `read_images`, which change no label.
-
-    Returns:
-        int64 arrays `[N]` of the training, validation and test labels.
-
-    Raises:
-        UserError: for an unknown name, a data set without labels, or data that are missing or cannot be read.
-    """
-    source, place = find_source(name)
-    request = Request(place, data_dir, omniglot_mat=omniglot_mat, skip_broken=skip_broken, whole=whole)
-    labels = source.read_labels(request)
-    return _three_splits(labels, source.most_validation)
-
-
-def _three_splits(splits: dict[str, np.ndarray], most: int) -> Splits:
+def _three_splits(splits: dict[str, Rows], most: int) -> tuple[Rows, Rows, Rows]:
     """Takes a missing test split, then a missing validation split of at most `most` rows, from the end of `train`."""
     train, validation, test = splits["train"], splits.get("validation"), splits.get("test")
     if test is None:
@@ -137,11 +149,11 @@ def _three_splits(splits: dict[str, np.ndarray], most: int) -> Splits:
     return train, validation, test
 
 
-def _hold_out(images: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    count = min(most, len(images) // 10)
+def _hold_out(rows: Rows, most: int) -> tuple[Rows, Rows]:
+    count = min(most, len(rows) // 10)
     if count == 0:
-        raise UserError(f"there are {len(images)} training images: at least 10 are needed")
-    return images[:-count], images[-count:]
+        raise UserError(f"there are {len(rows)} training images: at least 10 are needed")
+    return rows[:-count], rows[-count:]  # type: ignore[return-value]  # slices of an array or list are of its type
 
 
 def training_batches(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dvpvae_tf.config.settings import NAMED_DATASETS
-from dvpvae_tf.data.folder import read_folder, read_folder_labels
+from dvpvae_tf.data.folder import labels_of_files, read_folder
 from dvpvae_tf.data.mnist5k import read_mnist5k, read_mnist5k_labels
 from dvpvae_tf.data.omniglot import read_omniglot, read_omniglot_labels
 from dvpvae_tf.data.tfds_images import read_tfds, read_tfds_labels
@@ -26,6 +26,7 @@ class Request:
         background: colour under transparent pictures.
         skip_broken: leaves out pictures that cannot be read.
         whole: a folder without split subfolders is not split.
+        labels: whether labels are read, too.
     """
 
     place: str
@@ -35,41 +36,64 @@ class Request:
     background: str = "white"
     skip_broken: bool = False
     whole: bool = False
+    labels: bool = False
 
 
-Splits = dict[str, np.ndarray]  # `train` and, where a data set has them, `validation` and `test`
+class Contents(NamedTuple):
+    """What a data set holds: dicts from `train` and, where it has them, `validation` and `test`.
+
+    Attributes:
+        images: uint8 arrays `[N, H, W, C]`.
+        labels: int64 arrays `[N]`; None where they were not asked for.
+        classes: the names of the labels 0, 1, ...; none where they are mere numbers.
+        files: lists of N paths in the folder of the pictures; None for other data.
+    """
+
+    images: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray] | None = None
+    classes: tuple[str, ...] = ()
+    files: dict[str, list[str]] | None = None
 
 
 class Source(NamedTuple):
-    """One row of the table: two readers whose arrays are in the same order, and the largest validation split."""
+    """One row of the table: how a data set is read, and its largest validation split."""
 
-    read_images: Callable[[Request], Splits]
-    read_labels: Callable[[Request], Splits]
+    read: Callable[[Request], Contents]
     most_validation: int = 5000
 
 
-TFDS = Source(
-    lambda request: read_tfds(request.place, request.data_dir, request.image_size),
-    lambda request: read_tfds_labels(request.place, request.data_dir),
-)
-FOLDER = Source(
-    lambda request: read_folder(
-        request.place, request.image_size, request.background, request.skip_broken, request.whole
-    ),
-    lambda request: read_folder_labels(request.place, request.skip_broken, request.whole),
-)
+def _read_mnist5k(request: Request) -> Contents:
+    return Contents(read_mnist5k(), read_mnist5k_labels() if request.labels else None)
+
+
+def _read_tfds(request: Request) -> Contents:
+    # Labels first: where there are none, no images are read.
+    labels, classes = read_tfds_labels(request.place, request.data_dir) if request.labels else (None, ())
+    return Contents(read_tfds(request.place, request.data_dir, request.image_size), labels, classes)
+
+
+def _read_omniglot(request: Request) -> Contents:
+    place = request.data_dir, request.omniglot_mat
+    labels = read_omniglot_labels(*place) if request.labels else None
+    return Contents(read_omniglot(*place), labels)
+
+
+def _read_folder(request: Request) -> Contents:
+    settings = request.image_size, request.background, request.skip_broken, request.whole
+    images, files = read_folder(request.place, *settings)
+    labels, classes = labels_of_files(request.place, files) if request.labels else (None, ())
+    return Contents(images, labels, classes, files)
+
+
+TFDS = Source(_read_tfds)
 # The shapes of their images are in `dvpvae_tf.config.settings.NAMED_DATASETS`, which needs no TensorFlow.
 NAMED = {
-    "mnist5k": Source(lambda _: read_mnist5k(), lambda _: read_mnist5k_labels()),
+    "mnist5k": Source(_read_mnist5k),
     "mnist": TFDS,
-    "omniglot": Source(
-        lambda request: read_omniglot(request.data_dir, request.omniglot_mat),
-        lambda request: read_omniglot_labels(request.data_dir, request.omniglot_mat),
-        most_validation=1000,
-    ),
+    "omniglot": Source(_read_omniglot, most_validation=1000),
     "cifar10": TFDS,
 }
-KINDS = {"tfds": TFDS, "folder": FOLDER}
+KINDS = {"tfds": TFDS, "folder": Source(_read_folder)}
 
 
 def find_source(name: str) -> tuple[Source, str]:

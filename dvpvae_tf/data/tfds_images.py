@@ -35,7 +35,7 @@ def read_tfds(name: str, data_dir: str | None = None, image_size: int | None = N
     return read_splits(builder, new_side)
 
 
-def read_tfds_labels(name: str, data_dir: str | None = None) -> dict[str, np.ndarray]:
+def read_tfds_labels(name: str, data_dir: str | None = None) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Reads the labels of a TFDS data set in the order of the images of `read_tfds`.
 
     Args:
@@ -43,7 +43,8 @@ def read_tfds_labels(name: str, data_dir: str | None = None) -> dict[str, np.nda
         data_dir: see `read_tfds`.
 
     Returns:
-        A dict with the keys of `read_tfds` to int64 arrays [N].
+        A dict with the keys of `read_tfds` to int64 arrays [N]; and the names of the labels 0, 1, ..., none where
+        they are mere numbers.
 
     Raises:
         UserError: if there is no such data set, it is not at hand and cannot be fetched, or it has no feature
@@ -54,7 +55,9 @@ def read_tfds_labels(name: str, data_dir: str | None = None) -> dict[str, np.nda
     if feature is None or feature.shape != () or not np.issubdtype(feature.np_dtype, np.integer):
         raise UserError(f"the TFDS data set {builder.name} has no feature `label` of whole numbers")
     prepare(builder, _remedy(builder, name))
-    return {split: _read_labels(builder, split) for split in _splits(builder)}
+    names = tuple(getattr(feature, "names", None) or ())
+    classes = () if names == tuple(map(str, range(len(names)))) else names
+    return {split: _read_labels(builder, split) for split in _splits(builder)}, classes
 
 
 def _remedy(builder: tfds.core.DatasetBuilder, name: str) -> str:

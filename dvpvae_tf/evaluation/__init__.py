@@ -3,10 +3,11 @@
 from dvpvae_tf.evaluation.bounds import elbo, iwae, negative_elbo, published
 from dvpvae_tf.evaluation.layer_statistics import LayerStatistics, layer_statistics
 from dvpvae_tf.evaluation.results import Evaluation
-from dvpvae_tf.evaluation.scores import Scores, label_log_probs, score, typicality
+from dvpvae_tf.evaluation.scores import LabelResults, Scores, label_log_probs, score, score_labels, typicality
 
 __all__ = [
     "Evaluation",
+    "LabelResults",
     "LayerStatistics",
     "Scores",
     "elbo",
@@ -16,5 +17,6 @@ __all__ = [
     "negative_elbo",
     "published",
     "score",
+    "score_labels",
     "typicality",
 ]

@@ -8,6 +8,7 @@ from scipy import special
 
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluation.evaluator import checked_images, evaluator_of
+from dvpvae_tf.evaluation.results import MeanAndError, mean_and_error, plus_minus
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.noise import check_seed
 from dvpvae_tf.priors.labelled_mixture import NO_LABELS, LabelledMixturePrior
@@ -104,6 +105,69 @@ def label_log_probs(model: DVPVAE, scores: Scores) -> np.ndarray:
     if not isinstance(model.prior, LabelledMixturePrior):
         raise UserError(NO_LABELS)
     return special.log_softmax(np.asarray(model.prior.label_log_probs()) - scores.label_nats, axis=1)
+
+
+class LabelResults(NamedTuple):
+    """How well a model with labels knows those of images.
+
+    Attributes:
+        nats: the bound on -log p(x|c) of each image and its own label, as a mean.
+        accuracy: the fraction of images whose most probable label is their own.
+        images: their number.
+        samples: K, the draws of each.
+        seed: of the draws.
+    """
+
+    nats: MeanAndError
+    accuracy: MeanAndError
+    images: int
+    samples: int
+    seed: int
+
+    def __str__(self) -> str:
+        return (
+            f"Bound on -log p(x | label): {plus_minus(self.nats)} nats; by Bayes' rule the model labels "
+            f"{plus_minus(self.accuracy, 1, 100.0)} % of the images correctly ({self.images} test images, "
+            f"K = {self.samples}, seed {self.seed})"
+        )
+
+
+def score_labels(
+    model: DVPVAE,
+    images: np.ndarray,
+    labels: np.ndarray,
+    samples: int = 10,
+    limit: int = 500,
+    seed: int = 0,
+    verbose: int = 1,
+) -> LabelResults:
+    """Measures a model with labels: its bound on -log p(x|c), and its accuracy as a classifier by Bayes' rule.
+
+    Args:
+        model: its prior is a `LabelledMixturePrior`.
+        images: test images `[N, D, D, C]`: uint8, or float in [0, 1].
+        labels: int `[N]`.
+        samples: K, the draws of each image.
+        limit: the most images to take; they are chosen at random.
+        seed: of all noise and of the choice.
+        verbose: 1 for a progress bar, 0 for no output.
+
+    Returns:
+        `LabelResults`.
+
+    Raises:
+        UserError: if the model has no labels, or not all of these.
+    """
+    if not isinstance(model.prior, LabelledMixturePrior):
+        raise UserError(NO_LABELS)
+    if labels.min() < 0 or labels.max() >= model.prior.num_labels:
+        raise UserError(f"The model has the labels 0 to {model.prior.num_labels - 1}, but the images have others.")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(images))[:limit])
+    labels, scores = labels[chosen], score(model, images[chosen], samples, seed=seed, verbose=verbose)
+    assert scores.label_nats is not None  # as the model has labels
+    right = label_log_probs(model, scores).argmax(axis=1) == labels
+    nats = scores.label_nats[np.arange(len(labels)), labels]
+    return LabelResults(mean_and_error(nats), mean_and_error(right.astype("float64")), len(labels), samples, seed)
 
 
 def typicality(terms: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -119,7 +119,7 @@ def _read_data(arguments: argparse.Namespace, names: Iterable[str]) -> tuple[Dat
     data, missing = {}, []
     for name in sorted(names):
         try:
-            data[name] = read_images(name, arguments.data_dir, None, arguments.omniglot_mat)
+            data[name] = read_images(name, arguments.data_dir, omniglot_mat=arguments.omniglot_mat)
         except UserError as error:
             missing.append(f"{name} was not run: {error}")
     if not data:

@@ -153,8 +153,8 @@ class SamplingOptions(TypedDict, total=False):
         pixels: "draw" (the default) draws x from the logistic mixture p(x|z), independently for each pixel: a sample of
             the model, which looks speckled. "mean" takes the mean of p(x|z): a better picture, but no sample, so that
             distances between samples and images need "draw". Of a Bernoulli likelihood both are the mean.
-        label: the class to draw from, from 0 on, for a model whose prior is a `LabelledMixturePrior`; None draws from
-            all.
+        label: the class to draw from, for a model whose prior is a `LabelledMixturePrior`: its number from 0 on, or its
+            name; None draws from all.
         pseudoinput: one u for all images, `[d, d, C]`, such as `model.encode(images).u[0]`; None draws u.
     """
 
@@ -162,5 +162,5 @@ class SamplingOptions(TypedDict, total=False):
     prior_temperature: float | tf.Tensor
     steps: int | None
     pixels: Literal["draw", "mean"]
-    label: int | tf.Tensor | None
+    label: int | str | None
     pseudoinput: np.ndarray | tf.Tensor | None

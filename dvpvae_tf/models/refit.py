@@ -1,5 +1,6 @@
 """A trained model with another prior over u, fitted to its r(u|x) as that is."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import keras
@@ -112,6 +113,7 @@ def with_labelled_mixture(
     validation_labels: np.ndarray,
     seed: int = 0,
     verbose: int = 1,
+    class_names: Sequence[str] = (),
 ) -> "DVPVAE":
     """Gives the model with a full mixture for each class as its prior over u, so that it can be asked for a label.
 
@@ -123,6 +125,7 @@ def with_labelled_mixture(
         validation_labels: int `[V]`, the labels of these.
         seed: of the draws of u and of EM.
         verbose: 1 prints each fit, 0 nothing.
+        class_names: of the labels 0, 1, ..., or none. The model keeps them.
 
     Returns:
         The model with the fitted prior, a `LabelledMixturePrior`.
@@ -131,11 +134,11 @@ def with_labelled_mixture(
         UserError: if a label is negative, or a class has fewer than two training images or no validation image.
         ValueError: if no fit of a class is finite.
     """
-    counts = _class_counts(labels, validation_labels)
-    mixtures = []
+    counts = count_classes((labels, validation_labels), class_names)
+    class_names, mixtures = class_names[: len(counts)], []
     for label in range(len(counts)):
         if verbose:
-            print(f"label {label}, {counts[label]} images")
+            print(f"label {' '.join([str(label), *class_names[label : label + 1]])}, {counts[label]} images")
         parts = images[labels == label], validation[validation_labels == label]
         numbers = [max(len(part), of_all // len(counts)) for part, of_all in zip(parts, DRAWS_OF_ALL, strict=True)]
         u, validation_u = (
@@ -143,19 +146,31 @@ def with_labelled_mixture(
             for offset, (part, number) in enumerate(zip(parts, numbers, strict=True))
         )
         mixtures.append(fit_full_mixture(u, validation_u, seed=seed, verbose=verbose))
-    return with_prior(model, LabelledMixturePrior.join(mixtures, counts / counts.sum()))
+    return with_prior(model, LabelledMixturePrior.join(mixtures, counts / counts.sum(), class_names))
 
 
-def _class_counts(labels: np.ndarray, validation_labels: np.ndarray) -> np.ndarray:
-    """The number of training images of each class, after a check that all classes can be fitted."""
-    if min(labels.min(), validation_labels.min()) < 0:
+def count_classes(labels: Sequence[np.ndarray], class_names: Sequence[str] = ()) -> np.ndarray:
+    """Counts the training images of each class, and checks that a mixture can be fitted to each.
+
+    Args:
+        labels: int arrays of the training, the validation and, where there are, the test images.
+        class_names: of the labels 0, 1, ..., or none.
+
+    Returns:
+        int `[C]`, for the labels up to the largest one.
+
+    Raises:
+        UserError: if a label is negative, or a class has fewer than two training images or no validation image.
+    """
+    if min(each.min() for each in labels) < 0:
         raise UserError("labels count from 0, but there are negative ones: these data have no labels to fit")
-    size = max(labels.max(), validation_labels.max()) + 1
-    counts, held_out = (np.bincount(each, minlength=size) for each in (labels, validation_labels))
+    size = max(each.max() for each in labels) + 1
+    counts, held_out = (np.bincount(each, minlength=size) for each in labels[:2])
     for label, (count, validation_count) in enumerate(zip(counts, held_out, strict=True)):
         if count < 2 or validation_count < 1:
+            name = "".join(f" ({name})" for name in class_names[label : label + 1])
             raise UserError(
-                f"label {label} has {count} training and {validation_count} validation images: a class needs at least "
-                "2 and 1"
+                f"label {label}{name} has {count} training and {validation_count} validation images: a class needs at "
+                "least 2 and 1"
             )
     return counts

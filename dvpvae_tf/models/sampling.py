@@ -14,7 +14,7 @@ from dvpvae_tf.distribute.sharding import smaller_batch
 from dvpvae_tf.errors import did_you_mean
 from dvpvae_tf.models.latents import check_latents
 from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions, check_pixels
-from dvpvae_tf.priors.labelled_mixture import check_label
+from dvpvae_tf.priors.labelled_mixture import find_label
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.generative_model import GenerativeModel
@@ -81,8 +81,7 @@ def _checked(model: "GenerativeModel", options: SamplingOptions) -> dict[str, An
     if label is not None and pseudoinput is not None:
         raise ValueError("A label says what u is drawn from: leave it out where there is a pseudoinput.")
     if label is not None:
-        check_label(model.prior, label)
-        checked["label"] = tf.constant(label, tf.int32)
+        checked["label"] = tf.constant(find_label(model.prior, label), tf.int32)
     if pseudoinput is not None:
         check_latents(model, Latents(u=np.asarray(pseudoinput)[np.newaxis]))
         checked["pseudoinput"] = tf.constant(pseudoinput, tf.float32)

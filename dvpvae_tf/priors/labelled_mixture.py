@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.errors import UserError, did_you_mean, list_some
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.priors.full_mixture import FullMixturePrior
 
-NO_LABELS = "This model has no labels: fit_prior --labels gives a trained model some."
+NO_LABELS = "This model has no labels: train --labels ends with some, fit_prior --labels gives some to a trained model."
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -23,25 +23,30 @@ class LabelledMixturePrior(FullMixturePrior):
 
     Args:
         class_components: how many Gaussians each class has, C numbers.
+        class_names: the names of the classes; none where the labels are mere numbers.
         **kwargs: passed to `FullMixturePrior`.
     """
 
-    def __init__(self, class_components: Sequence[int], **kwargs: Any):
+    def __init__(self, class_components: Sequence[int], class_names: Sequence[str] = (), **kwargs: Any):
         super().__init__(sum(class_components), **kwargs)
         self.class_components = tuple(class_components)
+        self.class_names = tuple(class_names)
 
     @classmethod
-    def join(cls, mixtures: Sequence[FullMixturePrior], frequencies: Sequence[float]) -> "LabelledMixturePrior":
+    def join(
+        cls, mixtures: Sequence[FullMixturePrior], frequencies: Sequence[float], class_names: Sequence[str] = ()
+    ) -> "LabelledMixturePrior":
         """Makes the prior of the mixtures of all classes.
 
         Args:
             mixtures: built, one for each class.
             frequencies: p(c), positive, of sum 1.
+            class_names: of the classes, or none.
 
         Returns:
             The prior, with the name "prior" that models expect.
         """
-        prior = cls([mixture.components for mixture in mixtures], name="prior")
+        prior = cls([mixture.components for mixture in mixtures], class_names, name="prior")
         prior.build((None, *mixtures[0].shape))
         weights = [mixture.log_weights.numpy() + math.log(p) for mixture, p in zip(mixtures, frequencies, strict=True)]
         prior.log_weights.assign(np.concatenate(weights))
@@ -53,6 +58,11 @@ class LabelledMixturePrior(FullMixturePrior):
     def num_labels(self) -> int:
         """C, the number of classes."""
         return len(self.class_components)
+
+    @property
+    def labels(self) -> list[str]:
+        """All labels for people, such as "3", or "3 cat" where the classes have names."""
+        return [f"{label} {name}" for label, name in enumerate(self.class_names)] or [*map(str, range(self.num_labels))]
 
     def label_log_probs(self) -> tf.Tensor:
         """Gives log p(c), float32 `[C]`, in nats."""
@@ -102,20 +112,28 @@ class LabelledMixturePrior(FullMixturePrior):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["components"]
-        return config | {"class_components": self.class_components}
+        return config | {"class_components": self.class_components, "class_names": self.class_names}
 
 
-def check_label(prior: keras.layers.Layer | None, label: int) -> None:
-    """Checks a label.
+def find_label(prior: keras.layers.Layer | None, label: int | str) -> int:
+    """Finds a label by its number or by the name of its class. A name wins over a number.
 
     Args:
         prior: that of a model, or None for the Ladder VAE.
-        label: what the user asks for.
+        label: what the user asks for, such as 3, "3" or "cat".
+
+    Returns:
+        The number of the label.
 
     Raises:
         UserError: if the prior has no labels, or not this one; a `ValueError`, of one line.
     """
     if not isinstance(prior, LabelledMixturePrior):
         raise UserError(NO_LABELS)
-    if not isinstance(label, (int, np.integer)) or not 0 <= label < prior.num_labels:
-        raise UserError(f"The labels of this model are 0 to {prior.num_labels - 1}, got {label!r}.")
+    if label in prior.class_names:
+        return prior.class_names.index(label)
+    number = int(label) if isinstance(label, str) and label.isascii() and label.isdigit() else label
+    if isinstance(number, (int, np.integer)) and 0 <= number < prior.num_labels:
+        return int(number)
+    known = list_some(prior.labels) if prior.class_names else f"0 to {prior.num_labels - 1}"
+    raise UserError(f"This model has no label {label!r}{did_you_mean(str(label), prior.class_names)}: it has {known}.")

@@ -14,7 +14,7 @@ A DVP-VAE (Kuzina and Tomczak, "Hierarchical VAE with a Diffusion-based VampPrio
 parameters for images of {shape}, exported by dvpvae_tf {library}.
 
 * Trained on: {dataset}.
-* Diffusion steps T: {steps}. Temperature of the prior over u, fixed at export: {prior_temperature:g}.
+* Diffusion steps T: {steps}. Temperature of the prior over u, fixed at export: {prior_temperature:g}.{labels}
 * Bound: {bound}
 * Made with: {command}{training}
 
@@ -86,12 +86,18 @@ def model_card(
         dataset=f"{config.dataset}, {config.epochs} epochs, seed {config.seed}" if config else "not recorded",
         steps=steps or "none (no diffusion prior)",
         prior_temperature=prior_temperature,
+        labels=_labels_text(model),
         bound=_bound_text(bound),
         command=f"`{command}`" if command else "not recorded",
         training=" after `python -m dvpvae_tf.train --config config.yaml`, the file beside this one" if config else "",
         table=_signature_table(signatures),
         score=f"the negative ELBO of the process of T = {steps} steps" if steps else "the negative ELBO",
     )
+
+
+def _labels_text(model: DVPVAE) -> str:
+    labels = getattr(model.prior, "labels", None)
+    return f"\n* Labels, for `sample_label`: {', '.join(labels)}." if labels else ""
 
 
 def _bound_text(bound: dict | None) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -22,7 +23,13 @@ from dvpvae_tf.files import write_atomically
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.loading import load_model
-from dvpvae_tf.models.refit import with_ancestral_process, with_full_mixture, with_prior
+from dvpvae_tf.models.refit import (
+    count_classes,
+    with_ancestral_process,
+    with_full_mixture,
+    with_labelled_mixture,
+    with_prior,
+)
 from dvpvae_tf.optimizers import FusedAdamax
 from dvpvae_tf.priors import DiffusionPrior, FullMixturePrior
 from dvpvae_tf.training.callbacks import (
@@ -35,6 +42,13 @@ from dvpvae_tf.training.callbacks import (
     learning_rate_schedule,
 )
 from dvpvae_tf.training.run_folder import FREE_TO_MOVE, Progress, RunFolder
+
+
+class Classes(NamedTuple):
+    """The labels of the training, validation and test images, int `[N]`, and the names of the classes, or none."""
+
+    labels: Sequence[np.ndarray]
+    names: Sequence[str]
 
 
 def make_model(config: TrainConfig, steps_per_epoch: int) -> DVPVAE:
@@ -106,6 +120,7 @@ def train(
     verbose: str | int = "auto",
     strategy: tf.distribute.Strategy | None = None,
     announce: Callable[[DVPVAE], None] = lambda model: None,
+    classes: Classes | None = None,
 ) -> dict | None:
     """Trains a model, from where an earlier run of the same settings stopped, and leaves its results in the run folder.
 
@@ -118,10 +133,12 @@ def train(
         verbose: "auto", 0, 1 or 2, as in `keras.Model.fit`.
         strategy: what `make_strategy(config)` has given, or None to call it here.
         announce: called on the chief with the model before it is trained.
+        classes: the labels of the images; needed where `config.labels` is set.
 
     Returns:
         What `dvpvae_tf.evaluation.negative_elbo` returns for the best model on the test set, its prior calibrated or
-        fitted; None on a machine that is not the chief.
+        fitted; where `config.labels` is set, what `score_labels` returns under "of_labels", too. None on a machine
+        that is not the chief.
 
     Raises:
         UserError: for every mistake that the user can put right.
@@ -135,6 +152,10 @@ def train(
             f"--batch-size {config.batch_size} has no {parts} equal parts on each of {devices} devices: change it, or "
             "--gradient-accumulation."
         )
+    if config.labels:
+        if classes is None:
+            raise ValueError("The setting labels needs the labels of the images.")
+        count_classes(*classes)
     folder = RunFolder(config)
     chief = workers.is_chief(strategy)
     with folder.open(resume, images) if chief else contextlib.nullcontext():
@@ -143,7 +164,7 @@ def train(
             if chief:
                 announce(model)
             _fit(model, folder, images, chief, verbose if chief else 0)
-        return _report(folder, images) if chief else None
+        return _report(folder, images, classes) if chief else None
 
 
 @contextlib.contextmanager
@@ -239,7 +260,7 @@ def _callbacks(folder, model, images, steps, follower, chief):
     return callbacks
 
 
-def _finish_prior(folder, images):
+def _finish_prior(folder, images, classes):
     """Calibrates the diffusion prior of the best model, or fits the full mixture that takes its place, once.
 
     Returns:
@@ -248,7 +269,13 @@ def _finish_prior(folder, images):
     model, config = load_model(folder.best), folder.config
     if not isinstance(model.prior, DiffusionPrior) or model.prior.calibrated_steps is not None:
         return model
-    if config.model.prior == "full_mixture":
+    if config.labels:
+        print(f"Fitting a prior over u for each class of {folder.best}")
+        (train, validation), (of_train, of_validation) = images[:2], classes.labels[:2]
+        model = with_labelled_mixture(
+            model, train, of_train, validation, of_validation, config.seed, class_names=classes.names
+        )
+    elif config.model.prior == "full_mixture":
         print(f"Fitting the prior over u of {folder.best}")
         model = with_full_mixture(model, *images[:2], config.seed)
     else:
@@ -259,11 +286,14 @@ def _finish_prior(folder, images):
     return model
 
 
-def _report(folder, images):
+def _report(folder, images, classes):
     """Finishes the prior of the best model, evaluates that on the test set and draws its pictures."""
     folder.check_best()
-    model, test = _finish_prior(folder, images), images[2]
+    model, test = _finish_prior(folder, images, classes), images[2]
     rows_of = {"samples": pictures.samples(model), "reconstructions": pictures.reconstructions(model, test[:10])}
     for name, rows in rows_of.items():
         write_atomically(folder.path / f"{name}.png", lambda path, rows=rows: pictures.save(path, rows))
-    return evaluation.negative_elbo(model, test, folder.config.batch_size)
+    bound = evaluation.negative_elbo(model, test, folder.config.batch_size)
+    if folder.config.labels:
+        bound["of_labels"] = evaluation.score_labels(model, test, classes.labels[2], seed=folder.config.seed)
+    return bound

@@ -8,6 +8,7 @@ from PIL import Image
 from scipy import stats
 
 from dvpvae_tf import command_inputs, decode, encode, evaluation, score
+from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.evaluation import scores
 from dvpvae_tf.pictures import to_uint8
 
@@ -66,6 +67,26 @@ def test_each_file_has_its_scores(model, folder, capsys):
     np.testing.assert_allclose(numbers["bits_per_dim"], expected.estimates / (64 * np.log(2)), rtol=1e-4)
     assert (numbers["nats_error"] > 0).all() and (numbers["typicality"] > 0).all()
     assert f"9 images, {numbers['bits_per_dim'].mean():.4f} bits per dimension" in capsys.readouterr().out
+
+
+def test_images_and_references_of_one_data_set_are_read_once(model, images, monkeypatch, tmp_path):
+    asked = []
+
+    def read_dataset(**settings):
+        asked.append(settings["name"])
+        return LoadedDataset(tuple(images(num, seed=num) for num in (30, 25, 12)))
+
+    monkeypatch.setattr(command_inputs, "model_of", lambda arguments: model)
+    monkeypatch.setattr(command_inputs, "_trained_on", lambda *_: "tfds:blobs")
+    monkeypatch.setattr(command_inputs, "read_dataset", read_dataset)
+    found = []
+    row = {"bits_per_dim": 1.0}
+    monkeypatch.setattr(score, "score_rows", lambda *inputs: found.append((len(inputs[2]), len(inputs[4]))) or [row])
+    options = ["--model=m.keras", f"--output={tmp_path / 'scores.csv'}", "--limit"]
+    for limit, *dataset in (("all",), ("3", "--dataset=tfds:blobs"), ("3", "--dataset=tfds:x")):
+        score.main([*options, limit, *dataset])
+    assert found == [(12, 25), (3, 25), (3, 25)]
+    assert asked == ["tfds:blobs", "tfds:blobs", "tfds:blobs", "tfds:x"]
 
 
 def test_the_error_is_that_of_the_mean_over_the_draws():

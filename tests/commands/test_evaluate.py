@@ -9,6 +9,7 @@ import pytest
 from dvpvae_tf import command_inputs, evaluation
 from dvpvae_tf import evaluate as evaluate_command
 from dvpvae_tf.data import pipelines
+from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.evaluate import main
 from dvpvae_tf.evaluation import feature_distances
 from dvpvae_tf.models.loading import load_model
@@ -24,12 +25,14 @@ def data(monkeypatch, images):
     """What the data sets hold: 8x8 blobs, of the splits different ones."""
     asked = []
 
-    def read_images(**settings):
+    def read_dataset(labels=False, **settings):
         asked.append(settings)
         side = 8 if settings["name"] != "tfds:larger" else 10
-        return tuple(images(num, side=side, seed=num) for num in (30, 20, 12))
+        numbers = (30, 20, 12)
+        of_splits = tuple(np.arange(num) % 3 for num in numbers) if labels else None
+        return LoadedDataset(tuple(images(num, side=side, seed=num) for num in numbers), of_splits)
 
-    monkeypatch.setattr(command_inputs, "read_images", read_images)
+    monkeypatch.setattr(command_inputs, "read_dataset", read_dataset)
     return asked
 
 
@@ -116,9 +119,8 @@ def test_bfloat16_gives_nearly_the_same(run_folder, tmp_path):
 
 @pytest.mark.slow
 def test_distances_of_features_are_those_of_the_library(run_folder, images, monkeypatch, tmp_path, capsys):
-    trained, labels = [], tuple(np.arange(num) % 3 for num in (30, 20, 12))
-    monkeypatch.setattr(pipelines, "read_labels", lambda **_: labels)
-    monkeypatch.setattr(pipelines, "read_images", command_inputs.read_images)
+    trained = []
+    monkeypatch.setattr(pipelines, "read_dataset", command_inputs.read_dataset)
     train = functools.partial(feature_distances.train_classifier, steps=20, verbose=0)
     monkeypatch.setattr(feature_distances, "train_classifier", lambda *inputs: trained.append(0) or train(*inputs))
     output, file = tmp_path / "results.json", tmp_path / "classifier.keras"

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf import evaluation, fit_prior
+from dvpvae_tf import command_inputs, evaluation, fit_prior, sample
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import refit
 from dvpvae_tf.models.loading import load_model
+from dvpvae_tf.pictures import to_uint8
 from dvpvae_tf.priors import fit_full_mixture
 from dvpvae_tf.serving import signatures
 
@@ -59,7 +60,7 @@ def labelled(trained, images):
     parts = both[:80], labels[:80], both[80:], labels[80:]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(refit, "DRAWS_OF_ALL", (400, 100))
-        model = refit.with_labelled_mixture(trained, *parts, verbose=0)
+        model = refit.with_labelled_mixture(trained, *parts, verbose=0, class_names=("bright", "dark"))
     return model, *parts[2:]
 
 
@@ -67,7 +68,15 @@ def test_a_model_with_labels_draws_a_class_and_knows_it_by_bayes_rule(labelled, 
     model, images, labels = labelled
     scores = evaluation.score(model, images, samples=20, verbose=0)
     log_probs = evaluation.label_log_probs(model, scores)
-    assert np.mean(log_probs.argmax(axis=1) == labels) > 0.9
+    accuracy = np.mean(log_probs.argmax(axis=1) == labels)
+    assert accuracy > 0.9
+    found = evaluation.score_labels(model, images, labels, samples=20, verbose=0)
+    assert found.accuracy["mean"] == accuracy
+    assert found.nats["mean"] == pytest.approx(np.where(labels, *scores.label_nats.T[::-1]).mean())
+    assert f"{100 * accuracy:.1f} +- " in str(found) and "(20 test images, K = 20, seed 0)" in str(found)
+    assert evaluation.score_labels(model, images, labels, samples=1, limit=7, verbose=0).images == 7
+    with pytest.raises(UserError, match="has the labels 0 to 1, but the images have others"):
+        evaluation.score_labels(model, images, labels + 1, verbose=0)
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1)
     # p(x) is the mixture of p(x|c): the same draws give the same bound.
     joint = np.asarray(model.prior.label_log_probs()) - scores.label_nats
@@ -76,13 +85,48 @@ def test_a_model_with_labels_draws_a_class_and_knows_it_by_bayes_rule(labelled, 
     assert bright > 1.5 * dark
     model.save(tmp_path / "labelled.keras")
     again = load_model(tmp_path / "labelled.keras")
-    np.testing.assert_array_equal(again.sample(3, label=1), model.sample(3, label=1))
+    np.testing.assert_array_equal(again.sample(3, label="dark"), model.sample(3, label=1))
 
 
 def test_classes_that_cannot_be_fitted_are_told_in_one_line(trained, images):
-    for labels, message in (([0] * 10 + [2] * 10, "label 1 has 0 training"), ([-1] * 20, "there are negative ones")):
+    for labels, message in (
+        ([0] * 10 + [2] * 10, r"label 1 \(dog\) has 0 training and 1 validation images"),
+        ([-1] * 20, "there are negative ones"),
+    ):
+        parts = images(20), np.array(labels), images(2), np.array([0, 1])
         with pytest.raises(UserError, match=message):
-            refit.with_labelled_mixture(trained, images(20), np.array(labels), images(2), np.array([0, 1]))
+            refit.with_labelled_mixture(trained, *parts, class_names=("cat", "dog", "cow"))
+    with pytest.raises(UserError, match="label 2 has 0 training and 0 validation images"):
+        refit.count_classes([np.array([0, 0, 1, 1]), np.array([0, 1]), np.array([2])])
+
+
+def test_the_command_takes_the_classes_of_subfolders(trained, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(refit, "DRAWS_OF_ALL", (100, 50))
+    monkeypatch.setattr(command_inputs, "model_of", lambda _: trained)
+    for name, seed in (("dog", 1), ("cat", 2)):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for index, image in enumerate(images(40, seed=seed)):
+            keras.utils.save_img(tmp_path / "mine" / name / f"{index}.png", image, scale=False)
+    options = ["--model=tiny.keras", f"--output={tmp_path / 'new.keras'}", f"--dataset=folder:{tmp_path / 'mine'}"]
+    fit_prior.main([*options, "--labels"])
+    printed = capsys.readouterr().out
+    assert "label 0 cat, " in printed and "by Bayes' rule the model labels" in printed
+    model = load_model(tmp_path / "new.keras")
+    assert model.prior.labels == ["0 cat", "1 dog"]
+    monkeypatch.setattr(command_inputs, "model_of", lambda _: model)
+    sample.main(["--model=new.keras", "--label=dog", "--num=2", f"--output={tmp_path / 'dogs.npz'}"])
+    assert "label 1 dog\n" in capsys.readouterr().out
+    with np.load(tmp_path / "dogs.npz") as file:
+        assert np.abs(file["images"].astype(int) - to_uint8(model.sample(2, 0.8, label=1))).max() <= 1
+    with pytest.raises(SystemExit) as stop:
+        sample.main(["--model=new.keras", "--label=dgo", f"--output={tmp_path / 'x.npz'}"])
+    error = "error: This model has no label 'dgo' (did you mean dog?): it has 0 cat, 1 dog.\n"
+    assert (stop.value.code, capsys.readouterr().err) == (2, error)
+    for index, image in enumerate(images(40)):
+        keras.utils.save_img(tmp_path / "mine" / f"{index}.png", image, scale=False)
+    with pytest.raises(SystemExit) as stop:
+        fit_prior.main([*options, "--labels"])
+    assert stop.value.code == 2 and "some of its pictures lie in no class subfolder" in capsys.readouterr().err
 
 
 def test_models_without_such_a_prior_are_told_in_one_line(trained, tiny, images, tmp_path, capsys):

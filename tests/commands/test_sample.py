@@ -212,7 +212,7 @@ def test_variations_of_a_picture_share_its_u(command, models, capsys):
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        ("dvp", ["--label=3"], "has no labels: fit_prior --labels"),
+        ("dvp", ["--label=3"], "has no labels: train --labels"),
         ("dvp", ["--from-image=none.png"], "cannot read the picture none.png"),
         ("dvp", ["--label=3", "--from-image=none.png"], "not allowed with argument"),
         ("ladder", ["--from-image=none.png"], "is for models with pseudoinputs"),

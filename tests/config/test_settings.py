@@ -401,6 +401,12 @@ def test_other_data_set_with_a_config_keeps_its_model():
     assert config.batch_size == 250 and config.model.channels == 32
 
 
+def test_a_run_on_other_data_may_have_labels():
+    config = resolved(*["--dataset", "folder:x", "--labels", "--model.prior", "full_mixture"], shape=COLOUR)
+    assert config.labels and config.model.prior == "full_mixture" and config.model.image_size == 32
+    assert not resolved("--dataset", "folder:x", shape=COLOUR).labels
+
+
 def test_run_on_other_data_can_be_repeated_from_its_config(tmp_path):
     config = resolved("--dataset", "tfds:svhn_cropped", shape=COLOUR)
     write_config(config, tmp_path / "config.yaml")
@@ -530,6 +536,10 @@ def test_mistakes_in_overrides_name_their_key():
         ("--dataset mnist --image-size 64", "image_size 64 is for tfds: and folder: only"),
         ("--config minst", "unknown preset 'minst' (did you mean mnist?)"),
         ("--config no.yaml", "no.yaml: No such file or directory"),
+        ("--dataset mnist --labels", "labels needs model.prior full_mixture: a diffusion prior takes no label"),
+        ("--dataset folder:x --labels", "labels needs model.prior full_mixture: a diffusion prior takes no label"),
+        ("--dataset folder:x --labels --model.prior mixtre", "--model.prior: 'mixtre' should be 'diffusion'"),
+        ("--config mnist_ladder --labels", "labels needs a model with pseudoinputs"),
         ("--dataset tfds:x --epochs three", "--epochs: 'three' should be a valid integer"),
         ("--dataset folder:x --image-size 4", "--image-size: '4' should be greater than or equal to 8"),
     ],

@@ -9,11 +9,8 @@ import pytest
 from PIL import Image
 
 from dvpvae_tf.data import load_dataset
-from dvpvae_tf.data.folder import list_splits
-from dvpvae_tf.data.pipelines import read_images, read_labels
+from dvpvae_tf.data.pipelines import read_dataset, read_images
 from dvpvae_tf.errors import UserError
-
-SPLITS = ("train", "validation", "test")
 
 
 def save(path, pixels, **options):
@@ -53,9 +50,10 @@ def test_labels_are_the_class_subfolders_in_the_order_of_the_images(tmp_path, sp
         for name, values in (("dog", range(20, 60)), ("cat", range(100, 140)), ("zebra", range(200, 240))):
             fill(tmp_path / split / name / "more", values)
     (tmp_path / splits[0] / "dog" / "broken.png").write_bytes(b"no picture")
-    labels = read_labels(f"folder:{tmp_path}", skip_broken=True)
+    found = read_dataset(f"folder:{tmp_path}", image_size=8, skip_broken=True, labels=True)
     assert "labels 0 cat, 1 dog, 2 zebra" in capsys.readouterr().err
-    for images, of_split in zip(read(tmp_path, skip_broken=True), labels, strict=True):
+    assert found.classes == ("cat", "dog", "zebra")
+    for images, of_split in zip(found.images, found.labels, strict=True):
         assert len(of_split) and of_split.dtype == np.int64
         expected = [1 if value < 100 else 0 if value < 200 else 2 for value in values_of(images)]
         assert of_split.tolist() == expected
@@ -65,7 +63,7 @@ def test_pictures_in_no_class_subfolder_have_no_labels(tmp_path):
     fill(tmp_path / "cat", range(20))
     fill(tmp_path, range(100, 101))
     with pytest.raises(UserError, match="has no labels: some of its pictures lie in no class subfolder"):
-        read_labels(f"folder:{tmp_path}")
+        read_dataset(f"folder:{tmp_path}", image_size=8, labels=True)
 
 
 # Splits
@@ -106,13 +104,13 @@ def test_ten_pictures_have_two_of_validation_and_two_of_test(tmp_path):
     assert sorted(values_of(np.concatenate([train, validation, test]))) == list(range(10))
 
 
-def test_the_files_of_the_splits_are_listed(tmp_path):
+def test_the_files_of_the_images_are_told(tmp_path):
     fill(tmp_path / "deep", range(20))
-    listed = list_splits(tmp_path)
-    for split, images in zip(SPLITS, read(tmp_path), strict=True):
-        assert [int(name[5:8]) for name in listed[split]] == values_of(images)
-        for name, digest in listed[split].items():
-            assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    (tmp_path / "deep" / "999.png").write_bytes(b"no picture")
+    images, _, _, files = read_dataset(f"folder:{tmp_path}", image_size=8, skip_broken=True)
+    for part, of_split in zip(images, files, strict=True):
+        assert [int(name[5:8]) for name in of_split] == values_of(part)
+    assert sorted(sum(files, [])) == [f"deep/{value:03}.png" for value in range(20)]
 
 
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "validation", "testing")])

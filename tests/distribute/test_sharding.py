@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dvpvae_tf import command_inputs, evaluate, merge, sample
+from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.distribute.devices import map_round_robin
 from dvpvae_tf.distribute.sharding import Shard, parts_of
 from dvpvae_tf.evaluation.layer_statistics import layer_sums
@@ -39,7 +40,8 @@ def run(run_folder, model, tmp_path, monkeypatch):
     """Runs a command in an empty folder, on the run's data and model, which is loaded once, to make graphs once."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command_inputs, "model_of", lambda _: model)
-    monkeypatch.setattr(command_inputs, "read_images", lambda **_: (None, None, np.load(run_folder / "test.npy")))
+    data = LoadedDataset((None, None, np.load(run_folder / "test.npy")))
+    monkeypatch.setattr(command_inputs, "read_dataset", lambda **_: data)
 
     def run(module, **options):
         of_model = [] if module is merge else [f"--model={run_folder}"]
@@ -171,10 +173,11 @@ tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 import numpy as np
 from dvpvae_tf import evaluate, load_model, sample
 from dvpvae_tf import command_inputs
+from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.distribute import devices as on_devices
 from dvpvae_tf.evaluation import bounds
 from dvpvae_tf.models import sampling
-command_inputs.read_images = lambda **_: (None, None, np.load(f"{folder}/test.npy"))
+command_inputs.read_dataset = lambda **_: LoadedDataset((None, None, np.load(f"{folder}/test.npy")))
 used = []
 
 def counting(functions, items):
@@ -275,8 +278,8 @@ def test_parts_of_different_evaluations_are_not_merged(run, capsys, run_folder, 
     parts = [Path("results-evaluation-0-of-2.npz"), Path("results-evaluation-1-of-2.npz")]
     assert parts_of(Path("results-evaluation.npz")) == parts
     assert f"{parts[0]} is damaged, or no part of sampling" in merge_error(run, capsys, "results-evaluation.npz")
-    other_images = np.load(run_folder / "test.npy")[::-1].copy()
-    monkeypatch.setattr(command_inputs, "read_images", lambda **_: (None, None, other_images))
+    others = LoadedDataset((None, None, np.load(run_folder / "test.npy")[::-1].copy()))
+    monkeypatch.setattr(command_inputs, "read_dataset", lambda **_: others)
     run(evaluate, samples=1, seed=1, batch_size=7, shard="1/2", output="results.json")
     assert "error: the parts are not of one job: images differ" in merge_error(run, capsys, "results.json")
 

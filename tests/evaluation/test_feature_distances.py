@@ -12,7 +12,7 @@ import scipy.linalg
 import scipy.special
 from PIL import Image
 
-from dvpvae_tf.data.pipelines import read_images, read_labels
+from dvpvae_tf.data.pipelines import read_dataset
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluation import feature_distances
 from dvpvae_tf.evaluation.feature_distances import (
@@ -263,7 +263,8 @@ class TestInception:
 
 @pytest.fixture(scope="module")
 def digits():
-    return [images[:1000] for images in read_images("mnist5k")], [labels[:1000] for labels in read_labels("mnist5k")]
+    images, labels, *_ = read_dataset("mnist5k", labels=True)
+    return [part[:1000] for part in images], [part[:1000] for part in labels]
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import tensorflow as tf
 from scipy import special, stats
 
 from dvpvae_tf import noise
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.priors import FullMixturePrior, LabelledMixturePrior
-from dvpvae_tf.priors.labelled_mixture import check_label
+from dvpvae_tf.priors.labelled_mixture import find_label
 
 FREQUENCIES = [0.2, 0.5, 0.3]
 COMPONENTS = [2, 1, 3]
@@ -81,15 +82,34 @@ def test_without_a_label_it_is_the_mixture_of_all(known):
     np.testing.assert_array_equal(prior.sample(drawn), whole.sample(drawn))
 
 
+def test_a_label_is_found_by_number_or_name(known):
+    prior, named = known[0], LabelledMixturePrior(COMPONENTS, ["dog", "cat", "1"])
+    assert [find_label(prior, label) for label in (2, "2", np.int64(0))] == [2, 2, 0]
+    assert [find_label(named, label) for label in ("cat", 1, "1", "0")] == [1, 1, 2, 0]
+    assert (prior.labels, named.labels) == (["0", "1", "2"], ["0 dog", "1 cat", "2 1"])
+
+
 def test_wrong_labels_are_one_line(known):
-    check_label(known[0], 2)
-    with pytest.raises(ValueError, match=r"labels of this model are 0 to 2, got 3\.$"):
-        check_label(known[0], 3)
-    with pytest.raises(ValueError, match="has no labels: fit_prior --labels"):
-        check_label(None, 0)
+    named = LabelledMixturePrior(COMPONENTS, ["dog", "cat", "bird"])
+    many = LabelledMixturePrior([1] * 100, [f"kind {number}" for number in range(100)])
+    for prior, label, message in (
+        (known[0], 3, "no label 3: it has 0 to 2."),
+        (known[0], -1, "no label -1: it has 0 to 2."),
+        (known[0], 1.0, "no label 1.0: it has 0 to 2."),
+        (named, "cow", "no label 'cow': it has 0 dog, 1 cat, 2 bird."),
+        (named, "brid", "no label 'brid' (did you mean bird?): it has 0 dog, 1 cat, 2 bird."),
+        (many, "100", "8 kind 8, 9 kind 9 and 90 more."),
+    ):
+        with pytest.raises(UserError) as error:
+            find_label(prior, label)
+        assert str(error.value).endswith(message) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match="has no labels: train --labels ends with some"):
+        find_label(None, 0)
 
 
 def test_it_is_rebuilt_from_its_config(known):
     prior, _ = known
     again = LabelledMixturePrior.from_config(prior.get_config())
     assert again.class_components == tuple(COMPONENTS) and again.components == sum(COMPONENTS)
+    old = {key: value for key, value in prior.get_config().items() if key != "class_names"}
+    assert LabelledMixturePrior.from_config(old).class_names == ()

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf import command_inputs, evaluation, export
+from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.serving.saved_model import load_newest
 
@@ -150,7 +151,8 @@ def exported(leave_run, images, tmp_path_factory):
         return Bound()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command_inputs, "read_images", lambda **_: tuple(images(num, seed=num) for num in (30, 20, 12)))
+        data = LoadedDataset(tuple(images(num, seed=num) for num in (30, 20, 12)))
+        patch.setattr(command_inputs, "read_dataset", lambda **_: data)
         patch.setattr(evaluation, "iwae", iwae)
         options = ["--steps=2", "--prior-temperature=0.7", "--bound-images=5", "--bound-samples=4"]
         export.main([f"--model={run}", f"--output={output}", *options])

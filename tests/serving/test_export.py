@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from dvpvae_tf import command_inputs, evaluation, export
 from dvpvae_tf.config import load_config
+from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.serving import saved_model
@@ -22,7 +23,8 @@ def run_folder(leave_run):
 
 @pytest.fixture(autouse=True)
 def data(monkeypatch, images):
-    monkeypatch.setattr(command_inputs, "read_images", lambda **_: tuple(images(num, seed=num) for num in (30, 20, 12)))
+    splits = LoadedDataset(tuple(images(num, seed=num) for num in (30, 20, 12)))
+    monkeypatch.setattr(command_inputs, "read_dataset", lambda **_: splits)
 
 
 @pytest.fixture
@@ -178,10 +180,10 @@ def test_mistakes_are_told_in_one_line(quick, run_folder, tmp_path, options, mes
 
 
 def test_images_that_are_not_there_are_told_with_the_way_round(quick, run_folder, tmp_path, monkeypatch, capsys):
-    def read_images(**_):
+    def read_dataset(**_):
         raise UserError("blobs are not here")
 
-    monkeypatch.setattr(command_inputs, "read_images", read_images)
+    monkeypatch.setattr(command_inputs, "read_dataset", read_dataset)
     with pytest.raises(SystemExit):
         run(run_folder, tmp_path / "blobs")
     assert (

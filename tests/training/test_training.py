@@ -221,6 +221,33 @@ def test_a_run_may_end_with_a_full_mixture_and_report_its_bound(make_config, spl
     assert "nats on validation images" in capsys.readouterr().out
 
 
+def test_classes_that_cannot_be_fitted_are_told_before_the_first_step(make_config, splits, tmp_path):
+    config = make_config("full_mixture", labels=True)
+    classes = training.Classes([np.zeros(33, int), np.array([0, 1] * 7), np.zeros(13, int)], ("cat", "dog"))
+    with pytest.raises(UserError, match=r"label 1 \(dog\) has 0 training"):
+        training.train(config, splits, classes=classes)
+    with pytest.raises(ValueError, match="needs the labels of the images"):
+        training.train(config, splits)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_with_labels_ends_with_a_mixture_for_each_class(make_config, splits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(refit, "DRAWS_OF_ALL", (200, 60))
+    monkeypatch.setattr(callbacks.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
+    config = make_config("full_mixture", epochs=1, labels=True)
+    classes = training.Classes([np.arange(len(split)) % 2 for split in splits], ("cat", "dog"))
+    bound = training.train(config, splits, verbose=0, classes=classes)
+    best = load_model(tmp_path / "run" / "best.keras")
+    assert best.prior.labels == ["0 cat", "1 dog"]
+    assert bound["nats"]["mean"] == pytest.approx(np.mean(best(splits[2]).negative_elbo), rel=1e-5)
+    assert bound["of_labels"].images == len(splits[2])
+    assert "label 1 dog, " in capsys.readouterr().out
+    again = training.train(config, splits, resume=True, verbose=0, classes=classes)
+    assert again["nats"] == bound["nats"] and again["of_labels"] == bound["of_labels"]
+    assert "label" not in capsys.readouterr().out
+
+
 def test_a_run_starts_from_the_network_of_a_model_with_a_fitted_prior(make_config, images, tmp_path):
     source, blobs = training.make_model(make_config("diffusion"), 1), images(20)
     source.adapt(blobs)
