@@ -63,6 +63,7 @@ setup(
         # Another checks the Kubernetes files against the schemas that kubernetes-validate brings.
         "test": [
             "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
             "ruff==0.17.6",
             "mypy>=2.4,<3",
             "setuptools>=70.1",

@@ -18,12 +18,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def trace_faster(request):
-    """Turns off TensorFlow's rewriting of graphs in the default tests: it is a third of the time to a first step.
+def trace_faster():
+    """Turns off TensorFlow's rewriting of graphs, which is a third of the time to a first step.
 
-    The slow tests and all subprocesses have it.
+    The snippets, the notebooks and the commands that run in processes of their own have it, as their users do.
     """
-    if "tensorflow" in sys.modules and request.config.option.markexpr == "not slow":
+    if "tensorflow" in sys.modules:
         sys.modules["tensorflow"].config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
