@@ -37,6 +37,18 @@ def parameters_of(layer: keras.layers.Layer) -> list[keras.Variable]:
     return [weight for each in layer._flatten_layers() for weight in each._trainable_variables]
 
 
+def is_rematerialized(layer: keras.layers.Layer) -> bool:
+    """Checks whether a layer was made in a `keras.RematScope`; Keras has no public way to ask.
+
+    Args:
+        layer: any layer.
+
+    Returns:
+        Whether its backward pass computes it again.
+    """
+    return layer._remat_mode is not None
+
+
 class BuiltModel(keras.Model):
     """A model that has all its weights, metrics and shapes when its constructor returns."""
 
@@ -65,6 +77,26 @@ class AllWeightsOptimizer(keras.optimizers.Optimizer):
 
     Keras's public hook, `update_step`, sees one weight at a time.
     """
+
+    condition: tf.Tensor | bool = True  # whether `update_all` changes anything
+
+    def apply_if(self, condition: tf.Tensor, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> None:
+        """Makes a step where a condition holds, and nothing where it does not.
+
+        A branch would do the same. But each of hundreds of weights goes into a branch by itself, which takes long to
+        trace.
+
+        Args:
+            condition: bool scalar.
+            gradients: of all weights.
+            variables: these weights.
+        """
+        self.condition = condition
+        try:
+            self.apply(gradients, variables)
+        finally:
+            self.condition = True
+        self.iterations.assign_sub(tf.where(condition, 0, 1))
 
     def _backend_apply_gradients(self, gradients, variables):
         if len(variables) < len(self._trainable_variables):

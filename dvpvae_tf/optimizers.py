@@ -52,27 +52,32 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
     def update_all(self, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> None:
         """Makes one step of all weights."""
         [gradient] = self.clip([as_vector(gradients)])
-        arguments = gradient, variables, self.averages
+        arguments = self.condition, gradient, variables, self.averages
         tf.distribute.get_replica_context().merge_call(self._update_all_devices, args=arguments)
 
-    def _update_all_devices(self, strategy, gradient, variables, averages):
+    def _update_all_devices(self, strategy, condition, gradient, variables, averages):
         weights, averages = ([variable.value for variable in group] for group in (variables, averages))
-        strategy.extended.update(self.momentum.value, self._update, args=(gradient, self.norm.value, weights, averages))
+        arguments = condition, gradient, self.norm.value, weights, averages
+        strategy.extended.update(self.momentum.value, self._update, args=arguments)
 
-    def _update(self, momentum, gradient, norm, variables, averages):
-        """Makes one step on one device."""
+    def _update(self, momentum, condition, gradient, norm, variables, averages):
+        """Makes one step on one device, where the condition holds."""
+
+        def choose(new: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+            return tf.where(condition, new, old)
+
         rate = tf.cast(self.learning_rate, tf.float32)
-        weights = as_vector(variables)
+        old = weights = as_vector(variables)
         if self.weight_decay is not None:
             weights -= weights * self.weight_decay * rate
-        m = momentum.assign_add((gradient - momentum) * (1.0 - self.beta_1))
-        u = norm.assign(tf.maximum(self.beta_2 * norm, tf.abs(gradient)))
+        m = momentum.assign(choose(momentum + (gradient - momentum) * (1.0 - self.beta_1), momentum))
+        u = norm.assign(choose(tf.maximum(self.beta_2 * norm, tf.abs(gradient)), norm))
         bias = 1.0 - tf.pow(self.beta_1, tf.cast(self.iterations + 1, tf.float32))
-        weights -= rate * m / (bias * (u + self.epsilon))
+        weights = choose(weights - rate * m / (bias * (u + self.epsilon)), old)
         self._assign(variables, weights)
         if averages:
-            kept = self._kept_of_averages()
-            self._assign(averages, kept * as_vector(averages) + (1.0 - kept) * weights)
+            kept, average = self._kept_of_averages(), as_vector(averages)
+            self._assign(averages, choose(kept * average + (1.0 - kept) * weights, average))
 
     def _kept_of_averages(self):
         """The factor of the averages so far, 0 in the first step."""
@@ -113,4 +118,6 @@ def as_tensors(vector: tf.Tensor, like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         The parts.
     """
     parts = tf.split(vector, [math.prod(each.shape) for each in like])
-    return [tf.reshape(part, each.shape) for part, each in zip(parts, like, strict=True)]
+    shapes = [tuple(each.shape) for each in like]
+    constants = {shape: tf.constant(shape, tf.int32) for shape in dict.fromkeys(shapes)}
+    return [tf.reshape(part, constants[shape]) for part, shape in zip(parts, shapes, strict=True)]

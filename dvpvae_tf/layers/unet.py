@@ -9,6 +9,7 @@ import tensorflow as tf
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D, uniform_initializer
 from dvpvae_tf.layers.group_norm import AdaptiveGroupNorm
 from dvpvae_tf.layers.shape import Shape
+from dvpvae_tf.layers.shared_trace import SharedTrace
 
 GROUPS = 16
 
@@ -155,6 +156,7 @@ class UNet(keras.layers.Layer):
         self.channels = channels
         self.blocks = blocks
         self.dropout = dropout
+        self._call = SharedTrace()
 
         def block(name: str) -> UNetBlock:
             return UNetBlock(channels, dropout, dtype=self.dtype_policy, name=name)
@@ -189,12 +191,12 @@ class UNet(keras.layers.Layer):
         x = self.conv_in(keras.ops.cast(inputs, self.compute_dtype))
         skips = [x]
         for block in self.down:
-            x = block(x, embedding, training=training)
+            x = self._call(block, x, embedding, training=training)
             skips.append(x)
-        x = self.attention(self.middle_in(x, embedding, training=training))
-        x = self.middle_out(x, embedding, training=training)
+        x = self.attention(self._call(self.middle_in, x, embedding, training=training))
+        x = self._call(self.middle_out, x, embedding, training=training)
         for block in self.up:
-            x = block(keras.ops.concatenate([x, skips.pop()], axis=-1), embedding, training=training)
+            x = self._call(block, keras.ops.concatenate([x, skips.pop()], axis=-1), embedding, training=training)
         return self.conv_out(self.norm_out(x))
 
     def compute_output_shape(self, inputs_shape: Shape, time_shape: Shape) -> Shape:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 from dvpvae_tf.layers.res_block import ResBlock
 from dvpvae_tf.layers.shape import Shape
+from dvpvae_tf.layers.shared_trace import SharedTrace
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -33,6 +34,7 @@ class BottomUp(keras.layers.Layer):
         self.hidden_channels = hidden_channels
         self.blocks = blocks
         self.conv_in = MemoryEfficientConv2D(channels, 1, dtype=self.dtype_policy, name="conv_in")
+        self._call = SharedTrace()
         self.stages = [
             [
                 ResBlock(channels, hidden_channels, dtype=self.dtype_policy, name=f"scale_{side}_block_{index}")
@@ -57,7 +59,7 @@ class BottomUp(keras.layers.Layer):
         features = []
         for stage, pool in zip(self.stages, self.pools, strict=True):
             for block in stage:
-                x = block(x)
+                x = self._call(block, x)
             x = x if pool.pool_size == (1, 1) else pool(x)
             features.append(x)
         return features

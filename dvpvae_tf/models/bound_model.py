@@ -10,7 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.keras_internals import BuiltModel, check_settings, disable_gradient_reduction, parameters_of
+from dvpvae_tf.keras_internals import (
+    AllWeightsOptimizer,
+    BuiltModel,
+    check_settings,
+    disable_gradient_reduction,
+    parameters_of,
+)
 from dvpvae_tf.layers.pixels import RANGE, check_images, take_images, to_unit_range
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.outputs import Elbo
@@ -283,6 +289,9 @@ class BoundModel(BuiltModel):
         """Applies gradients that are summed over the replicas already, or, on all replicas alike, skips the step."""
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             disable_gradient_reduction(self.optimizer)
+        if isinstance(self.optimizer, AllWeightsOptimizer):
+            self.optimizer.apply_if(finite, gradients, self.trainable_variables)
+            return
 
         def apply():
             self.optimizer.apply(gradients, self.trainable_variables)

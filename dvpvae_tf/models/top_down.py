@@ -9,6 +9,7 @@ import tensorflow as tf
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
 from dvpvae_tf.layers.pseudoinputs import resize_bilinear
 from dvpvae_tf.layers.shape import Shape
+from dvpvae_tf.layers.shared_trace import SharedTrace
 from dvpvae_tf.layers.top_down_block import TopDownBlock, TopDownStep
 
 LIKELIHOOD_INPUTS = ("all_latents", "last_latent", "last_features")
@@ -74,6 +75,7 @@ class TopDown(keras.layers.Layer):
             for side, layers in zip(self.scales[::-1], self.layers_per_scale[::-1], strict=True)
             for _ in range(layers)
         ]
+        self._call = SharedTrace()
         self.blocks = [
             TopDownBlock(
                 channels,
@@ -130,7 +132,8 @@ class TopDown(keras.layers.Layer):
         for side, block, layer_noise, latent in zip(self.sides, self.blocks, noise, given, strict=True):
             features = resize_bilinear(features, side)
             of_encoder = encoder_features.get(side)
-            step = block(
+            step = self._call(
+                block,
                 features,
                 condition=conditions.get(side),
                 encoder_features=top_features if not steps and top_features is not None else of_encoder,
