@@ -17,18 +17,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="mnist", help="default: %(default)s")
     parser.add_argument("--images", type=int, default=4000, help="digits of mnist5k (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of both, in turns (default: %(default)s)")
     arguments = parser.parse_args()
     model = load_model(arguments.model)
     images = read_images("mnist5k")[0][: arguments.images]
     first = seconds_of(lambda: model.encode(images[:250]))
     print(f"encode, the graph and the first 250: {first:.1f} s")
-    for name, function in (
-        ("encode, compiled, in batches of 250", lambda: model.encode(images)),
-        ("infer, eager, all at once", lambda: model.infer(images, sample=False)),
-        ("encode, again", lambda: model.encode(images)),
-    ):
-        seconds = seconds_of(function)
-        print(f"{name}: {seconds:.1f} s, {len(images) / seconds:.0f} images/s", flush=True)
+    ratios = []
+    for _ in range(arguments.rounds):
+        times = []
+        for name, function in (
+            ("encode, compiled, in batches of 250", lambda: model.encode(images)),
+            ("infer, eager, all at once", lambda: model.infer(images, sample=False)),
+        ):
+            times.append(seconds_of(function))
+            print(f"{name}: {times[-1]:.1f} s, {len(images) / times[-1]:.0f} images/s", flush=True)
+        ratios.append(times[1] / times[0])
+    print("encode is " + ", ".join(f"{ratio:.1f}" for ratio in ratios) + " times as fast as infer")
 
 
 if __name__ == "__main__":

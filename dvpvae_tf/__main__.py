@@ -15,6 +15,7 @@ COMMANDS = {
     "reconstruct": "reconstruct and interpolate images",
     "encode": "write the latents of images",
     "decode": "make images from latents",
+    "inpaint": "draw the missing pixels of a picture",
     "score": "tell how probable and how typical each image is",
     "export": "write a model for serving",
     "serve": "serve an exported model over HTTP",

@@ -152,19 +152,25 @@ def add_process_arguments(parser: Parser) -> None:
     )
 
 
-def add_samples_output(parser: Parser) -> None:
+def add_samples_output(
+    parser: Parser,
+    grid: str = "a grid, each image below its pseudoinput",
+    arrays: str = "`images` and `pseudoinputs` (none for the Ladder VAE)",
+) -> None:
     """Adds the option `--output`, where samples are written.
 
     Args:
         parser: takes the option.
+        grid: what a .png file shows.
+        arrays: what a .npz file holds.
     """
     parser.add_argument(
         "--output",
         required=True,
         type=Path,
         metavar="PATH",
-        help="FILE.png: a grid, each image below its pseudoinput. FILE.npz: `images` and `pseudoinputs` (none for the "
-        "Ladder VAE), uint8 [N, D, D, C]. A name without suffix: a new folder of images 000000.png, 000001.png, ...",
+        help=f"FILE.png: {grid}. FILE.npz: {arrays}, uint8 [N, D, D, C]. A name without suffix: a new folder of images "
+        "000000.png, 000001.png, ...",
     )
 
 
@@ -201,16 +207,17 @@ def add_temperature_argument(parser: Parser, default: float = SAMPLE_TEMPERATURE
     )
 
 
-def add_pixels_argument(parser: Parser) -> None:
+def add_pixels_argument(parser: Parser, default: str = "draw") -> None:
     """Adds the option `--pixels`: whether grey levels and colours are drawn or are means.
 
     Args:
         parser: takes the options.
+        default: what is done where the option is left out.
     """
     parser.add_argument(
         "--pixels",
         choices=["draw", "mean"],
-        default="draw",
+        default=default,
         help="draw colours and grey levels from p(x|z), or take its mean: smoother pictures, but no samples "
         "(default: %(default)s)",
     )

@@ -40,7 +40,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_temperature_argument(parser)
     add_pixels_argument(parser)
     parser.add_argument("--batch-size", type=count, default=250, help="images in a batch (default: %(default)s)")
-    add_samples_output(parser)
+    add_samples_output(parser, "a grid", "`images`")
     return parser.parse_args(argv)
 
 

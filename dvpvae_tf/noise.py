@@ -26,6 +26,7 @@ class Stream(enum.IntEnum):
     CALIBRATION = -3  # of a prior, on training images
     CALIBRATION_VALIDATION = -4  # and on validation images
     FIRST_DRAW = -16  # where an image is drawn for several times: draw k of it has the stream FIRST_DRAW - k
+    FIRST_INPAINTED = -(2**30)  # the same for the draws of inpainting
 
 
 class InferenceNoise(enum.IntEnum):

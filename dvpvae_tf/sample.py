@@ -37,8 +37,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Returns:
         `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `num`, `temperature`, `prior_temperature`,
-        `steps`, `ancestral`, `pixels`, `label`, `from_image`, `batch_size`, `strategy`, `output`, and `rows`, the range
-        of images that this process draws.
+        `steps`, `ancestral`, `pixels`, `label`, `from_image`, `from_small_image`, `batch_size`, `strategy`, `output`,
+        and `rows`, the range of images that this process draws.
 
     Raises:
         UserError: if an option is unknown, missing, out of its range, or of no use beside the others.
@@ -65,6 +65,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="draw variations of a picture: all share its u. Any size and format; it is cropped and resized",
+    )
+    of_what.add_argument(
+        "--from-small-image",
+        type=Path,
+        metavar="FILE",
+        help="draw large versions of a small picture: each of its pixels is the mean over a square",
     )
     add_process_arguments(parser)
     add_pixels_argument(parser)
@@ -121,7 +127,8 @@ def _job(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, Any]:
     of_model = ("model", "mixed_precision", "ancestral", "steps")
     names = (*of_model, "seed", "num", "temperature", "prior_temperature", "pixels", "label", "batch_size")
     settings = {name: getattr(arguments, name) for name in names}
-    settings["from_image"] = arguments.from_image and str(arguments.from_image)
+    pictures = {name: getattr(arguments, name) for name in ("from_image", "from_small_image")}
+    settings |= {name: path and str(path) for name, path in pictures.items()}
     return settings | {"weights": fingerprint(model.get_weights())}
 
 
@@ -143,7 +150,7 @@ def _draw(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, f
         steps=arguments.steps,
         pixels=arguments.pixels,
         label=arguments.label,
-        pseudoinput=arguments.from_image and _pseudoinput_of(arguments.from_image, model),
+        pseudoinput=_pseudoinput_of(arguments, model),
         batch_size=arguments.batch_size,
         first=arguments.rows.start,
         copies=copies_on_other_devices(model) if arguments.strategy == "mirrored" else [],
@@ -155,16 +162,29 @@ def _draw(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, f
         progress.add(len(batch.images))
 
 
-def _pseudoinput_of(path: Path, model: DVPVAE) -> np.ndarray:
-    """The mean of u of a picture, `[d, d, C]`."""
+def _pseudoinput_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray | None:
+    """The mean of u of the picture that the arguments name, `[d, d, C]`, or None where they name none."""
     import numpy as np
 
     from dvpvae_tf.data.folder import read_picture
+    from dvpvae_tf.layers.pseudoinputs import DCTPseudoinput
 
-    if model.pseudoinput is None:
-        raise UserError("--from-image is for models with pseudoinputs, and this one has none")
     side, _, channels = model.image_shape
-    return np.asarray(model.encode(read_picture(path, side, channels)[None]).u)[0]
+    if arguments.from_image:
+        if model.pseudoinput is None:
+            raise UserError("--from-image is for models with pseudoinputs, and this one has none")
+        return np.asarray(model.encode(read_picture(arguments.from_image, side, channels)[np.newaxis]).u)[0]
+    if not arguments.from_small_image:
+        return None
+    if not isinstance(model.pseudoinput, DCTPseudoinput):
+        raise UserError("--from-small-image is for models with pseudoinputs of the kind dct, and this one has none")
+    small = read_picture(arguments.from_small_image, None, channels)
+    if not model.pseudoinput.size <= len(small) <= side:
+        raise UserError(
+            f"{arguments.from_small_image} has a side of {len(small)} pixels, not {model.pseudoinput.size} to {side}: "
+            "--from-image takes pictures of any size"
+        )
+    return model.pseudoinput.from_small_images(small[np.newaxis]).numpy()[0]
 
 
 def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, float]]) -> None:

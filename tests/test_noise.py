@@ -171,6 +171,7 @@ def test_named_streams_and_purposes_keep_their_numbers():
         "CALIBRATION": -3,
         "CALIBRATION_VALIDATION": -4,
         "FIRST_DRAW": -16,
+        "FIRST_INPAINTED": -(2**30),
     }
     of_an_image = {"TARGET": 0, "DRAW": 1, "PUBLISHED_ESTIMATE": 4}
     of_a_sample = {"LATENTS": 1, "PIXELS": 2, "PSEUDOINPUT": 3, "COMPONENT": 4}

@@ -43,6 +43,35 @@ assert Path("figure4.png").stat().st_size > 1000
 assert len(rows) >= 3
 """
 
+# Before the snippets of docs/using_a_model.md, as that page says, and after each of them.
+USING = """
+import numpy as np
+from dvpvae_tf import DVPVAE, evaluation
+from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.models.refit import with_prior
+from dvpvae_tf.priors import FullMixturePrior, LabelledMixturePrior
+model = DVPVAE.from_preset("mnist5k", load_weights=True)
+images = read_images("mnist5k")[2][:4]
+mixture = FullMixturePrior(1)
+mixture.build((None, *model.pseudoinput.shape))
+mixture.set_gaussians(np.ones(1), np.zeros((1, 49)), np.eye(49)[None])
+labelled = with_prior(model, LabelledMixturePrior.join([mixture] * 3, [0.3, 0.5, 0.2]))
+small = images.reshape(4, 14, 2, 14, 2, 1).mean(axis=(2, 4)) / 255
+"""
+LATENTS_CHECKS = """
+np.testing.assert_allclose(model.decode(latents), model.reconstruct(images), atol=1e-5)
+"""
+LABELS_CHECKS = """
+np.testing.assert_array_equal(labels, 1)  # the classes differ in their frequencies alone
+"""
+MISSING_CHECKS = """
+np.testing.assert_array_equal(filled.images[:, :14], images[:, :14] / np.float32(255))
+assert filled.effective_draws.shape == (4,)
+"""
+LARGE_CHECKS = """
+assert large.shape == images.shape and np.abs(large - images / 255).mean() < 0.1
+"""
+
 
 def text_of(page):
     return page.read_text(encoding="utf-8")
@@ -109,9 +138,21 @@ def test_the_snippets_work_as_written(tmp_path):
     )
     code = SHALLOW_PRESETS + readme + CHECKS + evaluation + EVALUATION_CHECKS
     code += sampling + SAMPLING_CHECKS + "images = next(iter(test)).numpy()\n" + pictures + PICTURES_CHECKS
+    run_code(code, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_snippets_about_using_a_model_work_as_written(tmp_path):
+    latents, labels, missing, large = snippets(PROJECT / "docs" / "using_a_model.md")
+    code = USING + latents + LATENTS_CHECKS + labels + LABELS_CHECKS + missing + MISSING_CHECKS + large + LARGE_CHECKS
+    run_code(code, tmp_path)
+
+
+def run_code(code, folder):
+    """Runs code as a process of its own, which must end well and without warnings."""
     result = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,

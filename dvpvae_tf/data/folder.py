@@ -25,6 +25,7 @@ SYSTEM_FOLDERS = {"@eadir", "__macosx", "#recycle", "$recycle.bin"}
 NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 HELD_OUT = 0.1
 LEAST_HELD_OUT = 2
+HALF_WHITE = 128
 
 
 class FolderContents(NamedTuple):
@@ -117,12 +118,12 @@ def read_folder(
     )
 
 
-def read_picture(path: str | Path, image_size: int, channels: int, background: str = "white") -> np.ndarray:
+def read_picture(path: str | Path, image_size: int | None, channels: int, background: str = "white") -> np.ndarray:
     """Reads one picture of any size and format, as `read_folder` does; one line tells what was changed.
 
     Args:
         path: the file.
-        image_size: side of the image, in pixels.
+        image_size: side of the image, in pixels; None takes the shorter side of the picture.
         channels: 1 for grey, 3 for colour.
         background: colour under a transparent picture, as in CSS.
 
@@ -132,12 +133,8 @@ def read_picture(path: str | Path, image_size: int, channels: int, background: s
     Raises:
         UserError: if there is no such file, or it cannot be read.
     """
-    try:
-        picture = _read_picture(Path(path).expanduser(), image_size, _parse_colour(background))
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many types for a damaged file
-        raise UserError(f"cannot read the picture {path} ({error})") from error
+    picture = _read_one(path, image_size, background)
+    image_size = picture.image.size[0]
     mode, sizes = {1: "L", 3: "RGB"}[channels], " x ".join(map(str, picture.size))
     changes = [f"resized to {image_size} x {image_size}"] if picture.size != (image_size, image_size) else []
     if picture.size[0] != picture.size[1]:
@@ -146,6 +143,35 @@ def read_picture(path: str | Path, image_size: int, channels: int, background: s
         changes.append(f"converted to {'grey' if channels == 1 else 'colour'}")
     print(f"{path}: {sizes} pixels, {picture.mode}" + (f"; {', '.join(changes)}" if changes else ""))
     return np.asarray(picture.image.convert(mode)).reshape(image_size, image_size, channels)
+
+
+def read_mask(path: str | Path, like: str | Path, image_size: int) -> np.ndarray:
+    """Reads which pixels of a picture are missing. The mask is cropped and resized as `read_picture` does it.
+
+    Args:
+        path: a picture, white where pixels are missing. Where it is transparent, they are not.
+        like: the picture that it belongs to.
+        image_size: side of the mask, in pixels.
+
+    Returns:
+        bool `[image_size, image_size]`, True where the mask is at least half white.
+
+    Raises:
+        UserError: if there is no such file, it cannot be read, or the two are of different sizes.
+    """
+    mask, picture = _read_one(path, image_size, "black"), _read_one(like, image_size)
+    if mask.size != picture.size:
+        sizes = [" x ".join(map(str, each.size)) for each in (mask, picture)]
+        raise UserError(f"the mask {path} has {sizes[0]} pixels, but {like} has {sizes[1]}: give them one size")
+    return np.asarray(mask.image.convert("L")) >= HALF_WHITE
+
+
+def _read_one(path: str | Path, image_size: int | None, background: str = "white") -> Picture:
+    colour = _parse_colour(background)
+    try:
+        return _read_picture(Path(path).expanduser(), image_size, colour)
+    except Exception as error:  # Pillow's decoders raise many types for a damaged file
+        raise UserError(f"cannot read the picture {path} ({error})") from error
 
 
 def labels_of_files(folder: str | Path, files: dict[str, list[str]]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -243,12 +269,13 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read_picture(path: Path, side: int, background: tuple[int, int, int]) -> Picture:
+def _read_picture(path: Path, side: int | None, background: tuple[int, int, int]) -> Picture:
     content = path.read_bytes()
     with Image.open(BytesIO(content)) as picture:
         upright = ImageOps.exif_transpose(picture)
+        side = side or min(upright.size)
         image = ImageOps.fit(_to_8_bits(upright, background), (side, side))
-        return Picture(path, _digest(content), image, picture.size, picture.mode)
+        return Picture(path, _digest(content), image, upright.size, picture.mode)
 
 
 def _to_8_bits(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:

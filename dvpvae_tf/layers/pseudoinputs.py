@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.convolution import uniform_initializer
 from dvpvae_tf.layers.dct import DCT, InverseDCT, dct_matrix
 from dvpvae_tf.layers.pixels import iterate_images, to_unit_range
@@ -228,13 +229,13 @@ class DCTPseudoinput(Pseudoinput):
             float32 `[N, d, d, C]` in [-1, 1].
 
         Raises:
-            ValueError: if the images are of another shape, type or range.
+            UserError: if the images are of another shape, type or range; a `ValueError`, of one line.
         """
         large, _, channels = self.image_shape
         small = images.shape[1]
         if not self.size <= small <= large or tuple(images.shape[1:]) != (small, small, channels):
             sizes = f"[N, s, s, {channels}] with s from {self.size} to {large}"
-            raise ValueError(f"Small images must be {sizes}, got {tuple(images.shape)}.")
+            raise UserError(f"Small images must be {sizes}, got {tuple(images.shape)}.")
         factor, angle = large / small, np.pi * np.arange(self.size) / (2 * large)
         shrunk = np.ones(self.size)
         shrunk[1:] = np.sin(factor * angle[1:]) / (factor * np.sin(angle[1:]))

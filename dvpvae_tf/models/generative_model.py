@@ -3,7 +3,7 @@
 import functools
 import numbers
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,9 @@ from dvpvae_tf.models.sampling import decode_in_batches, sample_in_batches
 from dvpvae_tf.priors import DiffusionPrior
 from dvpvae_tf.priors.calibration import Calibration
 from dvpvae_tf.priors.exact import NO_STEPS
+
+if TYPE_CHECKING:
+    from dvpvae_tf.models.inpainting import Inpainted
 
 
 class GenerativeModel(BoundModel):
@@ -180,6 +183,40 @@ class GenerativeModel(BoundModel):
                 called.
         """
         return np.concatenate([*decode_in_batches(self, latents, temperature, pixels, seed, batch_size)])
+
+    def inpaint(
+        self,
+        images: np.ndarray,
+        missing: np.ndarray,
+        rounds: int = 20,
+        chains: int = 20,
+        approximate: bool = False,
+        pixels: Literal["draw", "mean"] = "mean",
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> "Inpainted":
+        """Draws missing pixels given the others, by the model's own posterior: see `dvpvae_tf.models.inpainting`.
+
+        Args:
+            images: `[N, D, D, C]`: uint8, or float32 in [0, 1]. Missing pixels may have any value in that range.
+            missing: bool, `[N, D, D]` or `[D, D]` for all images: True where a pixel is to be drawn.
+            rounds: of each chain.
+            chains: of each image. With more chains or rounds the draws come closer to the model's p(missing|observed).
+            approximate: takes the end of one chain, without weights: faster, but not the model's posterior.
+            pixels: "draw" draws the missing pixels from p(x|z), "mean" takes its mean.
+            steps: T of a diffusion prior; None takes its own.
+            seed: of all noise; that of an image depends on its index too, but not on the batch.
+
+        Returns:
+            `Inpainted`: the images, float32 `[N, D, D, C]`, and how many independent draws each choice is worth.
+
+        Raises:
+            ValueError: if the mask or the images do not fit the model, a number is out of its range, or `adapt` has not
+                been called.
+        """
+        from dvpvae_tf.models.inpainting import inpaint
+
+        return inpaint(self, images, missing, rounds, chains, approximate, pixels, steps, seed)
 
     def reconstruct(self, images: np.ndarray | tf.Tensor) -> np.ndarray | tf.Tensor:
         """Reconstructs images without noise: from the means of u and z to the likelihood's mean or mode.

@@ -74,7 +74,8 @@ def inpaint(
         `Inpainted`.
 
     Raises:
-        UserError: if the mask is not bool, is of another shape or has no pixel, or a number is below 1.
+        UserError: if the mask is not bool, is of another shape, has no pixel or all of an image, or a number is below
+            1.
         ValueError: if the images are of another shape, type or range, or `adapt` has not been called.
 
     Source: Cappé, Guillin, Marin and Robert, "Population Monte Carlo", JCGS 2004, for weights of draws whose proposal
@@ -109,7 +110,9 @@ def _checked_mask(missing: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         sizes = f"{list(shape[:3])} or {list(shape[1:3])}"
         raise UserError(f"missing must be bool {sizes}, got {missing.dtype} {list(missing.shape)}")
     if not missing.any():
-        raise UserError("missing is True nowhere: there is nothing to draw")
+        raise UserError("the mask is empty: no pixel is missing, so there is nothing to draw")
+    if missing.all(axis=(-2, -1)).any():
+        raise UserError("the mask covers all of an image: leave some pixels, or draw whole images with sample")
     return np.broadcast_to(missing, shape[:3])[..., np.newaxis]
 
 
@@ -125,7 +128,7 @@ def _start(
 ) -> _State:
     """A sample of the model for each chain, in place of the missing pixels."""
     rows = tf.shape(given)[0]
-    streams = Stream.FIRST_DRAW - tf.range(chains)
+    streams = _streams(0, chains)
     samples = model.generate(noise.row_seeds(keys[0], streams, keys[1], rows), steps=steps, pixels="mean").images
     seen = _observed(model, given, keys)[0]
     nothing = tf.fill([rows], -np.inf)
@@ -136,7 +139,7 @@ def _start(
 def _round(model, retrace_key, state, given, missing, keys, chains, approximate, steps):
     """One round of all chains."""
     rows = tf.shape(given)[0]
-    streams = Stream.FIRST_DRAW - (keys[2] + 1) * chains - tf.range(chains)
+    streams = _streams(keys[2] + 1, chains)
     seeds = noise.row_seeds(keys[0], streams, keys[1], rows)
     seen, target = (_tile(each, chains) for each in _observed(model, given, keys))
     hidden = _tile(missing, chains)
@@ -163,8 +166,13 @@ def _round(model, retrace_key, state, given, missing, keys, chains, approximate,
 
 def _observed(model: "DVPVAE", given: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The images as the encoder sees them, and the targets of the likelihood: with one binary draw for all rounds."""
-    seeds = noise.row_seeds(keys[0], Stream.EVALUATION, keys[1], tf.shape(given)[0])
+    seeds = noise.row_seeds(keys[0], Stream.FIRST_INPAINTED, keys[1], tf.shape(given)[0])
     return model.encoder_input_and_target(given, seeds)
+
+
+def _streams(batch: int | tf.Tensor, chains: int) -> tf.Tensor:
+    """The noise streams of a batch of draws, one of each chain: batch 0 starts them, each round has a further one."""
+    return Stream.FIRST_INPAINTED - 1 - batch * chains - tf.range(chains)
 
 
 def _tile(values: tf.Tensor, times: int) -> tf.Tensor:

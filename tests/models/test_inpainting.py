@@ -63,12 +63,13 @@ def test_an_image_depends_on_the_seed_and_its_place_alone(tiny, images, monkeypa
     monkeypatch.setattr(inpainting, "ROWS_AT_A_TIME", 6)
     parts = inpaint(model, images(5), missing, rounds=2, chains=3)
     np.testing.assert_allclose(parts.images, whole.images, atol=1e-5)
-    binary = inpaint(model, images(5), missing, rounds=2, chains=3, pixels="draw", seed=1).images[missing]
+    binary = model.inpaint(images(5), missing, rounds=2, chains=3, pixels="draw", seed=1).images[missing]
     assert set(np.unique(binary)) <= {0.0, 1.0}
     for mask, message in (
         (missing[:3], "must be bool"),
         (missing * 1.0, "must be bool"),
-        (~missing & missing, "nowhere"),
+        (~missing & missing, "the mask is empty"),
+        (missing | (np.arange(5) == 2)[:, None, None], "covers all of an image"),
     ):
         with pytest.raises(UserError, match=message):
             inpaint(model, images(5), mask)
