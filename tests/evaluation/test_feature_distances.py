@@ -167,6 +167,24 @@ def weights(inception, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def another():
+    return keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")
+
+
+@pytest.fixture
+def made_once(another, monkeypatch):
+    """Takes the same network whenever one is made, as that takes seconds, its weights other ones each time."""
+
+    def make(**options):
+        assert options == {"include_top": False, "weights": None, "pooling": "avg"}
+        for weight in another.weights:
+            weight.assign(np.full(weight.shape, 7.0))
+        return another
+
+    monkeypatch.setattr(keras.applications, "InceptionV3", make)
+
+
 @pytest.fixture
 def no_network(monkeypatch):
     def refuse(*arguments, **options):
@@ -202,18 +220,20 @@ class TestInception:
         coloured = inception_features(inception, np.repeat(grey, 3, axis=-1), verbose=0)
         np.testing.assert_allclose(features, coloured, atol=1e-5 * np.abs(features).max())
 
-    @pytest.mark.parametrize("name", ["other.weights.h5", "other.h5"])
-    def test_weights_are_read_from_a_file(self, inception, tmp_path, name):
-        (inception.save_weights if "weights" in name else inception.save)(tmp_path / name)
-        assert_same_weights(load_inception(tmp_path / name), inception)
+    def test_weights_are_read_from_a_file(self, inception, weights):
+        assert_same_weights(load_inception(weights), inception)
 
-    def test_a_file_in_the_cache_needs_no_network(self, inception, tmp_path, monkeypatch, no_network):
+    def test_weights_are_read_from_a_whole_model(self, inception, tmp_path, made_once):
+        inception.save(tmp_path / "other.h5")
+        assert_same_weights(load_inception(tmp_path / "other.h5"), inception)
+
+    def test_a_file_in_the_cache_needs_no_network(self, inception, tmp_path, monkeypatch, made_once, no_network):
         monkeypatch.setenv("KERAS_HOME", str(tmp_path))
         (tmp_path / "models").mkdir()
         inception.save(tmp_path / "models" / feature_distances.INCEPTION_FILE)
         assert_same_weights(load_inception(), inception)
 
-    def test_weights_are_downloaded_into_the_cache(self, inception, tmp_path, monkeypatch):
+    def test_weights_are_downloaded_into_the_cache(self, inception, tmp_path, monkeypatch, made_once):
         for folder in ("web", "cache"):
             (tmp_path / folder).mkdir()
         inception.save(tmp_path / "web" / "inception.h5")
@@ -238,7 +258,7 @@ class TestInception:
         assert "".join(capfd.readouterr()) == ""
 
     @pytest.mark.parametrize("spoil", ["text", "cut", "suffix", "another network"])
-    def test_a_wrong_file_is_told_in_one_line(self, weights, tmp_path, recwarn, spoil):
+    def test_a_wrong_file_is_told_in_one_line(self, weights, tmp_path, recwarn, made_once, spoil):
         path = tmp_path / "wrong.weights.h5"
         if spoil == "text":
             path.write_text("<html>not found</html>")

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import special, stats
 
-from dvpvae_tf import DVPVAE, noise
+from dvpvae_tf import DVPVAE, FusedAdamax, noise
 from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput
 from dvpvae_tf.models.likelihoods import BernoulliLikelihood
 from dvpvae_tf.noise import Stream
@@ -51,7 +51,7 @@ class Trained(NamedTuple):
 
 def train(model, images, epochs):
     model.adapt(images)
-    model.compile(keras.optimizers.SGD(0.03, momentum=0.5, global_clipnorm=5.0))
+    model.compile(FusedAdamax(0.01, global_clipnorm=5.0))
     before = model(images)
     history = model.fit(images, batch_size=16, epochs=epochs, verbose=0).history
     return Trained(model, images, before, model(images), history)

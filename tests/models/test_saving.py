@@ -50,7 +50,8 @@ def make(kind, tiny):
     dtype = "mixed_bfloat16" if kind == "mixed" else None
     prior = "mixture" if kind == "mixed" else "diffusion"
     model = tiny(dtype=dtype, prior=prior, seed=3, pseudoinput_log_var_max=1.0)
-    return model, keras.optimizers.SGD(0.01, momentum=0.9)
+    of_kind = dvpvae_tf.FusedAdamax(0.01, use_ema=True) if kind == "dvp" else keras.optimizers.SGD(0.01, momentum=0.9)
+    return model, of_kind
 
 
 def without_build_shapes(config):
