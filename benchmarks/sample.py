@@ -1,8 +1,4 @@
-"""Times sampling with the starting weights of a preset: `python benchmarks/sample.py --help`.
-
-For comparison, the authors' code takes 3.4 s for 1,000 images of the MNIST model at T = 25 on two idle cores of a
-similar machine.
-"""
+"""Times sampling with the starting weights of a preset: `python benchmarks/sample.py --help`."""
 
 import argparse
 import json

@@ -1,9 +1,4 @@
-"""Times a training step of a preset on synthetic images: `python benchmarks/train_step.py --help`.
-
-For comparison, the MNIST model at batch 250 on two idle cores of a similar machine: the authors' code takes
-2.35 s a step (106 images per second) and 2.25 GB at its peak, a plain Keras graph of the same convolutions
-1.42 s (176 images per second).
-"""
+"""Times a training step of a preset on synthetic images: `python benchmarks/train_step.py --help`."""
 
 import argparse
 import json

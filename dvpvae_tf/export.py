@@ -88,6 +88,7 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
         UserError: for a mistake that the user can correct.
     """
     from dvpvae_tf.command_inputs import model_with_process_of
+    from dvpvae_tf.models.model_folder import is_trained_model, model_metadata
     from dvpvae_tf.serving import saved_model
     from dvpvae_tf.training.run_folder import run_config
 
@@ -96,9 +97,10 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
     model = model_with_process_of(arguments)
     bound = _measure_bound(arguments, model)
     config = run_config(arguments.model)
+    metadata = None if config or not is_trained_model(arguments.model) else model_metadata(arguments.model)
     print("tracing and writing the signatures", flush=True)
     return saved_model.write_version(
-        arguments.output, version, model, config, bound, arguments.steps, arguments.prior_temperature, command
+        arguments.output, version, model, config, bound, arguments.steps, arguments.prior_temperature, command, metadata
     )
 
 
@@ -124,6 +126,11 @@ def _measure_bound(arguments: argparse.Namespace, model: DVPVAE) -> dict | None:
     return summary | {"data": data}
 
 
+def _command_line(argv: Sequence[str]) -> str:
+    """The command for the model card; absolute paths are cut down to their last part."""
+    return shlex.join(["python", "-m", "dvpvae_tf.export", *(Path(a).name if a.startswith("/") else a for a in argv)])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -134,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can correct.
     """
     with exit_on_error():
-        command = shlex.join(["python", "-m", "dvpvae_tf.export", *(sys.argv[1:] if argv is None else argv)])
+        command = _command_line(sys.argv[1:] if argv is None else argv)
         arguments = parse_arguments(argv)
         from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
         from dvpvae_tf.serving import saved_model

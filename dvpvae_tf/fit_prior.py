@@ -37,16 +37,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_model_arguments(parser)
     parser.add_argument(
         "--prior",
-        choices=("full_mixture", "calibrated"),
+        choices=("full_mixture", "diffusion", "calibrated"),
         default="full_mixture",
-        help="a mixture of Gaussians with full covariances, or the model's diffusion prior with the best covariances "
-        "and times for its steps (default: %(default)s)",
+        help="full_mixture: Gaussians with full covariances. diffusion: a network, trained for minutes; the model's "
+        "own is trained further where it has one. calibrated: the model's diffusion prior as it is, with the best "
+        "covariances and times for its steps, as diffusion ends, too (default: %(default)s)",
     )
     parser.add_argument(
         "--steps",
         type=count,
         metavar="T",
-        help="steps of a calibrated prior (default: the fewest that cost 0.2 nats more than 50)",
+        help="steps of the diffusion prior (default: the fewest that cost 0.2 nats more than 50)",
     )
     parser.add_argument(
         "--labels",
@@ -57,9 +58,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.keras", help="the model with its new prior")
     add_dataset_arguments(parser)
     arguments = parser.parse_args(argv)
-    if arguments.steps and arguments.prior != "calibrated":
-        parser.error("--steps is for --prior calibrated")
-    if arguments.labels and arguments.prior == "calibrated":
+    if arguments.steps and arguments.prior == "full_mixture":
+        parser.error("--steps is for --prior diffusion and calibrated")
+    if arguments.labels and arguments.prior != "full_mixture":
         parser.error("--labels is for --prior full_mixture")
     return arguments
 
@@ -76,8 +77,10 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
     Raises:
         UserError: for a mistake that the user can put right.
     """
+    import keras
+
     from dvpvae_tf.command_inputs import dataset_of, model_of
-    from dvpvae_tf.models.refit import with_full_mixture
+    from dvpvae_tf.models.refit import with_diffusion_prior, with_full_mixture
     from dvpvae_tf.priors import DiffusionPrior
 
     model = model_of(arguments)
@@ -91,6 +94,9 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
     training, validation, _ = data.images
     if arguments.prior == "full_mixture":
         return with_full_mixture(model, training, validation, arguments.seed)
+    if arguments.prior == "diffusion":
+        keras.utils.set_random_seed(arguments.seed)  # the starting weights of a new network
+        return with_diffusion_prior(model, training, validation, arguments.steps, seed=arguments.seed)
     print("Estimating the covariances of 100 steps")
     found = model.calibrate(training, validation, arguments.steps, arguments.seed, verbose=1)
     if found is None:

@@ -119,10 +119,10 @@ def training_flops(model: DVPVAE, batch_size: int) -> float:
 
 
 def graph_flops(graph: tf.Graph) -> int:
-    """Counts the floating-point operations of the convolutions and matrix products of a graph.
+    """Counts the floating-point operations of the convolutions and matrix products of a graph and of those it calls.
 
     Args:
-        graph: the graph, with static shapes. What it calls in functions of its own is not counted.
+        graph: the graph, with static shapes.
 
     Returns:
         Operations, two for each multiplication and addition.
@@ -135,7 +135,9 @@ def graph_flops(graph: tf.Graph) -> int:
         "BatchMatMulV2": lambda op: _product(op, "adj_x"),
         "Einsum": _einsum,
     }
-    return 2 * sum(counters[op.type](op) for op in graph.get_operations() if op.type in counters)
+    operations = graph.get_operations()
+    called = [graph._get_function(op.get_attr("f").name).graph for op in operations if op.type == "PartitionedCall"]
+    return 2 * sum(counters[op.type](op) for op in operations if op.type in counters) + sum(map(graph_flops, called))
 
 
 def _convolution(outputs: tf.Tensor, kernel: tf.Tensor) -> int:

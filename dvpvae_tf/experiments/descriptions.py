@@ -10,21 +10,34 @@ from dvpvae_tf.config import StrictSettings, TrainConfig, load_config, merge, re
 
 
 class Scale(StrictSettings):
-    """The size of an experiment on one data set."""
+    """The size of an experiment on one data set: K, and the most images; None for all.
+
+    The published estimate, which takes T steps a draw, may be of the first `published_images` alone.
+    """
 
     samples: int
     test_images: int | None = None
+    published_images: int | None = None
     train_images: int | None = None
     overrides: dict[str, Any] = {}
 
+    @property
+    def sizes(self) -> tuple[int | None, int | None, int | None]:
+        """The most images of the training, validation and test split; None for all."""
+        return self.train_images, self.train_images, self.test_images
+
 
 class Row(StrictSettings):
-    """One system on one data set, and what the paper says of it."""
+    """One system on one data set, and what the paper says of it.
+
+    With `full_mixture` a mixture fitted to its r(u|x) takes the place of its prior, once it is trained and scored.
+    """
 
     data: str
     system: str
     config: str
     overrides: dict[str, Any] = {}
+    full_mixture: bool = False
     paper: dict[str, float | str] = {}
 
 

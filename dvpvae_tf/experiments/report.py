@@ -8,8 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.evaluation.results import mean_and_error, plus_minus
 from dvpvae_tf.experiments import costs, descriptions, figures, runs, tables
 from dvpvae_tf.experiments.descriptions import CostScale, Figure, Row, Scale
 
@@ -49,6 +52,8 @@ def reproduce(arguments: argparse.Namespace) -> Path:
     else:
         results = _train(arguments, described.scales[arguments.scale], rows, data)
         notes = _notes(arguments, zip(rows, results, strict=True))
+    if arguments.what in described.tables:
+        notes = [*notes, *_paired_differences(arguments, rows)]
     if arguments.what in described.figures:
         notes = [*_draw_images(arguments, described.figures[arguments.what], rows, data), *notes]
     if arguments.what in described.plots:
@@ -139,6 +144,35 @@ def _notes_on_costs(arguments: argparse.Namespace, scale: CostScale) -> list[str
     ]
 
 
+def _paired_differences(arguments: argparse.Namespace, rows: list[Row]) -> list[str]:
+    """Lines of Markdown: how each system differs from the first one of its data set on the same test images."""
+    lines, first = [], {}
+    for row in rows:
+        bounds = [runs.read_test_bounds(row, folder) for folder in _run_folders(arguments, row)]
+        reference, name = first.setdefault(row.data, (bounds, row.system))
+        if reference is not bounds:
+            lines += [
+                f"| {row.data} | {row.system} | {name} | {seed} | {' | '.join(_difference(*pair))} |"
+                for seed, *pair in zip(arguments.seeds, bounds, reference, strict=True)
+            ]
+    if not lines:
+        return []
+    names = [tables.COLUMNS[name].removesuffix(", nats") for name in runs.TEST_BOUNDS_COLUMNS]
+    header = ["data", "system", "minus", "seed", *names]
+    return [
+        "",
+        "Differences on the same test images, in nats, with standard errors over the images; less is better:",
+        "",
+        f"| {' | '.join(header)} |",
+        f"|{' --- |' * len(header)}",
+        *lines,
+    ]
+
+
+def _difference(bounds: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> list[str]:
+    return [plus_minus(mean_and_error(bounds[name] - others[name])) for name in runs.TEST_BOUNDS_COLUMNS]
+
+
 def _standard_error(result: dict[str, Any]) -> str:
     error = result["nats_standard_error"]  # None where there is one image alone
     return "" if error is None else f", the standard error over them about {error:.2f} nats"
@@ -149,7 +183,8 @@ def _notes(arguments: argparse.Namespace, done: Iterable[tuple[Row, list[dict[st
     results = {row.data: results[0] for row, results in done}
     seen = [
         f"{name}: {result['steps']:,} steps, {result['images_seen']:,} images seen; {result['estimator']} on "
-        f"{result['test_images']:,} test images{_standard_error(result)}."
+        f"{result['test_images']:,} test images{_standard_error(result)}; the published estimate on "
+        f"{result['published_images']:,}."
         for name, result in results.items()
     ]
     seeds = ", ".join(map(str, arguments.seeds))

@@ -9,10 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import DVPVAE, evaluation, training
+from dvpvae_tf.evaluation.results import Evaluation
 from dvpvae_tf.experiments.descriptions import Row, Scale, row_config
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import read_csv, write_atomically, write_csv
 from dvpvae_tf.models.loading import load_model
+from dvpvae_tf.models.refit import with_full_mixture
 
+SCORES = "scores.json"
+TEST_BOUNDS = "test_bounds.csv"
+TEST_BOUNDS_COLUMNS = ("nats", "negative_elbo", "reconstruction", "kl_z", "kl_u")
 Splits = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -31,29 +36,66 @@ def run_row(
         verbose: as in `keras.Model.fit`.
 
     Returns:
-        The scores, in nats unless the name says otherwise. They are in the run's `scores.json`, too.
+        The scores, in nats unless the name says otherwise. They are in the run's `scores.json` too, and the bounds of
+        each test image in its `test_bounds.csv`.
 
     Raises:
         UserError: for a mistake that the user can put right.
     """
     config = row_config(row, scale.overrides, seed, folder)
-    scores = Path(config.output) / str(config.name) / "scores.json"
-    if scores.exists():
-        return json.loads(scores.read_text(encoding="utf-8"))
-    train, validation, test = images
-    train, validation = train[: scale.train_images], validation[: scale.train_images]
-    training.train(config, (train, validation, test[: scale.test_images]), verbose=verbose)
-    results = _score(load_model(scores.parent), test[: scale.test_images], scale.samples, seed, verbose)
+    run = Path(config.output) / str(config.name)
+    path, bounds = run / _file_of(row, SCORES), run / _file_of(row, TEST_BOUNDS)
+    if path.exists() and bounds.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    train, validation, test = (part[:size] for part, size in zip(images, scale.sizes, strict=True))
+    if not row.full_mixture or not (run / SCORES).exists():  # the row without the mixture may have trained the model
+        training.train(config, (train, validation, test), verbose=verbose)
+    model, verbose = load_model(run), int(verbose != 0)
+    if row.full_mixture:
+        model = with_full_mixture(model, train, validation, seed, verbose)
+    results = _score(model, test, scale, seed, verbose, bounds)
     steps = len(train) // config.batch_size * config.epochs
     results |= {"seed": seed, "scale": scale_name, "steps": steps, "images_seen": steps * config.batch_size}
-    write_atomically(scores, lambda path: path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8"))
+    write_atomically(path, lambda place: place.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8"))
     return results
 
 
-def _score(model: DVPVAE, images: np.ndarray, samples: int, seed: int, verbose: str | int) -> dict[str, float | str]:
-    verbose = int(verbose != 0)
-    bound = evaluation.iwae(model, images, samples, seed=seed, verbose=verbose).summary()
-    published = evaluation.published(model, images, samples, seed=seed, verbose=verbose).summary()
+def _file_of(row: Row, name: str) -> str:
+    """A row with a mixture in place of the trained prior shares its run with the row without one."""
+    return f"full_mixture_{name}" if row.full_mixture else name
+
+
+def read_test_bounds(row: Row, folder: Path) -> dict[str, np.ndarray]:
+    """Reads the bounds of each test image that `run_row` wrote.
+
+    Args:
+        row: the system.
+        folder: its run folder.
+
+    Returns:
+        dict of `[N]` by `TEST_BOUNDS_COLUMNS`, in nats: "nats" (`iwae`), "negative_elbo" and its terms.
+    """
+    rows = read_csv(folder / _file_of(row, TEST_BOUNDS))
+    return {name: np.array([float(line[name]) for line in rows]) for name in TEST_BOUNDS_COLUMNS}
+
+
+def _write_test_bounds(path: Path, bound: Evaluation) -> None:
+    """Writes the bounds and their terms, a line for each test image, in nats."""
+    kl_u = sum(bound.kl_u.values(), np.zeros(len(bound.estimates)))
+    columns = (bound.estimates, bound.negative_elbo, bound.reconstruction, bound.kl_z.sum(axis=1), kl_u)
+    lines = np.round(columns, 4).T.tolist()
+    write_csv(path, [dict(zip(TEST_BOUNDS_COLUMNS, line, strict=True)) for line in lines])
+
+
+def _score(
+    model: DVPVAE, images: np.ndarray, scale: Scale, seed: int, verbose: int, bounds: Path
+) -> dict[str, float | str]:
+    """The scores of a model; those of each image are written to `bounds`."""
+    evaluated = evaluation.iwae(model, images, scale.samples, seed=seed, verbose=verbose)
+    _write_test_bounds(bounds, evaluated)
+    bound = evaluated.summary()
+    few = images[: scale.published_images]
+    published = evaluation.published(model, few, scale.samples, seed=seed, verbose=verbose).summary()
     means = {key: bound[key]["mean"] for key in bound if isinstance(bound[key], dict) and "mean" in bound[key]}
     return means | {
         "nats_standard_error": bound["nats"]["standard_error"],
@@ -62,6 +104,7 @@ def _score(model: DVPVAE, images: np.ndarray, samples: int, seed: int, verbose: 
         "parameters": model.num_parameters,
         "estimator": bound["estimator"],
         "test_images": len(images),
+        "published_images": len(few),
     }
 
 

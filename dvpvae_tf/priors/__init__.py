@@ -1,6 +1,7 @@
 """Priors over pseudoinputs: a bound or density to train with, and a sampler. And the VampPrior over the top latent."""
 
 from dvpvae_tf.priors.diffusion import DiffusionPrior, DiffusionTerms
+from dvpvae_tf.priors.diffusion_fit import fit_diffusion
 from dvpvae_tf.priors.full_mixture import FullMixturePrior, fit_full_mixture
 from dvpvae_tf.priors.labelled_mixture import LabelledMixturePrior
 from dvpvae_tf.priors.mixture import MixturePrior
@@ -15,5 +16,6 @@ __all__ = [
     "MixturePrior",
     "StandardPrior",
     "VampPrior",
+    "fit_diffusion",
     "fit_full_mixture",
 ]

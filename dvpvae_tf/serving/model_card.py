@@ -57,6 +57,7 @@ def model_card(
     steps: int | None,
     prior_temperature: float,
     command: str | None,
+    metadata: dict | None = None,
 ) -> str:
     """Writes the model card.
 
@@ -70,6 +71,7 @@ def model_card(
         steps: T, or None where the prior over u has no diffusion steps.
         prior_temperature: temperature of the prior over u.
         command: command that exported the model, or None.
+        metadata: what the `metadata.json` of a trained model says of it, or None.
 
     Returns:
         Markdown.
@@ -83,7 +85,7 @@ def model_card(
         parameters=model.num_parameters,
         shape=f"{height} x {width} x {channels}, float32 in [0, 1]",
         library=__version__,
-        dataset=f"{config.dataset}, {config.epochs} epochs, seed {config.seed}" if config else "not recorded",
+        dataset=_trained_on(config, metadata or {}),
         steps=steps or "none (no diffusion prior)",
         prior_temperature=prior_temperature,
         labels=_labels_text(model),
@@ -98,6 +100,14 @@ def model_card(
 def _labels_text(model: DVPVAE) -> str:
     labels = getattr(model.prior, "labels", None)
     return f"\n* Labels, for `sample_label`: {', '.join(labels)}." if labels else ""
+
+
+def _trained_on(config: TrainConfig | None, metadata: dict) -> str:
+    if config:
+        return f"{config.dataset}, {config.epochs} epochs, seed {config.seed}"
+    if "dataset" in metadata and "epochs" in metadata:
+        return f"{metadata['dataset']}, {metadata['epochs']} epochs; saved {metadata['date_saved']}"
+    return "not recorded"
 
 
 def _bound_text(bound: dict | None) -> str:

@@ -104,6 +104,7 @@ def write_version(
     steps: int | None = None,
     prior_temperature: float = 1.0,
     command: str | None = None,
+    metadata: dict | None = None,
 ) -> Path:
     """Writes a version, whole or not at all.
 
@@ -120,6 +121,7 @@ def write_version(
         steps: T of the diffusion prior; None takes the model's own.
         prior_temperature: temperature of the prior over u.
         command: command that was run, for the model card, or None.
+        metadata: what the `metadata.json` of a trained model says of it, for the model card, or None.
 
     Returns:
         Folder of the version.
@@ -136,7 +138,7 @@ def write_version(
         served = tf.saved_model.load(str(temporary)).signatures
         extra = temporary / EXTRA
         extra.mkdir()
-        card = model_card(name, version, model, served, config, bound, steps, prior_temperature, command)
+        card = model_card(name, version, model, served, config, bound, steps, prior_temperature, command, metadata)
         (extra / "model_card.md").write_text(card, encoding="utf-8")
         if config is not None:
             without_paths = config.model_copy(update={"data_dir": None, "omniglot_mat": None, "output": "runs"})

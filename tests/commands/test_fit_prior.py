@@ -10,7 +10,7 @@ from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import refit
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.pictures import to_uint8
-from dvpvae_tf.priors import fit_full_mixture
+from dvpvae_tf.priors import StandardPrior, fit_full_mixture
 from dvpvae_tf.serving import signatures
 
 
@@ -50,6 +50,24 @@ def test_a_full_mixture_takes_the_place_of_the_prior_alone(trained, images, tmp_
     model.save(tmp_path / "mixture.keras")
     again = keras.saving.load_model(tmp_path / "mixture.keras", compile=False)
     np.testing.assert_array_equal(again.sample(3), model.sample(3))
+
+
+@pytest.mark.slow
+def test_a_diffusion_prior_is_trained_alone_and_calibrated(trained, images):
+    keras.utils.set_random_seed(0)
+    with_mixture = refit.with_prior(trained, StandardPrior(name="prior"))
+    model = refit.with_diffusion_prior(with_mixture, images(200, seed=1), images(50, seed=2), 5, 150, verbose=0)
+    for part in ("bottom_up", "top_down", "pseudoinput"):
+        for ours, theirs in zip(getattr(model, part).weights, getattr(trained, part).weights, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    result = evaluation.elbo(model, images(8), 20, verbose=0)
+    assert (result.process, result.steps) == ("calibrated", 5)
+    assert (
+        result.negative_elbo.mean() < evaluation.elbo(with_mixture, images(8), 20, verbose=0).negative_elbo.mean() - 1
+    )
+    further = refit.with_diffusion_prior(model, images(200, seed=1), images(50, seed=2), 5, 20, verbose=0)
+    changed = [np.abs(a - b).max() for a, b in zip(further.prior.weights, model.prior.weights, strict=True)]
+    assert max(changed) > 0, "the model's own network is trained further"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +153,10 @@ def test_models_without_such_a_prior_are_told_in_one_line(trained, tiny, images,
     tiny(prior="standard").save(tmp_path / "raw.keras")
     for options, message in (
         (["--model", str(tmp_path / "ladder.keras")], "has no pseudoinputs"),
-        (["--model", str(tmp_path / "ladder.keras"), "--steps", "3"], "--steps is for --prior calibrated"),
+        (
+            ["--model", str(tmp_path / "ladder.keras"), "--steps", "3"],
+            "--steps is for --prior diffusion and calibrated",
+        ),
         (["--model", str(tmp_path / "raw.keras")], "never trained"),
     ):
         with pytest.raises(SystemExit) as stop:

@@ -195,13 +195,25 @@ def test_a_smoke_run_writes_its_table_and_is_taken_up_again(at_hand, shallow, sm
     reproduce.main(command)
     written = (smoke_results / "smoke" / "table5.md").read_text()
     assert written in capsys.readouterr().out
-    lines = [line for line in written.splitlines() if line.startswith("| mnist")]
-    assert len(lines) == 2 and "77.10 nats (0.05)" in lines[1] and "78.85 nats (0.24)" in lines[0]
+    *lines, difference, of_mixture = [line for line in written.splitlines() if line.startswith("| mnist")]
+    assert len(lines) == 3 and "77.10 nats (0.05)" in lines[1] and "78.85 nats (0.24)" in lines[0]
     assert "omniglot was not run: omniglot is not here" in written
     assert "2 steps, 40 images seen; iwae, K = 2" in written and "not comparable" in written
     scores = json.loads((smoke_results / "smoke" / "runs" / "mnist_seed0" / "scores.json").read_text())
     assert scores["images_seen"] == 40 and scores["test_images"] == 8
     assert f"{scores['nats']:.2f}" in lines[1] and f"{scores['published']:.2f}" in lines[1]
+    assert f"{scores['reconstruction']:.2f}" in lines[1] and f"{scores['kl_u']:.2f}" in lines[1]
+
+    folders = [smoke_results / "smoke" / "runs" / name for name in ("mnist_ladder_seed0", "mnist_seed0", "mnist_seed0")]
+    rows = [row for row in shallow.tables["table5"].rows if row.data == "mnist"]
+    ladder, dvp, mixture = [runs.read_test_bounds(*pair)["nats"] for pair in zip(rows, folders, strict=True)]
+    difference_of_images = dvp - ladder
+    assert difference_of_images.mean() == pytest.approx(
+        scores["nats"] - json.loads((folders[0] / "scores.json").read_text())["nats"], abs=1e-3
+    )
+    error = difference_of_images.std(ddof=1) / np.sqrt(8)
+    assert f"| 0 | {difference_of_images.mean():.2f} +- {error:.2f} |" in difference
+    assert f"| 0 | {(mixture - ladder).mean():.2f} +- " in of_mixture and "with, full mixture over u" in of_mixture
 
     monkeypatch.setattr(runs.training, "train", lambda *_, **__: pytest.fail("trained again"))
     reproduce.main(command)
@@ -257,11 +269,14 @@ def test_a_plot_is_drawn_from_its_runs(at_hand, tmp_path, monkeypatch):
     # The runs themselves are those of the tables: here only their settings and scores count.
     monkeypatch.setattr(runs.training, "train", train)
     monkeypatch.setattr(runs, "load_model", lambda path: path)
-    scores = {"nats": 81.0, "nats_standard_error": None, "test_images": 1, "estimator": "iwae, K = 2"}
+    scores = {"nats": 81.0, "nats_standard_error": None, "test_images": 1, "published_images": 1}
+    scores["estimator"] = "iwae, K = 2"
     monkeypatch.setattr(runs, "_score", lambda *_: scores)
     reproduce.main(["figure5", "--scale", "smoke", "--output", str(tmp_path)])
     written = (tmp_path / "smoke" / "figure5.md").read_text()
-    assert "iwae, K = 2 on 1 test images.\n" in written, "of one image there is no standard error"
+    assert "iwae, K = 2 on 1 test images; the published estimate on 1.\n" in written, (
+        "of one image there is no standard error"
+    )
     assert "(figure5.png)" in written and "| mnist | dct, mixture, 11 |" in written
     assert Image.open(tmp_path / "smoke" / "figure5.png").size == (1080, 480)
     names = [f"mnist_prior_mixture_pseudoinput_size_{size}_seed0" for size in (3, 11)]

@@ -145,6 +145,16 @@ def test_the_card_counts_the_parameters_of_a_frozen_model(tiny):
     assert expected in model_card("blobs", 1, model, {}, None, None, 3, 1.0, None)
 
 
+def test_the_card_of_a_trained_model_names_its_data_and_no_folders(tiny):
+    metadata = {"dataset": "mnist", "epochs": 8, "date_saved": "2026-11-26@20:32:46"}
+    command = export._command_line(
+        ["--model", "mnist", "--data-dir", "/somebody/data", "--output", "saved_models/mnist"]
+    )
+    card = model_card("mnist", 2, tiny(), {}, None, None, 3, 1.0, command, metadata)
+    assert "Trained on: mnist, 8 epochs; saved 2026-11-26@20:32:46." in card
+    assert "`python -m dvpvae_tf.export --model mnist --data-dir data --output saved_models/mnist`" in card
+
+
 def test_a_prior_without_steps_is_exported_without_steps(quick, tiny, images, tmp_path):
     model = tiny(prior="mixture")
     model.adapt(images(4))
