@@ -45,7 +45,7 @@ def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
     """
     model = model_of(arguments)
     for option in ("steps", "ancestral"):
-        if getattr(arguments, option) and getattr(model.prior, "steps", None) is None:
+        if getattr(arguments, option) and (model.prior is None or model.prior.steps is None):
             raise UserError(
                 f"--{option} is for models with a diffusion prior, and {arguments.model} has none: leave it out"
             )
@@ -59,7 +59,7 @@ def advise_calibration(arguments: argparse.Namespace, model: DVPVAE) -> None:
         arguments: parsed options of `add_model_arguments` and `add_process_arguments` in `dvpvae_tf.command_line`.
         model: the model that they name.
     """
-    if getattr(model.prior, "process_name", None) == "ancestral" and not arguments.ancestral:
+    if model.prior is not None and model.prior.process_name == "ancestral" and not arguments.ancestral:
         print(
             "The diffusion prior is not calibrated: python -m dvpvae_tf.fit_prior --prior calibrated gives it better "
             "steps, and fewer"

@@ -112,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = model_with_process_of(arguments)
         if arguments.label is not None:
             arguments.label = find_label(model.prior, arguments.label)
+            assert model.prior is not None  # else there are no labels
             print(f"label {model.prior.labels[arguments.label]}")
         times = [(0, time.perf_counter())]
         job = [_job(arguments, model)] if arguments.shard else []
@@ -194,7 +195,7 @@ def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[
     if num > first:
         rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")
-    if getattr(model.prior, "steps", None):
+    if model.prior is not None and model.prior.steps is not None:
         from dvpvae_tf.command_inputs import advise_calibration
 
         steps = model.prior.check_steps(arguments.steps)

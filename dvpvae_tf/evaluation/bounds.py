@@ -235,7 +235,7 @@ def _check_at_least_one(**numbers):
 
 def _process_of(model):
     """The name of the process of the model's diffusion prior; None without one."""
-    return getattr(model.prior, "process_name", None)
+    return None if model.prior is None else model.prior.process_name
 
 
 def _describe(estimator, samples, steps, process):

@@ -39,10 +39,12 @@ def evaluator_of(model: DVPVAE) -> "Evaluator":
     Returns:
         `Evaluator`.
     """
-    config, evaluator = _evaluators.get(model, (None, None))
-    if config != model.get_config():  # for example after calibration, which the old graphs do not contain
-        evaluator = Evaluator(weakref.proxy(model))
-        _evaluators[model] = model.get_config(), evaluator
+    config = model.get_config()
+    known = _evaluators.get(model)
+    if known is not None and known[0] == config:
+        return known[1]
+    evaluator = Evaluator(weakref.proxy(model))  # for example after calibration, which the old graphs do not contain
+    _evaluators[model] = config, evaluator
     return evaluator
 
 

@@ -140,8 +140,8 @@ def layer_sums(
         print("Tracing and measuring how much the layers are used", flush=True)
     bar = keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
     functions = [functools.partial(sums_of, evaluator) for evaluator in evaluators]
-    total = None
+    parts = []
     for sums in map_round_robin(functions, range(0, len(images), size)):
-        total = sums if total is None else total.plus(sums)
+        parts.append(sums)
         bar.add(sums.images)
-    return total
+    return functools.reduce(LayerSums.plus, parts)

@@ -196,8 +196,9 @@ def distribution_of_images(model: DVPVAE, steps: int) -> Any:
     Returns:
         A frozen `scipy.stats.multivariate_normal` over the 16 pixels, in float64; its log densities are in nats.
     """
+    assert isinstance(model.prior, GaussianDiffusionPrior)
     mean, variance = model.prior.moments(steps)
-    size = model.pseudoinput.dimensions
+    size = math.prod(model.prior.shape)
     return distribution_given_pseudoinputs(model, np.full(size, mean), variance * np.eye(size))
 
 
@@ -214,6 +215,7 @@ def distribution_given_pseudoinputs(model: DVPVAE, mean: np.ndarray, covariance:
     Returns:
         A frozen `scipy.stats.multivariate_normal` over the 16 pixels, in float64; its log densities are in nats.
     """
+    assert model.pseudoinput is not None
     deviation = model.likelihood.get_config()["deviation"]
     shapes = model.walk_noise_shapes
     sizes = [math.prod(shape) for shape in shapes]

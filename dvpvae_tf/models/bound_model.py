@@ -45,7 +45,8 @@ class BoundModel(BuiltModel):
     def __init__(self, image_shape: tuple[int, int, int], seed: int = 0, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)  # pixels and noise stay float32
         check_settings(self.dtype_policy)
-        self.image_shape = tuple(image_shape)
+        height, width, channels = image_shape
+        self.image_shape = height, width, channels
         self.seed = seed
         self.gradient_accumulation = 1
         names = ["negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"]

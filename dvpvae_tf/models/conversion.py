@@ -144,6 +144,8 @@ def _check_kind(model: DVPVAE) -> None:
 
 def _check_schedule(model: DVPVAE, constants: Tensors) -> None:
     """Compares the noise schedules, which change no shape."""
+    if model.prior is None:
+        return
     for end in ("gamma_min", "gamma_max"):
         theirs = constants.get(f"decoder.decoder_blocks.0.ctx_prior.noise_schedule.{end}")
         if theirs is not None and not np.allclose(theirs, ours := getattr(model.prior.schedule, end)):
@@ -189,7 +191,7 @@ def _sources(model: DVPVAE) -> Sources:
     if model.top_down.likelihood_input != "last_features":
         yield from _layer("decoder.z_to_features", model.top_down.aggregation)
     yield from _layer("decoder.post_process.0", model.top_down.conv_out)
-    if model.pseudoinput is not None:
+    if model.pseudoinput is not None and model.prior is not None:
         yield "decoder.decoder_blocks.0.q_logvar", model.pseudoinput.log_var
         yield "decoder.decoder_blocks.0.dct_scale", model.pseudoinput.scale
         yield from _unet("decoder.decoder_blocks.0.ctx_prior.model", model.prior.unet)

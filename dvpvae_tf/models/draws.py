@@ -9,6 +9,7 @@ from dvpvae_tf import noise
 from dvpvae_tf.models.dvpvae import DVPVAE
 from dvpvae_tf.models.outputs import Features, Inference
 from dvpvae_tf.noise import InferenceNoise
+from dvpvae_tf.priors import DiffusionPrior, LabelledMixturePrior
 from dvpvae_tf.priors.terms import PriorEstimate
 
 
@@ -85,7 +86,7 @@ def draw(model: DVPVAE, data: ImageData, seeds: tf.Tensor, steps: int | None) ->
     time_noise, estimate_noise, *walk_noise = noise.normals(noise.fork(seeds, InferenceNoise.DRAW), shapes)
     inference = model.walk(data.features, walk_noise)
     log_likelihood = model.likelihood.distribution(inference.likelihood_params).log_prob(data.target)
-    if prior is None:
+    if prior is None or model.pseudoinput is None:
         return Draw(inference, log_likelihood, None, None, None)
     prior_estimate = prior.estimate(inference.pseudoinput, estimate_noise, steps)
     log_prob_u = model.pseudoinput.log_prob(inference.pseudoinput, data.features.pseudoinput_mean)
@@ -104,7 +105,7 @@ def bound_terms(model: DVPVAE, drawn: Draw) -> dict:
         of `[N]` as in `Evaluation`.
     """
     reconstruction, kl_z, kl_u = -drawn.log_likelihood, tf.stack(drawn.inference.kl, axis=1), {}
-    if drawn.prior_estimate is not None:
+    if drawn.prior_estimate is not None and model.pseudoinput is not None:
         entropy = tf.zeros_like(reconstruction) + model.pseudoinput.entropy()
         kl_u = drawn.prior_estimate.terms._asdict() | {"negative_entropy": -entropy}
     total = tf.add_n([reconstruction, tf.reduce_sum(kl_z, axis=1), *kl_u.values()])
@@ -147,6 +148,7 @@ def continuous_time_diffusion(model: DVPVAE, drawn: Draw, start: tf.Tensor, leng
         float32 `[N]`, nats.
     """
     u = drawn.inference.pseudoinput
+    assert isinstance(model.prior, DiffusionPrior) and drawn.time_noise is not None
     time = start + length * noise.to_uniform(drawn.time_noise[:, 0])
     return model.prior.diffusion_loss(u, time, tf.reshape(drawn.time_noise[:, 1:], tf.shape(u)))
 
@@ -176,6 +178,7 @@ def label_log_weights(model: DVPVAE, drawn: Draw) -> tf.Tensor:
     Returns:
         float32 `[N, C]`, nats.
     """
+    assert isinstance(model.prior, LabelledMixturePrior) and drawn.prior_estimate is not None
     without_prior = importance_log_weight(drawn) - drawn.prior_estimate.log_weight
     return without_prior[:, tf.newaxis] + model.prior.log_prob_given_labels(drawn.inference.pseudoinput)
 
@@ -198,7 +201,8 @@ def published_log_weight(model: DVPVAE, drawn: Draw, seeds: tf.Tensor, steps: in
     if drawn.prior_estimate is None:
         return log_weight
     u, terms = drawn.inference.pseudoinput, drawn.prior_estimate.terms
-    if steps is not None:
-        fresh = noise.normal(noise.fork(seeds, InferenceNoise.PUBLISHED_ESTIMATE), steps * math.prod(u.shape[1:]))
+    if isinstance(model.prior, DiffusionPrior):
+        size = model.prior.check_steps(steps) * math.prod(model.prior.shape)
+        fresh = noise.normal(noise.fork(seeds, InferenceNoise.PUBLISHED_ESTIMATE), size)
         terms = model.prior.published_terms(u, fresh, steps)
     return log_weight - tf.add_n(terms) - drawn.log_prob_u

@@ -18,7 +18,7 @@ from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, check_pixels
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.noise import GenerationNoise, InferenceNoise, Stream
-from dvpvae_tf.priors import VampPrior
+from dvpvae_tf.priors import Prior, VampPrior
 
 SERIALISED_PARTS = ("likelihood", "pseudoinput", "prior", "top_prior")
 
@@ -43,7 +43,7 @@ class DVPVAE(GenerativeModel):
         layers_per_scale: the number of stochastic layers at each scale.
         likelihood: p(x|z), see `dvpvae_tf.models.likelihoods`.
         pseudoinput: r(u|x), a `Pseudoinput`; None for the Ladder VAE.
-        prior: r(u), from `dvpvae_tf.priors`; None for the Ladder VAE.
+        prior: r(u), a `Prior`; None for the Ladder VAE.
         top_prior: a `VampPrior` over the top latent, in place of its conditional Gaussian, or None (Table 6).
         channels: channels of the features (Table 7: C_in).
         hidden_channels: channels of the residual blocks' bottleneck (C_hid).
@@ -71,7 +71,7 @@ class DVPVAE(GenerativeModel):
         layers_per_scale: tuple[int, ...],
         likelihood: Likelihood,
         pseudoinput: Pseudoinput | None = None,
-        prior: keras.layers.Layer | None = None,
+        prior: Prior | None = None,
         top_prior: VampPrior | None = None,
         channels: int = 32,
         hidden_channels: int = 32,
@@ -127,7 +127,7 @@ class DVPVAE(GenerativeModel):
     def build(self, input_shape: Shape) -> None:
         self.bottom_up.build(input_shape)
         condition_shape = None
-        if self.pseudoinput is not None:
+        if self.pseudoinput is not None and self.prior is not None:
             if not self.pseudoinput.built:  # Keras builds what it deserialises
                 self.pseudoinput.build(input_shape)
             if not self.prior.built:
@@ -258,7 +258,7 @@ class DVPVAE(GenerativeModel):
 
     def _kl_u(self, u, bound_noise, training):
         """KL(r(u|x) || r(u)), or its bound: minus the entropy of the first, minus log r(u) (Eq. 15, 17)."""
-        if self.pseudoinput is None:
+        if self.pseudoinput is None or self.prior is None:
             return 0.0
         return tf.add_n(self.prior.negative_bound(u, bound_noise, training)) - self.pseudoinput.entropy()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models import refit
 from dvpvae_tf.models.bound_model import BoundModel
@@ -15,9 +16,9 @@ from dvpvae_tf.models.latents import encode_batch, encode_in_batches
 from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions
 from dvpvae_tf.models.sampling import decode_in_batches, sample_in_batches
-from dvpvae_tf.priors import DiffusionPrior
+from dvpvae_tf.priors import DiffusionPrior, Prior
 from dvpvae_tf.priors.calibration import Calibration
-from dvpvae_tf.priors.exact import NO_STEPS
+from dvpvae_tf.priors.prior import NO_STEPS
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.inpainting import Inpainted
@@ -36,8 +37,8 @@ class GenerativeModel(BoundModel):
     """
 
     likelihood: Likelihood
-    pseudoinput: Any  # a `Pseudoinput`, or None
-    prior: Any  # a prior over u, or None
+    pseudoinput: Pseudoinput | None
+    prior: Prior | None
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.noise import InferenceNoise, Stream
-from dvpvae_tf.priors import DiffusionPrior, LabelledMixturePrior, fit_diffusion, fit_full_mixture
+from dvpvae_tf.priors import DiffusionPrior, LabelledMixturePrior, Prior, fit_diffusion, fit_full_mixture
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.dvpvae import DVPVAE
@@ -49,7 +49,7 @@ def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int =
     return np.concatenate(draws)
 
 
-def with_prior(model: "DVPVAE", prior: keras.layers.Layer) -> "DVPVAE":
+def with_prior(model: "DVPVAE", prior: Prior) -> "DVPVAE":
     """Gives a model with another prior over u and the same weights apart from it.
 
     Args:

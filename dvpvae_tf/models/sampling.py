@@ -73,7 +73,7 @@ def _checked(model: "GenerativeModel", options: SamplingOptions) -> dict[str, An
     check_pixels(options.get("pixels", "draw"))
     model.check_steps(options.get("steps"))
     temperatures: dict[str, Any] = {name: options.get(name, 1.0) for name in ("temperature", "prior_temperature")}
-    if not all(isinstance(value, numbers.Real) and 0 <= value < math.inf for value in temperatures.values()):
+    if not all(isinstance(value, numbers.Real) and 0 <= float(value) < math.inf for value in temperatures.values()):
         given = ", ".join(map(repr, temperatures.values()))
         raise ValueError(f"Temperatures must be 0 or more, one number each for all images, got {given}.")
     checked = {**options} | {name: tf.constant(float(value)) for name, value in temperatures.items()}

@@ -108,7 +108,7 @@ def samples_of_one_pseudoinput(
         ValueError: if the model has no pseudoinputs, or `adapt` has not been called.
     """
     model.check_adapted()
-    if model.pseudoinput is None:
+    if model.pseudoinput is None or model.prior is None:
         raise ValueError("This model has no pseudoinputs: take another.")
     keys = noise.row_seeds(seed, Stream.SAMPLING, 0, rows)
     size = model.prior.sample_noise_size()

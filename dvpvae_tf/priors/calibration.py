@@ -133,10 +133,10 @@ class SecondMoments:
         Returns:
             float64 `[101, P, P]`, or `[101, P]` if u is too large for full covariances.
         """
-        total = 0.0
+        total = np.zeros(())
         for start in range(0, len(u), ROWS_AT_A_TIME):
             batch = u[start : start + ROWS_AT_A_TIME]
-            total += self._sums(batch, noise.row_seeds(seed, stream, start, len(batch))).numpy()
+            total = total + self._sums(batch, noise.row_seeds(seed, stream, start, len(batch))).numpy()
             if progress:
                 progress.add(len(batch))
         return total / len(u)

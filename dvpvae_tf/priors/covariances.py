@@ -30,7 +30,7 @@ class FullCovariances:
     @staticmethod
     def pack(matrices: np.ndarray) -> np.ndarray:
         """Turns symmetric matrices `[K, P, P]` into rows of a table, float32 `[K, width]`."""
-        return np.float32(tfp.math.fill_triangular_inverse(tf.constant(np.tril(matrices))))
+        return tfp.math.fill_triangular_inverse(tf.constant(np.tril(matrices))).numpy().astype("float32")
 
     @staticmethod
     def unpack(rows: tf.Tensor) -> tf.Tensor:
@@ -77,7 +77,7 @@ class DiagonalCovariances:
     @staticmethod
     def pack(variances: np.ndarray) -> np.ndarray:
         """Turns variances `[K, P]` into rows of a table, float32."""
-        return np.float32(variances)
+        return np.asarray(variances, "float32")
 
     @staticmethod
     def unpack(rows: tf.Tensor) -> tf.Tensor:

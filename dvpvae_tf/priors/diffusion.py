@@ -1,16 +1,19 @@
 """The diffusion-based prior over pseudoinputs (Section 3.4, Appendix A)."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.layers.unet import UNet
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.priors.calibration import Calibration, calibrate
 from dvpvae_tf.priors.covariances import kind_of
 from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
+from dvpvae_tf.priors.prior import Prior
 from dvpvae_tf.priors.process import (
     GRID_TIMES,
     MOST_CALIBRATED_STEPS,
@@ -18,27 +21,27 @@ from dvpvae_tf.priors.process import (
     CalibratedProcess,
     ReverseProcess,
 )
-from dvpvae_tf.priors.terms import DiffusionTerms
+from dvpvae_tf.priors.terms import DiffusionTerms, PriorEstimate
 
 PAPER_STEPS = 50  # T of the ancestral process in Table 7
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
-class DiffusionPrior(keras.layers.Layer):
+class DiffusionPrior(Prior):
     """A variational diffusion model as the prior over pseudoinputs (Section 3.4, Appendix A).
 
-    Called as `prior(u, noise)` it gives the continuous-time bound, see `negative_bound`. All tensors are float32; the
-    UNet computes in the layer's compute dtype.
+    Called as `prior(u, noise)` it gives the continuous-time bound. All tensors are float32; the UNet computes in the
+    layer's compute dtype.
 
     Args:
-        channels: int, width of the UNet, divisible by 16.
-        blocks: int, residual blocks of the UNet before its middle.
-        dropout: float, dropout rate of the UNet.
-        gamma_min: float, minus the log signal-to-noise ratio at t = 0.
-        gamma_max: float, minus the log signal-to-noise ratio at t = 1.
-        steps: int, T of the ancestral process, which it takes until it is calibrated.
-        clip: bool, whether predictions of u are clipped to [-1, 1], as they may be where every u lies there.
-        calibrated_steps: int or None, T of the calibrated process; None where `calibrate` has not been called.
+        channels: width of the UNet, divisible by 16.
+        blocks: residual blocks of the UNet before its middle.
+        dropout: dropout rate of the UNet.
+        gamma_min: minus the log signal-to-noise ratio at t = 0.
+        gamma_max: minus the log signal-to-noise ratio at t = 1.
+        steps: T of the ancestral process, which it takes until it is calibrated.
+        clip: whether predictions of u are clipped to [-1, 1], as they may be where every u lies there.
+        calibrated_steps: T of the calibrated process; None where `calibrate` has not been called.
         **kwargs: passed to `keras.layers.Layer`.
     """
 
@@ -52,7 +55,7 @@ class DiffusionPrior(keras.layers.Layer):
         steps: int = PAPER_STEPS,
         clip: bool = True,
         calibrated_steps: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
         self.schedule = LinearNoiseSchedule(gamma_min, gamma_max)
@@ -61,17 +64,17 @@ class DiffusionPrior(keras.layers.Layer):
         self.calibrated_steps = calibrated_steps
         self.unet = UNet(channels, blocks, dropout, dtype=self.dtype_policy, name="unet")
 
-    def build(self, u_shape, noise_shape=None):
-        self.shape = tuple(u_shape[1:])
+    def build(self, u_shape: Shape, noise_shape: Shape | None = None) -> None:
+        super().build(u_shape)
         self.build_network(tuple(u_shape))
         if self.calibrated_steps is not None:
             self._add_tables()
 
-    def build_network(self, u_shape):
+    def build_network(self, u_shape: Shape) -> None:
         """Makes the weights of what predicts the noise."""
         self.unet.build(u_shape, (u_shape[0],))
 
-    def _add_tables(self):
+    def _add_tables(self) -> None:
         size = math.prod(self.shape)
         shape = (len(GRID_TIMES), kind_of(size).width(size))
         self.covariances = self.add_weight(
@@ -87,7 +90,7 @@ class DiffusionPrior(keras.layers.Layer):
 
     @property
     def process_name(self) -> str:
-        """What people call the process that draws u and defines r(u), "ancestral" or "calibrated"."""
+        """What people call the process that draws u and defines r(u): "ancestral", or "calibrated"."""
         return (AncestralProcess if self.calibrated_steps is None else CalibratedProcess).kind
 
     def predictions(self, steps: int | None = None) -> int:
@@ -157,8 +160,8 @@ class DiffusionPrior(keras.layers.Layer):
         return found
 
     @property
-    def bound_noise_size(self):
-        """int, how many normal numbers a row `negative_bound` takes."""
+    def bound_noise_size(self) -> int:
+        """1 + P, P being the elements of u: for a time and the noise of y_t."""
         return 1 + math.prod(self.shape)
 
     def check_steps(self, steps: int | None) -> int:
@@ -178,70 +181,52 @@ class DiffusionPrior(keras.layers.Layer):
         steps = int(self.steps if steps is None else steps)
         return steps if self.calibrated_steps is None else min(steps, MOST_CALIBRATED_STEPS)
 
-    def sample_noise_size(self, steps=None):
-        """How many normal numbers a row `sample` takes.
-
-        Args:
-            steps: int or None, T.
-
-        Returns:
-            int.
-        """
+    def sample_noise_size(self, steps: int | None = None) -> int:
         return self.process(steps).sample_noise_size
 
-    def call(self, u, noise, training=False):
-        return self.negative_bound(u, noise, training)
-
-    def negative_bound(self, u, noise, training=False):
+    def negative_bound(self, u: tf.Tensor, noise: tf.Tensor | None = None, training: bool = False) -> DiffusionTerms:
         """Estimates -L_vlb(u) in continuous time from one time a row (Eq. 16, 31).
 
         Args:
-            u: float32 tensor `[N, d, d, C]`.
-            noise: float32 tensor `[N, bound_noise_size]`, standard normal.
-            training: bool, whether dropout is on.
+            u: float32 `[N, d, d, C]`.
+            noise: float32 `[N, bound_noise_size]`, standard normal.
+            training: whether dropout is on.
 
         Returns:
             `DiffusionTerms`, nats.
         """
+        if noise is None:
+            raise ValueError("The bound of a diffusion prior takes noise.")
         time = to_uniform(noise[:, 0])
-        noise = tf.reshape(noise[:, 1:], tf.shape(u))
-        loss = self.diffusion_loss(u, time, noise, training)
+        loss = self.diffusion_loss(u, time, tf.reshape(noise[:, 1:], tf.shape(u)), training)
         return self._terms(u, loss)
 
-    def estimate_noise_size(self, steps=None):
-        """How many normal numbers a row `estimate` takes.
-
-        Args:
-            steps: int or None, T.
-
-        Returns:
-            int.
-        """
+    def estimate_noise_size(self, steps: int | None = None) -> int:
         return self.process(steps).estimate_noise_size
 
-    def estimate(self, u, noise, steps=None):
+    def estimate(self, u: tf.Tensor, noise: tf.Tensor | None = None, steps: int | None = None) -> PriorEstimate:
         """Estimates log r(u) of the process that `sample` runs, from one trajectory a row (Eq. 31).
 
         Args:
-            u: float32 tensor `[N, d, d, C]`.
-            noise: float32 tensor `[N, estimate_noise_size(steps)]`, standard normal.
-            steps: int or None, T; None takes the layer's own.
+            u: float32 `[N, d, d, C]`.
+            noise: float32 `[N, estimate_noise_size(steps)]`, standard normal.
+            steps: T; None takes the layer's own.
 
         Returns:
-            `PriorEstimate`, nats; the mean of minus the log-weight is that of the sum of the terms.
+            `DiffusionTerms` and the log-weight, nats.
         """
         return self.process(steps).estimate(u, noise)
 
-    def published_terms(self, u, noise, steps=None):
+    def published_terms(self, u: tf.Tensor, noise: tf.Tensor, steps: int | None = None) -> DiffusionTerms:
         """Computes the terms of -log r(u) in `published`: too low, so they give no bound.
 
         Its diffusion term is the mean of the continuous-time integrand at the right ends of T intervals, where the
         integrand is smaller than within them.
 
         Args:
-            u: float32 tensor `[N, d, d, C]`.
-            noise: float32 tensor `[N, T P]`, standard normal, P being the elements of u.
-            steps: int or None, T; None takes the layer's own.
+            u: float32 `[N, d, d, C]`.
+            noise: float32 `[N, T P]`, standard normal, P being the elements of u.
+            steps: T; None takes the layer's own.
 
         Returns:
             `DiffusionTerms`, nats.
@@ -253,82 +238,82 @@ class DiffusionPrior(keras.layers.Layer):
         loss = tf.reduce_mean(tf.reshape(losses, [-1, steps]), axis=1)
         return self._terms(u, loss)
 
-    def _terms(self, u, loss):
+    def _terms(self, u: tf.Tensor, loss: tf.Tensor) -> DiffusionTerms:
         reconstruction = tf.zeros_like(loss) + self.schedule.reconstruction(math.prod(self.shape))
         return DiffusionTerms(loss, reconstruction, self.schedule.prior_kl(u))
 
-    def diffusion_loss(self, u, time, noise, training=False):
-        """The continuous-time integrand 1/2 gamma'(t) |eps - eps_hat(y_t, t)|^2.
+    def diffusion_loss(self, u: tf.Tensor, time: tf.Tensor, noise: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Computes the continuous-time integrand 1/2 gamma'(t) |eps - eps_hat(y_t, t)|^2.
 
         Args:
-            u: float32 tensor `[N, d, d, C]`.
-            time: float32 tensor `[N]` in [0, 1].
-            noise: float32 tensor like `u`, eps.
-            training: bool, whether dropout is on.
+            u: float32 `[N, d, d, C]`.
+            time: float32 `[N]` in [0, 1].
+            noise: float32, like `u`: eps.
+            training: whether dropout is on.
 
         Returns:
-            float32 tensor `[N]`, nats.
+            float32 `[N]`, nats.
         """
         y = self.schedule.diffuse(u, _like(time), noise)
         error = tf.math.squared_difference(self.predict_noise(y, time, training), noise)
         return 0.5 * self.schedule.slope * tf.reduce_sum(error, axis=[1, 2, 3])
 
-    def predict_noise(self, y, time, training=False):
-        """The UNet's prediction of the noise in y_t.
+    def predict_noise(self, y: tf.Tensor, time: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Predicts the noise in y_t with the UNet.
 
         Args:
-            y: float32 tensor `[N, d, d, C]`.
-            time: float32 tensor `[N]` in [0, 1], or `[1]` for all rows.
-            training: bool, whether dropout is on.
+            y: float32 `[N, d, d, C]`, y_t.
+            time: float32 `[N]` in [0, 1], or `[1]` for all rows.
+            training: whether dropout is on.
 
         Returns:
-            float32 tensor like `y`.
+            float32, like `y`.
         """
         return tf.cast(self.unet(y, time, training=training), tf.float32)
 
-    def predict_u(self, y, time):
-        """The clean pseudoinput that the predicted noise implies, clipped where u is bounded.
+    def predict_u(self, y: tf.Tensor, time: tf.Tensor) -> tf.Tensor:
+        """Computes the clean pseudoinput that the predicted noise implies, clipped where u is bounded.
 
         Args:
-            y: float32 tensor `[N, d, d, C]`, y_t.
-            time: float32 tensor `[N]` in [0, 1], or `[1]` for all rows.
+            y: float32 `[N, d, d, C]`, y_t.
+            time: float32 `[N]` in [0, 1], or `[1]` for all rows.
 
         Returns:
-            float32 tensor like `y`.
+            float32, like `y`.
         """
         noise = self.predict_noise(y, time)
         time = _like(time)
         u = (y - self.schedule.sigma(time) * noise) / self.schedule.alpha(time)
         return tf.clip_by_value(u, -1.0, 1.0) if self.clip else u
 
-    def transition(self, y, source, target):
-        """Mean and standard deviation of the backward step r(y_s|y_t), s < t (Eq. 26 to 29).
+    def transition(self, y: tf.Tensor, source: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes mean and standard deviation of the backward step r(y_s|y_t), s < t (Eq. 26 to 29).
 
         Args:
-            y: float32 tensor `[N, d, d, C]`, y_t.
-            source: float32 tensor `[N]`, t, or `[1]` for all rows.
-            target: float32 tensor like `source`, s.
+            y: float32 `[N, d, d, C]`, y_t.
+            source: float32 `[N]`, t, or `[1]` for all rows.
+            target: float32, like `source`: s.
 
         Returns:
             The mean, like `y`, and the standard deviation, `[N, 1, 1, 1]` or `[1, 1, 1, 1]`.
         """
         return self.schedule.posterior(y, self.predict_u(y, source), _like(source), _like(target))
 
-    def sample(self, noise, steps=None, temperature=1.0):
+    def sample(self, noise: tf.Tensor, steps: int | None = None, temperature: float | tf.Tensor = 1.0) -> tf.Tensor:
         """Draws pseudoinputs: y_1 from N(0, I), T steps, then u (Eq. 29, 30).
 
         Args:
-            noise: float32 tensor `[N, sample_noise_size(steps)]`, standard normal.
-            steps: int or None, T; None takes the layer's own.
-            temperature: float or tensor that broadcasts against u, factor of the standard deviation of all noise but
-                that of y_1.
+            noise: float32 `[N, sample_noise_size(steps)]`, standard normal.
+            steps: T; None takes the layer's own.
+            temperature: a number, or a tensor that broadcasts against u: the factor of the standard deviation of all
+                noise but that of y_1.
 
         Returns:
-            float32 tensor `[N, d, d, C]`.
+            float32 `[N, d, d, C]`.
         """
         return self.process(steps).sample(noise, temperature)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "channels": self.unet.channels,
@@ -342,6 +327,6 @@ class DiffusionPrior(keras.layers.Layer):
         }
 
 
-def _like(time):
+def _like(time: tf.Tensor) -> tf.Tensor:
     """Times `[N]` in a shape that broadcasts against pseudoinputs."""
     return tf.reshape(time, [-1, 1, 1, 1])

@@ -1,38 +1,66 @@
-"""The base class of priors with an exact density."""
+"""The base class of priors over pseudoinputs with an exact density."""
 
-import keras
+import abc
+from typing import Any
 
+import tensorflow as tf
+
+from dvpvae_tf.layers.shape import Shape
+from dvpvae_tf.priors.prior import NO_STEPS, Prior
 from dvpvae_tf.priors.terms import ExactTerms, PriorEstimate
 
-NO_STEPS = "This model has no diffusion prior: leave out steps."
 
-
-class ExactPrior(keras.layers.Layer):
-    """A prior over pseudoinputs whose density is known: the base of those that have a `log_prob`.
-
-    Called on pseudoinputs it gives `negative_bound`.
+class ExactPrior(Prior):
+    """A prior over pseudoinputs whose density is known. A subclass has `log_prob`, `sample_noise_size` and `sample`.
 
     Args:
         **kwargs: passed to `keras.layers.Layer`. The dtype is float32 always.
     """
 
-    bound_noise_size = 0  # the density is exact
-    steps = None  # and no steps lead to it
-
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**{**kwargs, "dtype": "float32"})
 
-    def build(self, u_shape, noise_shape=None):
-        self.shape = tuple(u_shape[1:])
-
-    def call(self, u, noise=None, training=False):
-        return self.negative_bound(u)
-
-    def negative_bound(self, u, noise=None, training=False):
-        """-log r(u), exactly.
+    @abc.abstractmethod
+    def log_prob(self, u: tf.Tensor) -> tf.Tensor:
+        """Computes log r(u).
 
         Args:
-            u: float32 tensor `[N, d, d, C]`.
+            u: float32 `[N, d, d, C]`.
+
+        Returns:
+            float32 `[N]`, nats.
+        """
+
+    @property
+    def steps(self) -> None:
+        """None: no steps lead to u."""
+
+    @property
+    def process_name(self) -> None:
+        """None, too."""
+
+    def check_steps(self, steps: int | None) -> None:
+        """Checks that no number of steps is given.
+
+        Args:
+            steps: must be None.
+
+        Raises:
+            ValueError: if a number is given.
+        """
+        if steps is not None:
+            raise ValueError(NO_STEPS)
+
+    @property
+    def bound_noise_size(self) -> int:
+        """0: the density is exact."""
+        return 0
+
+    def negative_bound(self, u: tf.Tensor, noise: tf.Tensor | None = None, training: bool = False) -> ExactTerms:
+        """Computes -log r(u).
+
+        Args:
+            u: float32 `[N, d, d, C]`.
             noise: not used.
             training: not used.
 
@@ -41,35 +69,23 @@ class ExactPrior(keras.layers.Layer):
         """
         return ExactTerms(-self.log_prob(u))
 
-    def check_steps(self, steps: int | None) -> None:
-        """Checks that no number of steps is given.
-
-        Args:
-            steps: T; must be None.
-
-        Raises:
-            ValueError: if a number is given.
-        """
-        if steps is not None:
-            raise ValueError(NO_STEPS)
-
-    def estimate_noise_size(self, steps=None):
-        """How many normal numbers a row `estimate` takes, an int: none."""
+    def estimate_noise_size(self, steps: int | None = None) -> int:
+        """0, there being no trajectory; `steps` is not used."""
         return 0
 
-    def estimate(self, u, noise=None, steps=None):
-        """Computes log r(u) exactly, there being no trajectory.
+    def estimate(self, u: tf.Tensor, noise: tf.Tensor | None = None, steps: int | None = None) -> PriorEstimate:
+        """Computes log r(u) exactly.
 
         Args:
-            u: float32 tensor `[N, d, d, C]`.
+            u: float32 `[N, d, d, C]`.
             noise: not used.
             steps: not used.
 
         Returns:
-            `PriorEstimate`: `ExactTerms`, and log r(u) as the log-weight, nats.
+            `ExactTerms`, and log r(u) as the log-weight, nats.
         """
         terms = self.negative_bound(u)
         return PriorEstimate(terms, -terms.cross_entropy)
 
-    def compute_output_shape(self, u_shape, noise_shape=None):
+    def compute_output_shape(self, u_shape: Shape, noise_shape: Shape | None = None) -> tuple[Shape]:
         return ((u_shape[0],),)

@@ -2,11 +2,13 @@
 
 import math
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.priors.covariances import FullCovariances
 from dvpvae_tf.priors.exact import ExactPrior
@@ -26,11 +28,11 @@ class FullMixturePrior(ExactPrior):
         **kwargs: passed to `ExactPrior`.
     """
 
-    def __init__(self, components: int, **kwargs):
+    def __init__(self, components: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.components = components
 
-    def build(self, u_shape, noise_shape=None):
+    def build(self, u_shape: Shape, noise_shape: Shape | None = None) -> None:
         super().build(u_shape)
         size = math.prod(self.shape)
 
@@ -54,14 +56,6 @@ class FullMixturePrior(ExactPrior):
         self.covariances.assign(FullCovariances.pack(covariances))
 
     def log_prob(self, u: tf.Tensor) -> tf.Tensor:
-        """Computes log r(u).
-
-        Args:
-            u: float32 `[N, d, d, C]`.
-
-        Returns:
-            float32 `[N]`, nats.
-        """
         return tf.reduce_logsumexp(self.component_log_probs(u), axis=1)
 
     def component_log_probs(self, u: tf.Tensor) -> tf.Tensor:
@@ -79,17 +73,15 @@ class FullMixturePrior(ExactPrior):
         return constants - 0.5 * tf.reduce_sum(tf.square(distances), axis=2)
 
     def sample_noise_size(self, steps: int | None = None) -> int:
-        """How many normal numbers a row `sample` takes; `steps` means nothing here."""
         return 1 + math.prod(self.shape)
 
     def sample(self, noise: tf.Tensor, steps: int | None = None, temperature: float | tf.Tensor = 1.0) -> tf.Tensor:
-        """Draws pseudoinputs: a component, then its Gaussian.
+        """Draws a component, then u from its Gaussian.
 
         Args:
             noise: float32 `[N, sample_noise_size()]`, standard normal.
             steps: not used.
-            temperature: a number, or a tensor that broadcasts against u: the factor of the Gaussian's standard
-                deviation.
+            temperature: the factor of the Gaussian's standard deviation.
 
         Returns:
             float32 `[N, d, d, C]`.
@@ -115,10 +107,10 @@ class FullMixturePrior(ExactPrior):
         drawn = tf.reshape(tf.linalg.matvec(factors, noise), [-1, *self.shape])
         return tf.reshape(tf.gather(self.means, component), [-1, *self.shape]) + temperature * drawn
 
-    def _gaussians(self):
+    def _gaussians(self) -> FullCovariances:
         return FullCovariances(FullCovariances.unpack(self.covariances.value))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "components": self.components}
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from dvpvae_tf.errors import UserError, did_you_mean, list_some
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.priors.full_mixture import FullMixturePrior
+from dvpvae_tf.priors.prior import Prior
 
 NO_LABELS = "This model has no labels: train --labels ends with some, fit_prior --labels gives some to a trained model."
 
@@ -115,7 +116,7 @@ class LabelledMixturePrior(FullMixturePrior):
         return config | {"class_components": self.class_components, "class_names": self.class_names}
 
 
-def find_label(prior: keras.layers.Layer | None, label: int | str) -> int:
+def find_label(prior: Prior | None, label: int | str) -> int:
     """Finds a label by its number or by the name of its class. A name wins over a number.
 
     Args:

@@ -1,11 +1,13 @@
 """A mixture of Gaussians as the prior over pseudoinputs (Figure 5)."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.priors.exact import ExactPrior
 
@@ -15,48 +17,39 @@ class MixturePrior(ExactPrior):
     """Equally weighted Gaussians over the whole of u, with trained means and log-variances (Figure 5).
 
     Args:
-        components: int, how many Gaussians.
+        components: how many Gaussians.
         **kwargs: passed to `ExactPrior`.
     """
 
-    def __init__(self, components=10, **kwargs):
+    def __init__(self, components: int = 10, **kwargs: Any):
         super().__init__(**kwargs)
         self.components = components
 
-    def build(self, u_shape, noise_shape=None):
+    def build(self, u_shape: Shape, noise_shape: Shape | None = None) -> None:
         super().build(u_shape)
         shape = (self.components, math.prod(self.shape))
         start = keras.initializers.RandomNormal(stddev=0.5)
         self.means = self.add_weight(shape=shape, initializer=start, autocast=False, name="means")
         self.log_vars = self.add_weight(shape=shape, initializer="zeros", autocast=False, name="log_vars")
 
-    def log_prob(self, u):
-        """Computes log r(u).
-
-        Args:
-            u: float32 tensor `[N, d, d, C]`.
-
-        Returns:
-            float32 tensor `[N]`, nats.
-        """
+    def log_prob(self, u: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(u, [-1, 1, math.prod(self.shape)])
         gaussians = tfp.distributions.MultivariateNormalDiag(self.means, tf.exp(0.5 * self.log_vars))
         return tf.reduce_logsumexp(gaussians.log_prob(flat), axis=1) - math.log(self.components)
 
-    def sample_noise_size(self, steps=None):
-        """How many normal numbers a row `sample` takes, an int; `steps` means nothing here."""
+    def sample_noise_size(self, steps: int | None = None) -> int:
         return 1 + math.prod(self.shape)
 
-    def sample(self, noise, steps=None, temperature=1.0):
-        """Draws pseudoinputs: a component, then its Gaussian.
+    def sample(self, noise: tf.Tensor, steps: int | None = None, temperature: float | tf.Tensor = 1.0) -> tf.Tensor:
+        """Draws a component, then u from its Gaussian.
 
         Args:
-            noise: float32 tensor `[N, sample_noise_size()]`, standard normal.
+            noise: float32 `[N, sample_noise_size()]`, standard normal.
             steps: not used.
-            temperature: float or tensor that broadcasts against u, factor of the Gaussian's standard deviation.
+            temperature: the factor of the Gaussian's standard deviation.
 
         Returns:
-            float32 tensor `[N, d, d, C]`.
+            float32 `[N, d, d, C]`.
         """
         component = tf.cast(to_uniform(noise[:, 0]) * self.components, tf.int32)
         component = tf.minimum(component, self.components - 1)
@@ -64,5 +57,5 @@ class MixturePrior(ExactPrior):
         log_var = tf.reshape(tf.gather(self.log_vars, component), [-1, *self.shape])
         return mean + temperature * tf.exp(0.5 * log_var) * tf.reshape(noise[:, 1:], [-1, *self.shape])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "components": self.components}

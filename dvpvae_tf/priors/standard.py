@@ -12,30 +12,11 @@ from dvpvae_tf.priors.exact import ExactPrior
 class StandardPrior(ExactPrior):
     """The standard normal distribution over pseudoinputs; arguments are those of `ExactPrior`."""
 
-    def log_prob(self, u):
-        """Computes log r(u).
-
-        Args:
-            u: float32 tensor `[N, d, d, C]`.
-
-        Returns:
-            float32 tensor `[N]`, nats.
-        """
+    def log_prob(self, u: tf.Tensor) -> tf.Tensor:
         return -0.5 * tf.reduce_sum(tf.square(u) + math.log(2.0 * math.pi), axis=[1, 2, 3])
 
-    def sample_noise_size(self, steps=None):
-        """How many normal numbers a row `sample` takes, an int; `steps` means nothing here."""
+    def sample_noise_size(self, steps: int | None = None) -> int:
         return math.prod(self.shape)
 
-    def sample(self, noise, steps=None, temperature=1.0):
-        """Draws pseudoinputs.
-
-        Args:
-            noise: float32 tensor `[N, sample_noise_size()]`, standard normal.
-            steps: not used.
-            temperature: float or tensor that broadcasts against u, factor of the standard deviation.
-
-        Returns:
-            float32 tensor `[N, d, d, C]`.
-        """
+    def sample(self, noise: tf.Tensor, steps: int | None = None, temperature: float | tf.Tensor = 1.0) -> tf.Tensor:
         return temperature * tf.reshape(noise, [-1, *self.shape])

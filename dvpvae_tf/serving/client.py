@@ -54,7 +54,10 @@ def sample(
     """
     check_pixels(pixels)
     seeds = np.asarray(seeds, "int64")
-    inputs = {"seed": seeds, "temperature": np.full(seeds.shape, temperature, "float32")}
+    inputs: dict[str, np.ndarray | list[bytes]] = {
+        "seed": seeds,
+        "temperature": np.full(seeds.shape, temperature, "float32"),
+    }
     try:
         outputs = predict(url, SIGNATURES[pixels], inputs, timeout, retries)
     except UserError as error:
@@ -62,9 +65,9 @@ def sample(
             raise UserError(f"{url} has no means of p(x|z): export the model again, or ask for draws") from error
         raise
     with _explain_bad_answer(url):
-        for seed, error in zip(seeds, outputs["error"], strict=True):
-            if error:
-                raise UserError(f"{url} cannot draw the image of seed {seed}: {error}")
+        for seed, problem in zip(seeds, outputs["error"], strict=True):
+            if problem:
+                raise UserError(f"{url} cannot draw the image of seed {seed}: {problem}")
         images = _decode_images(outputs["image_bytes"], len(seeds))
         pseudoinputs = outputs.get("pseudoinput_bytes")
         return Samples(images, None if pseudoinputs is None else _decode_images(pseudoinputs, len(seeds)))
@@ -107,7 +110,7 @@ def _explain_bad_answer(url: str) -> Iterator[None]:
         raise UserError(f"{url} does not answer as a served model does: check this address") from error
 
 
-def _decode_images(files: Sequence[bytes], num: int) -> np.ndarray:
+def _decode_images(files: np.ndarray, num: int) -> np.ndarray:
     """Decodes `num` PNG files of one size: uint8 `[num, D, D, C]`."""
     if len(files) != num:
         raise ValueError(f"{len(files)} files for {num} rows")
@@ -167,7 +170,7 @@ def _from_json(name: str, rows: list) -> np.ndarray:
     return array.astype(float) if array.dtype == object else array  # null becomes NaN
 
 
-def _cause(error: Exception) -> Any:
+def _cause(error: BaseException) -> Any:
     """The message of the operating system."""
     while error.__context__:
         error = error.__context__

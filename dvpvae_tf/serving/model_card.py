@@ -1,6 +1,6 @@
 """The model card of an exported model: what it was trained on, what it is worth, and how to call it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import tensorflow as tf
 
@@ -51,7 +51,7 @@ def model_card(
     name: str,
     version: int,
     model: DVPVAE,
-    signatures: Mapping[str, Callable],
+    signatures: Mapping[str, tf.types.experimental.ConcreteFunction],
     config: TrainConfig | None,
     bound: dict | None,
     steps: int | None,
@@ -120,7 +120,7 @@ def _bound_text(bound: dict | None) -> str:
     )
 
 
-def _signature_table(signatures: Mapping[str, Callable]) -> str:
+def _signature_table(signatures: Mapping[str, tf.types.experimental.ConcreteFunction]) -> str:
     rows = []
     for name, signature in sorted(signatures.items()):
         inputs = _specs_text(sorted(signature.structured_input_signature[1].items()))

@@ -5,7 +5,7 @@ Source: https://www.tensorflow.org/tfx/serving/api_rest
 
 import base64
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,7 +56,9 @@ def decompress(body: bytes, max_bytes: int) -> bytes:
     return plain
 
 
-def parse_request(body: bytes, signatures: Mapping[str, Callable], max_rows: int) -> PredictRequest:
+def parse_request(
+    body: bytes, signatures: Mapping[str, tf.types.experimental.ConcreteFunction], max_rows: int
+) -> PredictRequest:
     """Parses the body of a predict request.
 
     Args:
@@ -88,7 +90,7 @@ def parse_request(body: bytes, signatures: Mapping[str, Callable], max_rows: int
     return PredictRequest(name, {key: _array(key, columns[key], spec) for key, spec in specs.items()}, by_rows)
 
 
-def input_specs(signature: Callable) -> dict[str, tf.TensorSpec]:
+def input_specs(signature: tf.types.experimental.ConcreteFunction) -> dict[str, tf.TensorSpec]:
     """Lists the inputs of a signature of a loaded SavedModel.
 
     Args:
@@ -192,7 +194,7 @@ def _bare_if_single(outputs: dict) -> Any:
     return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
 
-def metadata(signatures: Mapping[str, Callable]) -> dict:
+def metadata(signatures: Mapping[str, tf.types.experimental.ConcreteFunction]) -> dict:
     """Describes the signatures as TensorFlow Serving's `/metadata` does.
 
     Args:

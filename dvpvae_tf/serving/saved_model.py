@@ -6,7 +6,7 @@ This is the layout of TensorFlow Serving. What describes a version lies in its s
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +157,7 @@ def has_serving_api() -> bool:
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
-def _write_warmup_requests(path: Path, name: str, served: Mapping[str, Callable]) -> None:
+def _write_warmup_requests(path: Path, name: str, served: Mapping[str, tf.types.experimental.ConcreteFunction]) -> None:
     """Writes one request of two rows for each signature: black images, seed 0, temperature 0, empty files."""
     from tensorflow_serving.apis.predict_pb2 import PredictRequest
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog

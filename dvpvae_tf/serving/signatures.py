@@ -7,6 +7,7 @@ that row alone. For an invalid row `error` says why, and its other outputs are N
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import tensorflow as tf
 
@@ -125,14 +126,14 @@ def _sample(
     model: DVPVAE,
     steps: int | None,
     prior_temperature: float,
-    pixels: str,
+    pixels: Literal["draw", "mean"],
     seed: tf.Tensor,
     temperature: tf.Tensor,
     label: tf.Tensor | None = None,
 ) -> Outputs:
     temperature, problem = _check_temperature(temperature)
     good, why = tf.ones_like(seed, tf.bool), ""
-    if label is not None:
+    if label is not None and isinstance(model.prior, LabelledMixturePrior):
         good = (label >= 0) & (label < model.prior.num_labels)
         label, why = tf.where(good, label, 0), f"label must be from 0 to {model.prior.num_labels - 1}"
     keys = noise.keys_of(seed, Stream.SAMPLING)

@@ -103,7 +103,7 @@ def initialize(model: DVPVAE, config: TrainConfig, images: np.ndarray) -> None:
         model.adapt(images)
         return
     source = with_ancestral_process(load_model(config.init_from))
-    if isinstance(source.prior, FullMixturePrior):
+    if model.prior is not None and isinstance(source.prior, FullMixturePrior):
         source = with_prior(source, model.prior)  # the mixture was not trained, so it is not trained on
     if [weight.shape for weight in source.weights] != [weight.shape for weight in model.weights]:
         raise UserError(

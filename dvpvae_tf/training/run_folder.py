@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -65,7 +65,7 @@ class RunFolder:
             UserError: if the folder cannot be written, holds another run or one of other images, another process
                 trains in it, or there is nothing to resume.
         """
-        hashes = {name: hash_images(split) for name, split in zip(SPLITS, images, strict=True)}
+        hashes: dict[str, Any] = {name: hash_images(split) for name, split in zip(SPLITS, images, strict=True)}
         try:
             if self.config_file.exists():
                 self._check_same_run(resume, hashes)

@@ -27,6 +27,7 @@ class WithinBudget(keras_tuner.Oracle):
     """An oracle that draws new settings when `fits` rejects the first ones."""
 
     fits: Callable[[dict[str, Any]], bool] = staticmethod(lambda values: True)
+    _retry_queue: list[str]  # numbers of trials, KerasTuner's own
 
     def _random_values(self):
         for _ in range(MOST_DRAWS):
