@@ -16,17 +16,17 @@ import numpy as np
 
 from dvpvae_tf import DVPVAE
 from dvpvae_tf.errors import exit_on_error
-from dvpvae_tf.evaluation.evaluator import evaluator_of
+from dvpvae_tf.evaluation.evaluator import Evaluator
 from dvpvae_tf.priors import process
 
 
 def make_evaluations(preset, dtype, images, steps):
-    """The two models, and the functions that evaluate one more draw of every image."""
+    """The functions that evaluate one more draw of every image, of two models."""
     model = DVPVAE.from_preset(preset, dtype=dtype)
     model.adapt(images)
     slow = DVPVAE.from_preset(preset, dtype=dtype)
     slow.adapt(images)
-    fast_evaluator, slow_evaluator = evaluator_of(model), evaluator_of(slow)
+    fast_evaluator, slow_evaluator = Evaluator(model), Evaluator(slow)
     with mock.patch.object(process, "STATES_AT_A_TIME", 1):  # the UNet sees one diffusion step at a time
         slow_evaluator.trace(steps)
     data = fast_evaluator.image_data(images, 0, 0)
@@ -38,8 +38,7 @@ def make_evaluations(preset, dtype, images, steps):
         "evaluation": lambda draw: draw_sums(fast_evaluator, data, draw),
         "whole network a sample": lambda draw: draw_sums(slow_evaluator, slow_evaluator.image_data(images, 0, 0), draw),
     }
-    # An evaluator does not keep its model.
-    return (model, slow), evaluations
+    return evaluations
 
 
 def measure(evaluations, repeats):
@@ -71,7 +70,7 @@ def main():
         with exit_on_error():
             shape = (arguments.batch_size, *DVPVAE.from_preset(arguments.preset).image_shape)
             images = np.random.default_rng(0).integers(0, 256, shape, "uint8")
-            _models, evaluations = make_evaluations(arguments.preset, dtype, images, arguments.steps)
+            evaluations = make_evaluations(arguments.preset, dtype, images, arguments.steps)
             seconds = measure(evaluations, arguments.repeats)
         rates[dtype] = {name: arguments.batch_size / statistics.median(times) for name, times in seconds.items()}
         ratio = statistics.median(slow / fast for fast, slow in zip(*seconds.values(), strict=True))

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dvpvae_tf.distribute.devices import map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
-from dvpvae_tf.evaluation.evaluator import checked_images, evaluator_of
+from dvpvae_tf.evaluation.evaluator import Evaluator, checked_images
 from dvpvae_tf.evaluation.results import Evaluation, mean_and_error
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.refit import with_ancestral_process
@@ -156,7 +156,7 @@ def estimate(
     samples, steps, seed = int(samples), model.check_steps(steps), int(seed)
     images = checked_images(model, images)
     settings: dict[str, Any] = {"steps": steps, "published": estimator == "published"}
-    evaluators = [evaluator_of(each) for each in (model, *copies)]
+    evaluators = [Evaluator(each) for each in (model, *copies)]
     if verbose and not all(evaluator.is_traced(**settings) for evaluator in evaluators):
         print("Tracing the model, once: up to some minutes for a large one", flush=True)
     for evaluator in evaluators:
@@ -211,7 +211,7 @@ def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verb
     """
     _check_at_least_one(batch_size=batch_size)
     images = checked_images(model, images)
-    evaluator, bar = evaluator_of(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
+    evaluator, bar = Evaluator(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
     terms = []
     for start in range(0, len(images), batch_size):
         terms.append(evaluator.bound(images[start : start + batch_size], model.seed, start))

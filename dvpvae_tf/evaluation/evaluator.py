@@ -1,8 +1,6 @@
-"""The functions that evaluations of one model call: each is traced once and used by every evaluation."""
+"""The functions that evaluations of one model call."""
 
-import weakref
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,27 +23,6 @@ from dvpvae_tf.models.draws import (
 )
 from dvpvae_tf.noise import InferenceNoise, Stream
 from dvpvae_tf.priors import LabelledMixturePrior
-
-# From models to pairs of a config and an `Evaluator`.
-_evaluators: weakref.WeakKeyDictionary[DVPVAE, tuple[dict, "Evaluator"]] = weakref.WeakKeyDictionary()
-
-
-def evaluator_of(model: DVPVAE) -> "Evaluator":
-    """Returns the evaluator of a model: the same one as long as the model's config is the same.
-
-    Args:
-        model: `DVPVAE`.
-
-    Returns:
-        `Evaluator`.
-    """
-    config = model.get_config()
-    known = _evaluators.get(model)
-    if known is not None and known[0] == config:
-        return known[1]
-    evaluator = Evaluator(weakref.proxy(model))  # for example after calibration, which the old graphs do not contain
-    _evaluators[model] = config, evaluator
-    return evaluator
 
 
 def checked_images(model: DVPVAE, images: np.ndarray) -> np.ndarray:
@@ -70,17 +47,16 @@ def checked_images(model: DVPVAE, images: np.ndarray) -> np.ndarray:
 
 
 class Evaluator:
-    """The compiled functions that evaluate one model, on the device of that model.
+    """The compiled functions that evaluate one model, on the device of that model. The model keeps them for others.
 
     Noise is a function of the seed, the index of an image and the number of a draw: no result depends on the batch.
 
     Args:
-        model: `DVPVAE`, or a weak reference's proxy of it.
+        model: `DVPVAE`.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: DVPVAE):
         self._model = model
-        self._functions: dict[Any, Callable] = {}
 
     def image_data(self, images: np.ndarray, seed: int, first: int) -> ImageData:
         """Computes what all draws of an image share: the encoder runs once an image.
@@ -184,7 +160,7 @@ class Evaluator:
         Returns:
             bool.
         """
-        return ("draw_sums", steps, published) in self._functions
+        return ("draw_sums", steps, published) in self._model.graphs
 
     def trace(self, steps: int | None, published: bool = False) -> None:
         """Traces `image_data` and `draw_sums`, if they are not traced yet; calling them does so, too.
@@ -199,9 +175,7 @@ class Evaluator:
     # Each traced function, made when first asked for
 
     def _traced(self, key: tuple, function: Callable, *specs) -> tf.types.experimental.ConcreteFunction:
-        if key not in self._functions:
-            self._functions[key] = tf.function(function).get_concrete_function(*specs)
-        return self._functions[key]
+        return self._model.graphs.get(key, lambda: tf.function(function).get_concrete_function(*specs))
 
     def _image_data_function(self):
         def of_images(images, seed, first):

@@ -10,7 +10,7 @@ import numpy as np
 
 from dvpvae_tf.distribute.devices import map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
-from dvpvae_tf.evaluation.evaluator import checked_images, evaluator_of
+from dvpvae_tf.evaluation.evaluator import Evaluator, checked_images
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.noise import check_seed
 
@@ -127,7 +127,7 @@ def layer_sums(
     """
     check_seed(seed)
     images = checked_images(model, images)
-    evaluators = [evaluator_of(each) for each in (model, *copies)]
+    evaluators = [Evaluator(each) for each in (model, *copies)]
     size = smaller_batch(len(images), batch_size, len(evaluators))
     layer_sizes = np.array([math.prod(shape) for shape in model.top_down.latent_shapes])
 

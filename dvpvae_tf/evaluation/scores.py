@@ -7,7 +7,7 @@ import numpy as np
 from scipy import special
 
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.evaluation.evaluator import checked_images, evaluator_of
+from dvpvae_tf.evaluation.evaluator import Evaluator, checked_images
 from dvpvae_tf.evaluation.results import MeanAndError, mean_and_error, plus_minus
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.noise import check_seed
@@ -62,7 +62,7 @@ def score(
         raise ValueError(f"samples and batch_size must be at least 1, got {samples} and {batch_size}.")
     check_seed(seed)
     images, steps = checked_images(model, images), model.check_steps(steps)
-    evaluator, bar = evaluator_of(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
+    evaluator, bar = Evaluator(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
     parts, size = [], max(1, batch_size // samples)
     for start in range(0, len(images), size):
         data = evaluator.image_data(images[start : start + size], seed, start)

@@ -12,6 +12,7 @@ from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models import refit
 from dvpvae_tf.models.bound_model import BoundModel
+from dvpvae_tf.models.graphs import GraphCache
 from dvpvae_tf.models.latents import encode_batch, encode_in_batches
 from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions
@@ -42,17 +43,18 @@ class GenerativeModel(BoundModel):
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        self._compiled_for: str | None = None
-        self._compiled_generate: Any = None
-        self.encode_function = tf.function(functools.partial(encode_batch, self), reduce_retracing=True)
+        self.graphs = GraphCache(self)
 
     @property
     def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
-        """The compiled `generate`. It is compiled again after the prior changes, as calibration does."""
-        prior = repr(self.prior and self.prior.get_config())
-        if self._compiled_for != prior:
-            self._compiled_for, self._compiled_generate = prior, tf.function(self.generate, reduce_retracing=True)
-        return self._compiled_generate
+        """The compiled `generate`."""
+        return self.graphs.get("generate", lambda: tf.function(self.generate, reduce_retracing=True))
+
+    @property
+    def encode_function(self) -> tf.types.experimental.PolymorphicFunction:
+        """The compiled `dvpvae_tf.models.latents.encode_batch` of this model."""
+        encode = functools.partial(encode_batch, self)
+        return self.graphs.get("encode", lambda: tf.function(encode, reduce_retracing=True))
 
     @classmethod
     def from_preset(cls, name: str | Path, load_weights: bool = False, **kwargs: Any) -> "GenerativeModel":

@@ -1,6 +1,8 @@
 """Missing pixels drawn from the model's own posterior; no training."""
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -88,15 +90,15 @@ def inpaint(
     images = model.prepare(tf.convert_to_tensor(images)).numpy()
     missing, steps = _checked_mask(missing, images.shape), model.check_steps(steps)
     chains = 1 if approximate else chains
-    retrace_key = model.generate_function  # another one after each calibration, so that the graphs are made anew
+    start, go_on = _compiled(model, _start), _compiled(model, _round)
     parts = []
     size = max(1, ROWS_AT_A_TIME // chains)
     for first in range(0, len(images), size):
         given, mask = (tf.constant(each[first : first + size]) for each in (images, missing))
-        state = _start(model, retrace_key, given, mask, tf.constant([seed, first, 0]), chains, steps)
+        state = start(given, mask, tf.constant([seed, first, 0]), chains, steps)
         for number in range(rounds):
             keys = tf.constant([seed, first, number])
-            state = _round(model, retrace_key, state, given, mask, keys, chains, approximate, steps)
+            state = go_on(state, given, mask, keys, chains, approximate, steps)
         effective = np.exp(2.0 * state.log_sum.numpy().astype("float64") - state.log_sum_of_squares.numpy())
         filled = tf.where(mask, state.drawn if pixels == "draw" else state.mean, given)
         parts.append((filled.numpy(), effective))
@@ -116,15 +118,15 @@ def _checked_mask(missing: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(missing, shape[:3])[..., np.newaxis]
 
 
-@tf.function(reduce_retracing=True)
+def _compiled(model: "DVPVAE", function: Callable) -> Callable:
+    """The function with the model as its first argument, compiled once."""
+    return model.graphs.get(
+        ("inpaint", function.__name__), lambda: tf.function(functools.partial(function, model), reduce_retracing=True)
+    )
+
+
 def _start(
-    model: "DVPVAE",
-    retrace_key: Any,
-    given: tf.Tensor,
-    missing: tf.Tensor,
-    keys: tf.Tensor,
-    chains: int,
-    steps: int | None,
+    model: "DVPVAE", given: tf.Tensor, missing: tf.Tensor, keys: tf.Tensor, chains: int, steps: int | None
 ) -> _State:
     """A sample of the model for each chain, in place of the missing pixels."""
     rows = tf.shape(given)[0]
@@ -135,8 +137,7 @@ def _start(
     return _State(tf.where(_tile(missing, chains), samples, _tile(seen, chains)), given, given, nothing, nothing)
 
 
-@tf.function(reduce_retracing=True)
-def _round(model, retrace_key, state, given, missing, keys, chains, approximate, steps):
+def _round(model, state, given, missing, keys, chains, approximate, steps):
     """One round of all chains."""
     rows = tf.shape(given)[0]
     streams = _streams(keys[2] + 1, chains)

@@ -13,7 +13,6 @@ import tensorflow as tf
 from scipy import special, stats
 
 from dvpvae_tf import DVPVAE, evaluation, noise
-from dvpvae_tf.evaluation.evaluator import evaluator_of
 from dvpvae_tf.evaluation.layer_statistics import ACTIVE_UNIT_THRESHOLD
 from dvpvae_tf.evaluation.linear_gaussian import (
     SIDE,
@@ -315,14 +314,6 @@ def test_what_is_compiled_ends_with_its_model(tiny, images):
     del model
     gc.collect()
     assert gone() is None
-
-
-def test_a_model_that_has_changed_is_compiled_anew(tiny):
-    model = tiny()
-    first = evaluator_of(model)
-    assert evaluator_of(model) is first
-    model.prior.clip = False
-    assert evaluator_of(model) is not first
 
 
 def test_the_first_evaluation_says_that_it_traces_the_model(tiny, images, capsys):

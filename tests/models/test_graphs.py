@@ -1,11 +1,11 @@
-"""What a GPU would suffer from must not be in the graphs: loops over rows, calls of Python, strings."""
+"""Graphs are made once, and anew for a model that has changed; nothing is in them that a GPU would suffer from."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from dvpvae_tf import FusedAdamax
-from dvpvae_tf.evaluation.evaluator import evaluator_of
+from dvpvae_tf.evaluation.evaluator import Evaluator
 
 LOOPS = {"While", "StatelessWhile", "MapDefun"}
 OF_PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
@@ -44,6 +44,16 @@ def test_no_variable_is_int32(model):
 
 
 def test_the_bound_of_several_draws_has_no_loops(model):
-    nodes = nodes_of(evaluator_of(model)._draw_sums_function(None, False))
+    nodes = nodes_of(Evaluator(model)._draw_sums_function(None, False))
     assert len(nodes) > 100
     assert not (LOOPS | OF_PYTHON) & {node.op for node in nodes}
+
+
+def test_a_model_that_has_changed_is_compiled_anew(tiny):
+    model, made = tiny(), []
+    for clip, expected in ((True, 1), (True, 1), (False, 2), (False, 2), (True, 3)):
+        model.prior.clip = clip
+        assert model.graphs.get(("clipped", 5), lambda clip=clip: made.append(clip) or made[-1]) == clip
+        assert ("clipped", 5) in model.graphs and ("clipped", 6) not in model.graphs
+        assert len(made) == expected
+    assert model.generate_function is model.generate_function
