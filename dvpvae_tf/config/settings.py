@@ -73,7 +73,7 @@ class ModelConfig(StrictSettings):
     pseudoinput_log_var_max: float = Field(2.0, description="Upper limit of the log-variance of r(u|x).")
     prior: Literal["diffusion", "mixture", "standard", "full_mixture"] = Field(
         "diffusion",
-        description="Prior over u; a full_mixture takes the place of the diffusion prior when training ends.",
+        description="Prior over u. full_mixture: a diffusion prior, until a mixture replaces it when training ends.",
     )
     prior_channels: int = Field(16, gt=0, multiple_of=16, description="Channels of the prior's UNet.")
     prior_blocks: int = Field(2, gt=0, description="Residual blocks of the UNet per scale.")
@@ -88,6 +88,15 @@ class ModelConfig(StrictSettings):
         0, ge=0, description="K of a VampPrior over the top latent (Eq. 7), without pseudoinputs; 0: none."
     )
     vamp_from_data: bool = Field(True, description="Its pseudoinputs start as training images, or at random.")
+
+    @property
+    def prior_in_training(self) -> str:
+        """The prior that r(u|x) is trained with.
+
+        No gradient trains a full mixture: a diffusion prior holds its place, until the mixture is fitted to the trained
+        r(u|x), see `dvpvae_tf.training.loop`.
+        """
+        return "diffusion" if self.prior == "full_mixture" else self.prior
 
     @model_validator(mode="after")
     def _check_scales(self) -> "ModelConfig":

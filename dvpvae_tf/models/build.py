@@ -11,10 +11,10 @@ PSEUDOINPUTS = {"dct": DCTPseudoinput, "downsample": DownsamplePseudoinput, "lea
 
 
 def build_model(config: ModelConfig, **kwargs) -> DVPVAE:
-    """Makes the model that a config describes, as it is trained.
+    """Makes the model that a config describes, as it is trained: its prior is `config.prior_in_training`.
 
-    With the prior "full_mixture" it has a diffusion prior: the mixture is fitted once that has trained r(u|x), see
-    `dvpvae_tf.models.refit.with_full_mixture`.
+    For the prior "full_mixture" that is a diffusion prior. `dvpvae_tf.models.refit.with_full_mixture` replaces it in a
+    trained model, as the command `train` does when training ends.
 
     Args:
         config: the settings of the model.
@@ -58,16 +58,17 @@ def _pseudoinput(config):
     return PSEUDOINPUTS[config.pseudoinput](
         config.pseudoinput_size,
         sigma_per_element=config.pseudoinput_sigma == "per_element",
-        initial_log_var=config.gamma_min if config.prior in ("diffusion", "full_mixture") else -6.0,
+        initial_log_var=config.gamma_min if config.prior_in_training == "diffusion" else -6.0,
         log_var_range=(config.pseudoinput_log_var_min, config.pseudoinput_log_var_max),
         name="pseudoinput",
     )
 
 
 def _prior(config, pseudoinput, dtype):
-    if config.prior == "mixture":
+    kind = config.prior_in_training
+    if kind == "mixture":
         return MixturePrior(config.prior_components, name="prior")
-    if config.prior == "standard":
+    if kind == "standard":
         return StandardPrior(name="prior")
     return DiffusionPrior(
         config.prior_channels,

@@ -260,8 +260,10 @@ def _callbacks(folder, model, images, steps, follower, chief):
     return callbacks
 
 
-def _finish_prior(folder, images, classes):
-    """Calibrates the diffusion prior of the best model, or fits the full mixture that takes its place, once.
+def _fit_final_prior(folder, images, classes):
+    """Gives the best model its final prior, once: the calibrated diffusion prior, or a full mixture in its place.
+
+    Other priors are final as they are trained.
 
     Returns:
         The best model.
@@ -287,9 +289,9 @@ def _finish_prior(folder, images, classes):
 
 
 def _report(folder, images, classes):
-    """Finishes the prior of the best model, evaluates that on the test set and draws its pictures."""
+    """Gives the best model its final prior, evaluates that on the test set and draws its pictures."""
     folder.check_best()
-    model, test = _finish_prior(folder, images, classes), images[2]
+    model, test = _fit_final_prior(folder, images, classes), images[2]
     rows_of = {"samples": pictures.samples(model), "reconstructions": pictures.reconstructions(model, test[:10])}
     for name, rows in rows_of.items():
         write_atomically(folder.path / f"{name}.png", lambda path, rows=rows: pictures.save(path, rows))
