@@ -169,32 +169,32 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
 def _feature_extractor(arguments: argparse.Namespace, model: DVPVAE) -> tuple[Callable, str]:
     """The function from images to their features, and what to call them."""
     from dvpvae_tf.command_inputs import data_settings
-    from dvpvae_tf.evaluation import feature_distances
+    from dvpvae_tf.evaluation import features
 
     if arguments.fid == "inception":
-        inception = feature_distances.load_inception(arguments.inception_weights)
-        return functools.partial(feature_distances.inception_features, inception), feature_distances.INCEPTION_LABEL
+        inception = features.load_inception(arguments.inception_weights)
+        return functools.partial(features.inception_features, inception), features.INCEPTION_LABEL
     file = arguments.classifier
     if file and file.exists():
-        classifier = feature_distances.load_classifier(file, model.image_shape)
+        classifier = features.load_classifier(file, model.image_shape)
     else:
         if file:
             check_output(file, [".keras"])
         classifier = _train_classifier(data_settings(arguments), arguments.seed)
         if file:
             write_atomically(file, classifier.save)
-    return functools.partial(feature_distances.classifier_features, classifier), feature_distances.CLASSIFIER_LABEL
+    return functools.partial(features.classifier_features, classifier), features.CLASSIFIER_LABEL
 
 
 def _train_classifier(settings: dict[str, Any], seed: int) -> keras.Model:
     from dvpvae_tf.data.pipelines import read_dataset
-    from dvpvae_tf.evaluation import feature_distances
+    from dvpvae_tf.evaluation import features
 
     images, labels, *_ = read_dataset(**settings, labels=True)
     assert labels is not None  # they were asked for
     print(f"Training a classifier on the labels of {settings['name']}")
-    classifier = feature_distances.train_classifier(images[0], labels[0], seed)
-    accuracy = feature_distances.classifier_accuracy(classifier, images[2], labels[2])
+    classifier = features.train_classifier(images[0], labels[0], seed)
+    accuracy = features.classifier_accuracy(classifier, images[2], labels[2])
     print(f"The classifier labels {accuracy:.1%} of the test images correctly")
     return classifier
 
@@ -205,7 +205,7 @@ def _feature_distances(
     """The distances between images of the data and as many that the model generates."""
     import numpy as np
 
-    from dvpvae_tf.evaluation import feature_distances
+    from dvpvae_tf.evaluation.distances import feature_distances
     from dvpvae_tf.models.sampling import sample_in_batches
 
     extract, label = _feature_extractor(arguments, model)
@@ -213,7 +213,7 @@ def _feature_distances(
     print(f"Generating {len(real)} images and computing features")
     drawn = sample_in_batches(model, len(real), seed=arguments.seed, steps=arguments.steps, copies=copies)
     generated = np.concatenate([batch.images for batch in drawn])
-    distances = feature_distances.feature_distances(extract(real), extract(generated), seed=arguments.seed)
+    distances = feature_distances(extract(real), extract(generated), seed=arguments.seed)
     return {"features": label, "temperature": 1.0, **distances._asdict()}
 
 

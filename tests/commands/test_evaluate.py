@@ -11,7 +11,7 @@ from dvpvae_tf import evaluate as evaluate_command
 from dvpvae_tf.data import pipelines
 from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.evaluate import main
-from dvpvae_tf.evaluation import feature_distances
+from dvpvae_tf.evaluation import feature_distances, features
 from dvpvae_tf.models.loading import load_model
 
 
@@ -121,8 +121,8 @@ def test_bfloat16_gives_nearly_the_same(run_folder, tmp_path):
 def test_distances_of_features_are_those_of_the_library(run_folder, images, monkeypatch, tmp_path, capsys):
     trained = []
     monkeypatch.setattr(pipelines, "read_dataset", command_inputs.read_dataset)
-    train = functools.partial(feature_distances.train_classifier, steps=20, verbose=0)
-    monkeypatch.setattr(feature_distances, "train_classifier", lambda *inputs: trained.append(0) or train(*inputs))
+    train = functools.partial(features.train_classifier, steps=20, verbose=0)
+    monkeypatch.setattr(features, "train_classifier", lambda *inputs: trained.append(0) or train(*inputs))
     output, file = tmp_path / "results.json", tmp_path / "classifier.keras"
     options = ["--fid", "classifier", "--classifier", file, "--fid-images", 10, "--samples", 1, "--output", output]
     results = []
@@ -134,12 +134,10 @@ def test_distances_of_features_are_those_of_the_library(run_folder, images, monk
     assert "Frechet distance" in printed and "comparable for the same classifier only" in printed
     assert "of the test images correctly" in printed
 
-    classifier = feature_distances.load_classifier(file, (8, 8, 1))
+    classifier = features.load_classifier(file, (8, 8, 1))
     generated = load_model(run_folder).sample(10, seed=0)
-    features = [
-        feature_distances.classifier_features(classifier, each) for each in (images(12, seed=12)[:10], generated)
-    ]
-    expected = feature_distances.feature_distances(*features)
+    sets = [features.classifier_features(classifier, each) for each in (images(12, seed=12)[:10], generated)]
+    expected = feature_distances(*sets)
     assert results[0]["frechet"] == pytest.approx(expected.frechet, rel=1e-3)
     assert (results[0]["num_real"], results[0]["num_generated"]) == (10, 10)
 
