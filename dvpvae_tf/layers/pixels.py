@@ -105,6 +105,26 @@ def iterate_images(data: tf.data.Dataset | np.ndarray, batch_size: int = 256) ->
     return (take_images(batch) for batch in data)
 
 
+def gather_images(data: tf.data.Dataset | np.ndarray) -> np.ndarray:
+    """Gathers all images in one array.
+
+    Args:
+        data: array `[N, H, W, C]`, which is returned as it is, or batches that `take_images` takes.
+
+    Returns:
+        `[N, H, W, C]` of the dtype of the batches.
+
+    Raises:
+        ValueError: if there are none, or the data never end.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        return np.asarray(data)
+    batches = [np.asarray(batch) for batch in iterate_images(data)]
+    if not batches:
+        raise ValueError("The data set has no images.")
+    return np.concatenate(batches)
+
+
 def in_unit_range(images: tf.Tensor) -> tf.Tensor:
     """Finds the pixels in [0, 1].
 

@@ -1,7 +1,32 @@
-"""The two paths and the model made of them."""
+"""The model, what it returns, and what makes another model of a trained one.
+
+Methods change the model they belong to: `fit`, `adapt`, `calibrate`. The functions `with_...` leave it as it is, and
+return another model.
+"""
 
 from dvpvae_tf.models.bound_model import BoundModel
 from dvpvae_tf.models.dvpvae import DVPVAE
 from dvpvae_tf.models.outputs import Elbo, Features, Inference, Latents, Samples, SamplingOptions
+from dvpvae_tf.models.refit import (
+    with_ancestral_process,
+    with_diffusion_prior,
+    with_full_mixture,
+    with_labelled_mixture,
+    with_prior,
+)
 
-__all__ = ["BoundModel", "DVPVAE", "Elbo", "Features", "Inference", "Latents", "Samples", "SamplingOptions"]
+__all__ = [
+    "BoundModel",
+    "DVPVAE",
+    "Elbo",
+    "Features",
+    "Inference",
+    "Latents",
+    "Samples",
+    "SamplingOptions",
+    "with_ancestral_process",
+    "with_diffusion_prior",
+    "with_full_mixture",
+    "with_labelled_mixture",
+    "with_prior",
+]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.layers.pixels import gather_images
 from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models import refit
@@ -255,8 +256,8 @@ class GenerativeModel(BoundModel):
 
     def calibrate(
         self,
-        images: np.ndarray,
-        validation: np.ndarray | None = None,
+        images: np.ndarray | tf.data.Dataset,
+        validation: np.ndarray | tf.data.Dataset | None = None,
         steps: int | None = None,
         seed: int = 0,
         draws: int = 4000,
@@ -267,7 +268,8 @@ class GenerativeModel(BoundModel):
         Call it once training is over: it fits the weights as they are, in one pass.
 
         Args:
-            images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1].
+            images: training images, an array `[N, D, D, C]` or a `tf.data.Dataset` of batches: uint8, or float32 in
+                [0, 1].
             validation: other images, to choose T and the shrinkage of the covariances on; None takes every tenth out of
                 `images`.
             steps: T from now on; None takes the smallest that is within 0.2 nats of T = 50.
@@ -280,15 +282,16 @@ class GenerativeModel(BoundModel):
             What was found; None where it was of no use, see `DiffusionPrior.calibrate`.
 
         Raises:
-            ValueError: if the model has no diffusion prior, or `adapt` has not been called.
+            ValueError: if the model has no diffusion prior, there are no images, or `adapt` has not been called.
         """
         self.check_adapted()
         if not isinstance(self.prior, DiffusionPrior):
             raise ValueError("Only a model with a diffusion prior can be calibrated.")
+        images = gather_images(images)
         if validation is None:
             images, validation = np.delete(images, np.s_[::10], axis=0), images[::10]
         u, validation_u = (
             refit.draw_pseudoinputs(self, split, min(num, 10 * len(split)), seed)
-            for split, num in ((images, draws), (validation, draws // 2))
+            for split, num in ((images, draws), (gather_images(validation), draws // 2))
         )
         return self.prior.calibrate(u, validation_u, steps, seed, verbose)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.layers.pixels import gather_images
 from dvpvae_tf.noise import InferenceNoise, Stream
 from dvpvae_tf.priors import DiffusionPrior, LabelledMixturePrior, Prior, fit_diffusion, fit_full_mixture
 
@@ -69,13 +70,17 @@ def with_prior(model: "DVPVAE", prior: Prior) -> "DVPVAE":
 
 
 def with_full_mixture(
-    model: "DVPVAE", images: np.ndarray, validation: np.ndarray, seed: int = 0, verbose: int = 1
+    model: "DVPVAE",
+    images: np.ndarray | tf.data.Dataset,
+    validation: np.ndarray | tf.data.Dataset,
+    seed: int = 0,
+    verbose: int = 1,
 ) -> "DVPVAE":
     """Gives the model with a mixture of Gaussians with full covariances as its prior over u.
 
     Args:
         model: trained, with pseudoinputs; it stays as it is.
-        images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1].
+        images: training images, an array `[N, D, D, C]` or a `tf.data.Dataset` of batches: uint8, or float32 in [0, 1].
         validation: other images, which choose the number of components and the regularisation.
         seed: of the draws of u and of EM.
         verbose: 1 prints each fit, 0 nothing.
@@ -84,7 +89,7 @@ def with_full_mixture(
         The model with the fitted prior.
 
     Raises:
-        ValueError: if no fit is finite.
+        ValueError: if the model has no pseudoinputs, there are no images, or no fit is finite.
     """
     u, validation_u = _draws_to_fit(model, images, validation, seed)
     return with_prior(model, fit_full_mixture(u, validation_u, seed=seed, verbose=verbose))
@@ -92,8 +97,8 @@ def with_full_mixture(
 
 def with_diffusion_prior(
     model: "DVPVAE",
-    images: np.ndarray,
-    validation: np.ndarray,
+    images: np.ndarray | tf.data.Dataset,
+    validation: np.ndarray | tf.data.Dataset,
     steps: int | None = None,
     training_steps: int = 4000,
     seed: int = 0,
@@ -105,7 +110,7 @@ def with_diffusion_prior(
 
     Args:
         model: trained, with pseudoinputs; it stays as it is.
-        images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1].
+        images: training images, an array `[N, D, D, C]` or a `tf.data.Dataset` of batches: uint8, or float32 in [0, 1].
         validation: other images, which choose the shrinkage and T of the calibrated process.
         steps: T of the process; None takes the smallest within 0.2 nats of T = 50.
         training_steps: of the network, with 250 draws of u each.
@@ -130,9 +135,10 @@ def with_diffusion_prior(
 
 
 def _draws_to_fit(
-    model: "DVPVAE", images: np.ndarray, validation: np.ndarray, seed: int
+    model: "DVPVAE", images: np.ndarray | tf.data.Dataset, validation: np.ndarray | tf.data.Dataset, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draws of u of training and of validation images."""
+    images, validation = gather_images(images), gather_images(validation)
     return (
         draw_pseudoinputs(model, images, max(len(images), FEWEST_DRAWS), seed),
         draw_pseudoinputs(model, validation, max(len(validation), FEWEST_DRAWS // 8), seed + 1),

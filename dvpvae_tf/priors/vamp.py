@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.layers.pixels import iterate_images, to_unit_range
+from dvpvae_tf.layers.pixels import gather_images, to_unit_range
 from dvpvae_tf.layers.pseudoinputs import ClipWeights
 
 
@@ -51,19 +51,15 @@ class VampPrior(keras.layers.Layer):
             seed: int, of the draw.
 
         Raises:
-            ValueError: if there are fewer images than components.
+            ValueError: if there are no images, or fewer than components.
         """
         if not self.from_data:
             return
-        if isinstance(images, tf.data.Dataset):
-            batches = list(iterate_images(images))
-            images = np.concatenate(batches) if batches else np.zeros((0, *self.pseudoinputs.shape[1:]))
+        images = gather_images(images)
         if len(images) < self.components:
             raise ValueError(f"{self.components} components cannot start from {len(images)} training images.")
         chosen = np.random.default_rng(seed).permutation(len(images))[: self.components]
-        self.pseudoinputs.assign(
-            to_unit_range(tf.convert_to_tensor(np.asarray(images)[chosen]), self.pseudoinputs.shape[1:])
-        )
+        self.pseudoinputs.assign(to_unit_range(tf.convert_to_tensor(images[chosen]), self.pseudoinputs.shape[1:]))
 
     def log_prob(self, latents, means, log_vars):
         """The log-density of the mixture of the components with equal weights.

@@ -1,0 +1,48 @@
+"""Methods change their model, the functions `with_...` return another; both take arrays and data sets."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dvpvae_tf.models import refit, with_ancestral_process, with_full_mixture
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, images):
+    model = tiny()
+    model.adapt(images(64))
+    return model
+
+
+def as_pairs(images):
+    """The images as a data set of batches of images and labels, the last batch smaller."""
+    return tf.data.Dataset.from_tensor_slices((images, np.zeros(len(images), int))).batch(7)
+
+
+def test_calibration_changes_the_model_and_takes_data_sets_as_well(trained, images):
+    training, validation = images(20, seed=1), images(10, seed=2)
+    models = [refit.with_prior(trained, trained.prior) for _ in range(2)]
+    found = [
+        model.calibrate(*splits, steps=2, draws=40)
+        for model, splits in zip(
+            models, ((training, validation), (as_pairs(training), as_pairs(validation))), strict=True
+        )
+    ]
+    np.testing.assert_array_equal(found[0].covariances, found[1].covariances)
+    assert [model.prior.process_name for model in (trained, *models)] == ["ancestral", "calibrated", "calibrated"]
+    original = with_ancestral_process(models[0])
+    assert models[0].prior.process_name == "calibrated" and original.prior.process_name == "ancestral"
+    np.testing.assert_array_equal(original.sample(2, steps=3), trained.sample(2, steps=3))
+    with pytest.raises(ValueError, match="The data set has no images"):
+        models[0].calibrate(as_pairs(training).take(0))
+
+
+def test_a_mixture_is_for_another_model_and_takes_data_sets_as_well(trained, images, monkeypatch):
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", 64)
+    training, validation = images(40, seed=1), images(10, seed=2)
+    one, other = (
+        with_full_mixture(trained, *splits, verbose=0)
+        for splits in ((training, validation), (as_pairs(training), as_pairs(validation)))
+    )
+    np.testing.assert_array_equal(one.prior.means, other.prior.means)
+    assert trained.prior.process_name == "ancestral" and one.prior.process_name is None
