@@ -1,12 +1,10 @@
 """Training and evaluation of a model whose call gives the terms of a bound for each image."""
 
-import contextlib
 import inspect
 import math
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
@@ -17,9 +15,9 @@ from dvpvae_tf.keras_internals import (
     disable_gradient_reduction,
     parameters_of,
 )
-from dvpvae_tf.layers.pixels import RANGE, check_images, take_images, to_unit_range
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.outputs import Elbo
+from dvpvae_tf.models.training_data import checked_data, images_of, one_line_for_pixels, refuse
 from dvpvae_tf.optimizers import as_tensors, as_vector
 
 
@@ -115,10 +113,10 @@ class BoundModel(BuiltModel):
             ValueError: if a loss or metrics are given, or an optimizer that scales the loss.
         """
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
-        _refuse(given, "the model has its own loss and metrics")
+        refuse(given, "the model has its own loss and metrics")
         optimizer = keras.optimizers.get(optimizer)
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor
-        _refuse({"loss_scale_factor": scaled or None}, "only float16 needs it, and the model does not compute in that")
+        refuse({"loss_scale_factor": scaled or None}, "only float16 needs it, and the model does not compute in that")
         super().compile(optimizer, **kwargs)
 
     def compile_from_config(self, config: dict) -> None:
@@ -145,7 +143,7 @@ class BoundModel(BuiltModel):
         if "validation_data" in given:
             pair = given["validation_data"]
             given["validation_data"] = self._checked_data(tuple(pair) if isinstance(pair, list) else pair)
-        with _one_line_for_pixels():
+        with one_line_for_pixels():
             return super().fit(**given)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
@@ -154,7 +152,7 @@ class BoundModel(BuiltModel):
         Raises:
             ValueError: as `fit` does.
         """
-        with _one_line_for_pixels():
+        with one_line_for_pixels():
             return super().evaluate(**self._checked_arguments(super().evaluate, x, *args, **kwargs))
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Elbo:
@@ -167,7 +165,7 @@ class BoundModel(BuiltModel):
             ValueError: as `fit` does.
         """
         self._images_seen.assign(0)
-        with _one_line_for_pixels():
+        with one_line_for_pixels():
             return super().predict(self._checked_data(x), *args, **kwargs)
 
     def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
@@ -200,32 +198,11 @@ class BoundModel(BuiltModel):
         given = inspect.signature(method).bind_partial(*args, **kwargs).arguments
         given |= given.pop("kwargs", {})
         names = ("class_weight", "sample_weight")
-        _refuse({name: given.get(name) for name in names}, "all images count alike")
+        refuse({name: given.get(name) for name in names}, "all images count alike")
         return given | {"x": self._checked_data(given["x"])}
 
     def _checked_data(self, data):
-        """Returns the data. It checks as much as it can before anything is traced, and the rest while data are read."""
-        if isinstance(data, list):
-            raise ValueError(
-                "Give images as one array, such as np.stack(images): Keras takes a list for several inputs."
-            )
-        if isinstance(data, tf.data.Dataset):
-            images = images_of(data.element_spec)
-            if isinstance(images, tf.TensorSpec):
-                if not images.shape[1:].is_fully_defined():
-                    shape = [None, *self.image_shape]
-                    raise ValueError(
-                        "The data set does not know the shape of its images: pass each batch through "
-                        f"tf.ensure_shape(images, {shape}) with map."
-                    )
-                check_images(np.zeros([0, *images.shape[1:]], images.dtype.as_numpy_dtype), self.image_shape)
-            if self.jit_compile and images.dtype.is_floating:
-                data = data.map(_assert_pixels, num_parallel_calls=tf.data.AUTOTUNE)  # XLA drops assertions
-        elif isinstance(data, (np.ndarray, tf.Tensor, tuple, dict)):
-            images = images_of(data)
-            if isinstance(images, (np.ndarray, tf.Tensor)):
-                check_images(images, self.image_shape)
-        return data
+        return checked_data(data, self.image_shape, bool(self.jit_compile))
 
     def reset_metrics(self) -> None:
         """Resets the metrics and the count of evaluated images."""
@@ -398,48 +375,6 @@ class BoundModel(BuiltModel):
             return logs
 
         return next_steps
-
-
-def images_of(data: Any) -> Any:
-    """Takes the images out of what a data set yields.
-
-    Args:
-        data: images, a tuple of images and labels, or a dictionary with "image", as TensorFlow Datasets have.
-
-    Returns:
-        The images.
-
-    Raises:
-        ValueError: if the dictionary has no "image", or there are sample weights.
-    """
-    images, _, weights = keras.utils.unpack_x_y_sample_weight(data)
-    _refuse({"sample weights": weights}, "all images count alike")
-    return take_images(images)
-
-
-def _refuse(arguments, reason):
-    """Raises an error for arguments that are not None, so that none is silently ignored."""
-    given = [name for name, value in arguments.items() if value is not None]
-    if given:
-        raise ValueError(f"Leave out {' and '.join(given)}: {reason}.")
-
-
-@contextlib.contextmanager
-def _one_line_for_pixels():
-    """Turns the error of a graph that finds pixels out of range, buried under its traceback, into one line."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        if RANGE not in error.message:
-            raise
-        raise ValueError(f"{RANGE}: divide 0..255 by 255.") from None
-
-
-def _assert_pixels(*data):
-    """The element of a data set, its images checked as it is read."""
-    data = data[0] if len(data) == 1 else data
-    with tf.control_dependencies([to_unit_range(images_of(data))]):
-        return tf.nest.map_structure(tf.identity, data)
 
 
 def _padded(images, parts=1):
