@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 import keras
-import matplotlib.pyplot as plt
 import numpy as np
+from plots import axes_of_picture, draw_curve
 
 from dvpvae_tf import evaluation
 from dvpvae_tf.evaluation.linear_gaussian import SIDE, distribution_of_images, make_linear_gaussian_model
@@ -38,19 +38,13 @@ def excess(result, exact):
 
 
 def draw(curves, path):
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name, (color, points) in curves.items():
-        means, errors = np.transpose(points)
-        axes.errorbar(SAMPLES, means, 2 * errors, color=color, marker="o", markersize=3, capsize=2, label=name)
-    axes.axhline(0, color="black", linewidth=1)
-    axes.text(SAMPLES[-1], -0.05, "-log p(x)", ha="right", va="top")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(SAMPLES, SAMPLES)
-    axes.set_xlabel("samples K an image")
-    axes.set_ylabel("estimate minus -log p(x), nats")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    with axes_of_picture(path, "samples K an image", "estimate minus -log p(x), nats") as axes:
+        for name, (color, points) in curves.items():
+            draw_curve(axes, SAMPLES, points, color, name)
+        axes.axhline(0, color="black", linewidth=1)
+        axes.text(SAMPLES[-1], -0.05, "-log p(x)", ha="right", va="top")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(SAMPLES, SAMPLES)
 
 
 def main():

@@ -14,6 +14,7 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
+from kl_of_u import kl_of_u
 
 from dvpvae_tf import load_model
 from dvpvae_tf.data.pipelines import read_images
@@ -25,8 +26,8 @@ from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
 from dvpvae_tf.priors.process import GRID_TIMES, CalibratedProcess
 
 CALIBRATED_STEPS, MIXTURE_STEPS = (1, 2, 5, 10, 20, 50), (1, 5, 20)
+NOISE_SEED = 5  # of the trajectories
 LEARNING_RATE, WARM_UP_STEPS, BATCH_SIZE = 2e-3, 100, 500
-ROWS_AT_A_TIME = 250
 SCHEDULE = LinearNoiseSchedule(-6.0, 7.0)
 
 
@@ -166,15 +167,6 @@ def estimate_with_mixture_steps(posterior, correction, path, u, noise):
         y = mean + deviation * fresh
 
 
-def kl_of_u(log_weight, u, noise_size, entropy, seed=5):
-    """The KL of u of each draw, from one trajectory each."""
-    function, rng, values = tf.function(log_weight), np.random.default_rng(seed), []
-    for start in range(0, len(u), ROWS_AT_A_TIME):
-        rows = u[start : start + ROWS_AT_A_TIME]
-        values.append(-function(rows, rng.normal(size=(len(rows), noise_size)).astype("float32")))
-    return np.concatenate(values) - entropy
-
-
 def mean_and_error(values):
     return f"{values.mean():.3f} +- {values.std(ddof=1) / len(values) ** 0.5:.3f}"
 
@@ -203,11 +195,11 @@ def measure(arguments):
     for steps in CALIBRATED_STEPS:
         tables = {"covariances": found.covariances, "paths": found.paths}
         process = CalibratedProcess(SCHEDULE, denoiser.predict_u, shape, steps, **tables)
-        kl = kl_of_u(estimate_of(process), test_u, process.estimate_noise_size, entropy)
+        kl = kl_of_u(estimate_of(process), test_u, process.estimate_noise_size, entropy, NOISE_SEED)
         print(f"calibrated, T = {steps}: {mean_and_error(kl)} nats")
     for steps in MIXTURE_STEPS if posterior else ():
         path = found.paths[steps - 1, : steps + 1]
-        kl = kl_of_u(mixture_estimate_of(denoiser, path), flat_test, (steps + 1) * size, entropy)
+        kl = kl_of_u(mixture_estimate_of(denoiser, path), flat_test, (steps + 1) * size, entropy, NOISE_SEED)
         print(f"mixture steps, T = {steps}: {mean_and_error(kl)} nats, {mean_and_error(kl - exact)} more than exact")
 
 

@@ -10,9 +10,9 @@ The picture is that of docs/prior.md.
 import argparse
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
 import tensorflow as tf
+from kl_of_u import kl_of_u
+from plots import axes_of_picture, draw_curve
 
 from dvpvae_tf import load_model
 from dvpvae_tf.data.pipelines import read_images
@@ -20,19 +20,16 @@ from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.models.refit import draw_pseudoinputs, with_ancestral_process
 
 STEPS = (1, 2, 5, 10, 20, 50)
-ROWS_AT_A_TIME = 250
 
 
-def kl_of_u(model, u, steps, seed):
+def mean_kl_of_u(model, u, steps, seed):
     """The KL of u in T steps, given one trajectory for each of the draws u of r(u|x): its mean and standard error."""
-    prior = model.prior
-    bound = tf.function(lambda u, noise: tf.add_n(prior.estimate(u, noise, steps).terms))
-    rng, values = np.random.default_rng(seed), []
-    for start in range(0, len(u), ROWS_AT_A_TIME):
-        rows = u[start : start + ROWS_AT_A_TIME]
-        noise = rng.normal(size=(len(rows), prior.estimate_noise_size(steps))).astype("float32")
-        values.append(bound(rows, noise))
-    values = np.concatenate(values) - float(model.pseudoinput.entropy())
+    prior, entropy = model.prior, float(model.pseudoinput.entropy())
+
+    def estimate(u, noise):
+        return -tf.add_n(prior.estimate(u, noise, steps).terms)
+
+    values = kl_of_u(estimate, u, prior.estimate_noise_size(steps), entropy, seed)
     return values.mean(), values.std(ddof=1) / len(values) ** 0.5
 
 
@@ -44,28 +41,22 @@ def measure(arguments):
     curves = {}
     for model in (with_ancestral_process(calibrated), calibrated):
         name = f"{model.prior.process_name} diffusion"
-        curves[name] = [kl_of_u(model, u, steps, arguments.seed) for steps in STEPS]
-    return curves, kl_of_u(mixture, u, None, arguments.seed), mixture.prior.components
+        curves[name] = [mean_kl_of_u(model, u, steps, arguments.seed) for steps in STEPS]
+    return curves, mean_kl_of_u(mixture, u, None, arguments.seed), mixture.prior.components
 
 
 def draw(curves, exact, components, path):
     """Draws the curves; the mixture, which takes no steps, is a line."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for color, (name, points) in zip(("tab:red", "tab:blue"), curves.items(), strict=True):
-        means, errors = np.transpose(points)
-        axes.errorbar(STEPS, means, 2 * errors, color=color, marker="o", markersize=4, capsize=2, label=name)
-    axes.axhline(exact[0], color="black", linewidth=1, label=f"full mixture of {components}, no steps")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xticks(STEPS, STEPS)
-    ticks = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
-    axes.set_yticks(ticks, ticks)
-    axes.minorticks_off()
-    axes.set_xlabel("steps T")
-    axes.set_ylabel("KL of u, nats")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    with axes_of_picture(path, "steps T", "KL of u, nats") as axes:
+        for color, (name, points) in zip(("tab:red", "tab:blue"), curves.items(), strict=True):
+            draw_curve(axes, STEPS, points, color, name)
+        axes.axhline(exact[0], color="black", linewidth=1, label=f"full mixture of {components}, no steps")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(STEPS, STEPS)
+        ticks = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
+        axes.set_yticks(ticks, ticks)
+        axes.minorticks_off()
 
 
 def main():

@@ -19,6 +19,7 @@ from dvpvae_tf.models.draws import (
     label_log_weights,
     negative_elbo_terms,
     published_log_weight,
+    sum_of_kl_u,
     tile,
 )
 from dvpvae_tf.noise import InferenceNoise, Stream
@@ -186,10 +187,7 @@ class Evaluator:
     def _draw_sums_function(self, steps, published):
         def draw_sums(data, seed, first, draws, num_draws):
             num_images = tf.shape(data.target)[0]
-            # One row for each draw of each image, draw by draw.
-            seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - draws, first, num_images)
-            drawn = draw(self._model, tile(data, tf.size(draws)), seeds, steps)
-            terms = bound_terms(self._model, drawn)
+            seeds, drawn, terms = self._draw(data, seed, first, draws, steps)
             if steps is not None:
                 length = 1.0 / tf.cast(num_draws, tf.float32)
                 start = tf.repeat(tf.cast(draws, tf.float32), num_images) * length
@@ -213,11 +211,8 @@ class Evaluator:
     def _draw_terms_function(self, steps):
         def draw_terms(data, seed, first, draws):
             num_images = tf.shape(data.target)[0]
-            seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - draws, first, num_images)
-            drawn = draw(self._model, tile(data, tf.size(draws)), seeds, steps)
-            terms = bound_terms(self._model, drawn)
-            kl_u = tf.add_n([tf.zeros_like(drawn.log_likelihood), *terms["kl_u"].values()])
-            found = {"log_weight": importance_log_weight(drawn), "kl_u": kl_u}
+            _, drawn, terms = self._draw(data, seed, first, draws, steps)
+            found = {"log_weight": importance_log_weight(drawn), "kl_u": sum_of_kl_u(terms)}
             found |= {name: terms[name] for name in ("reconstruction", "kl_z")}
             if isinstance(self._model.prior, LabelledMixturePrior):
                 found["label_log_weight"] = label_log_weights(self._model, drawn)
@@ -227,6 +222,12 @@ class Evaluator:
 
         specs = (self._data_spec, *_scalars(2), tf.TensorSpec([None], tf.int32))
         return self._traced(("draw_terms", steps), draw_terms, *specs)
+
+    def _draw(self, data, seed, first, draws, steps):
+        """The keys, the draws and their terms: one row for each draw of each image, draw by draw."""
+        seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - draws, first, tf.shape(data.target)[0])
+        drawn = draw(self._model, tile(data, tf.size(draws)), seeds, steps)
+        return seeds, drawn, bound_terms(self._model, drawn)
 
     def _infer_twice_function(self):
         def infer_twice(data, seed, first):

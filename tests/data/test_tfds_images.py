@@ -133,19 +133,19 @@ def test_a_data_set_that_cannot_be_prepared_is_told_in_one_line(tmp_path, monkey
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_the_real_mnist(shared):
-    train, validation, test = load_dataset("mnist", 500, data_dir=shared / "data" / "tfds")
-    assert train.element_spec.shape == (500, 28, 28, 1)
-    assert (train.cardinality(), validation.cardinality(), test.cardinality()) == (110, 10, 20)
-    last = tfds.load("mnist", data_dir=shared / "data" / "tfds", split="train[55000:]", download=False)
-    expected = np.stack([example["image"] for example in last.as_numpy_iterator()])
-    np.testing.assert_array_equal(np.concatenate(list(validation.as_numpy_iterator())), expected)
-
-
-def test_the_real_cifar10_is_a_subset_so_validation_is_its_last_tenth(shared):
-    train, validation, test = load_dataset("cifar10", 100, data_dir=shared / "data" / "tfds", horizontal_flip=True)
-    assert train.element_spec.shape == (100, 32, 32, 3)
-    assert (train.cardinality(), validation.cardinality(), test.cardinality()) == (45, 5, 10)
-    last = tfds.load("cifar10", data_dir=shared / "data" / "tfds", split="train[4500:]", download=False)
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes", "validation_split", "options"),
+    [
+        ("mnist", (500, 28, 28, 1), (110, 10, 20), "train[55000:]", {}),
+        # The shared copy is a subset, so validation is its last tenth.
+        ("cifar10", (100, 32, 32, 3), (45, 5, 10), "train[4500:]", {"horizontal_flip": True}),
+    ],
+)
+def test_the_real_data(shared, name, shape, sizes, validation_split, options):
+    folder = shared / "data" / "tfds"
+    train, validation, test = load_dataset(name, shape[0], data_dir=folder, **options)
+    assert train.element_spec.shape == shape
+    assert (train.cardinality(), validation.cardinality(), test.cardinality()) == sizes
+    last = tfds.load(name, data_dir=folder, split=validation_split, download=False)
     expected = np.stack([example["image"] for example in last.as_numpy_iterator()])
     np.testing.assert_array_equal(np.concatenate(list(validation.as_numpy_iterator())), expected)
