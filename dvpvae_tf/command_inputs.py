@@ -1,4 +1,7 @@
-"""The model and the images that the options of a command name."""
+"""Loads the model and the images that the parsed options of a command name.
+
+It imports TensorFlow, so a command imports it once `dvpvae_tf.command_line` has parsed the options.
+"""
 
 import argparse
 from typing import Any

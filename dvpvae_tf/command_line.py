@@ -1,4 +1,7 @@
-"""Options that several commands share, and the types of their values."""
+"""Options that several commands share, and the types of their values: what is parsed before TensorFlow is imported.
+
+`dvpvae_tf.command_inputs` loads what the parsed options name.
+"""
 
 import argparse
 import math

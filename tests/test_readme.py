@@ -15,7 +15,7 @@ from dvpvae_tf.__main__ import COMMANDS
 
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
-PAGES = [README, *sorted((PROJECT / "docs").glob("*.md")), *sorted((PROJECT / "docs" / "results").glob("*.md"))]
+PAGES = [README, *sorted(path for each in ("", "api", "results") for path in (PROJECT / "docs" / each).glob("*.md"))]
 COMMAND = "python -m dvpvae_tf."
 
 CHECKS = f"""
@@ -128,6 +128,14 @@ def test_commands_are_accepted(command, tmp_path, monkeypatch):
             parse(arguments)
     else:
         parse(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_benchmarks_have_the_options_that_pages_give_them(page):
+    for script, options in re.findall(r"python (benchmarks/\w+\.py)([^`\n#]*)", text_of(page)):
+        source = text_of(PROJECT / script)
+        for option in set(re.findall(r"--[\w-]+", options)) - {"--help"}:
+            assert f'"{option}"' in source, (script, option)
 
 
 @pytest.mark.slow
