@@ -169,7 +169,7 @@ def estimate(
             data, means = evaluator.image_data(images[place : place + size], seed, first + place), _Means()
             rows = len(data.target)
             for draws in _chunks(samples, max(1, batch_size // rows)):
-                means.add(*evaluator.draw_sums(data, seed, first + place, draws, samples, **settings), len(draws))
+                means.add(len(draws), *evaluator.draw_sums(data, seed, first + place, draws, samples, **settings))
                 progress.add(place, means.estimates(estimator), rows * len(draws))
             return means.terms() | {"estimates": means.estimates(estimator)}
 
@@ -254,10 +254,11 @@ def _chunks(total, size):
 class _Means:
     """Means over the draws of some images, kept in float64 as the draws come."""
 
-    def __init__(self):
-        self.count, self.sums, self.log_sum = 0, None, -np.inf
+    def __init__(self) -> None:
+        self.count, self.log_sum = 0, np.array(-np.inf)
+        self.sums: Any = None
 
-    def add(self, sums, log_sum, count):
+    def add(self, count, sums, log_sum):
         """Adds what `Evaluator.draw_sums` gives for `count` draws."""
         sums = tf.nest.map_structure(lambda value: np.asarray(value, "float64"), sums)
         self.sums = sums if self.sums is None else tf.nest.map_structure(np.add, self.sums, sums)
@@ -276,9 +277,11 @@ class _Means:
 class _Progress:
     """A progress bar with the estimate so far, and the rate of the work; several threads add to it."""
 
-    def __init__(self, total, start, verbose):
-        self.start, self.estimates, self.lock = start, {}, threading.Lock()
-        self.work, self.seconds, self.first = 0, 0.0, None
+    def __init__(self, total: int, start: float, verbose: int):
+        self.start, self.lock = start, threading.Lock()
+        self.estimates: dict[int, np.ndarray] = {}
+        self.work, self.seconds = 0, 0.0
+        self.first = (0, 0.0)  # after the first pass
         self.bar = keras.utils.Progbar(total, verbose=verbose, unit_name="sample", stateful_metrics=["nats"])
 
     def add(self, batch, estimates, work):
@@ -286,7 +289,8 @@ class _Progress:
         with self.lock:
             self.work += work
             self.seconds = time.perf_counter() - self.start
-            self.first = self.first or (self.work, self.seconds)
+            if not self.first[0]:
+                self.first = (self.work, self.seconds)
             self.estimates[batch] = estimates
             self.bar.add(work, [("nats", np.concatenate(list(self.estimates.values())).mean())])
 

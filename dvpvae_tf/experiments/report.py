@@ -146,7 +146,8 @@ def _notes_on_costs(arguments: argparse.Namespace, scale: CostScale) -> list[str
 
 def _paired_differences(arguments: argparse.Namespace, rows: list[Row]) -> list[str]:
     """Lines of Markdown: how each system differs from the first one of its data set on the same test images."""
-    lines, first = [], {}
+    lines: list[str] = []
+    first: dict[str, Any] = {}
     for row in rows:
         bounds = [runs.read_test_bounds(row, folder) for folder in _run_folders(arguments, row)]
         reference, name = first.setdefault(row.data, (bounds, row.system))

@@ -340,9 +340,13 @@ class DVPVAE(GenerativeModel):
         """
         check_pixels(pixels)
         condition, pseudoinputs = None, None
-        if self.pseudoinput is not None:
+        if self.pseudoinput is not None and self.prior is not None:
             if pseudoinput is None:
-                pseudoinput = self._sample_prior(seeds, prior_temperature, steps, label)
+                drawn = noise.normal(
+                    noise.fork(seeds, GenerationNoise.PSEUDOINPUT), self.prior.sample_noise_size(steps)
+                )
+                of_label = {} if label is None else {"label": label}  # which other priors do not take
+                pseudoinput = self.prior.sample(drawn, steps, prior_temperature, **of_label)
             pseudoinput = tf.broadcast_to(pseudoinput, [tf.shape(seeds)[0], *self.pseudoinput.shape])
             condition = self.pseudoinput.decode(pseudoinput)
             pseudoinputs = tf.clip_by_value(condition, 0.0, 1.0)
@@ -359,11 +363,6 @@ class DVPVAE(GenerativeModel):
             return Samples(self.likelihood.mean_images(parameters), pseudoinputs)
         images = self.likelihood.images(parameters, noise.fork(seeds, GenerationNoise.PIXELS), temperature)
         return Samples(images, pseudoinputs)
-
-    def _sample_prior(self, seeds, temperature, steps, label):
-        drawn = noise.normal(noise.fork(seeds, GenerationNoise.PSEUDOINPUT), self.prior.sample_noise_size(steps))
-        of_label = {} if label is None else {"label": label}  # which other priors do not take
-        return self.prior.sample(drawn, steps, temperature, **of_label)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor, serialised."""

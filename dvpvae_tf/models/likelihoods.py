@@ -128,7 +128,7 @@ class DiscretizedLogisticMixture(tfd.Distribution):
 
     def _channel_by_channel(self, weights, noise, finish):
         """Pixels from component weights [..., M] and noise [..., C], each channel given those below it."""
-        values = []
+        values: list[tf.Tensor] = []
         for channel in range(self._channels):
             value = self._location(values) + noise[..., channel, tf.newaxis] * self._scales[channel]
             values.append(finish(tf.reduce_sum(weights * value, axis=-1, keepdims=True)))

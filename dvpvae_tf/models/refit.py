@@ -16,6 +16,7 @@ from dvpvae_tf.priors import DiffusionPrior, LabelledMixturePrior, Prior, fit_di
 if TYPE_CHECKING:
     from dvpvae_tf.models.dvpvae import DVPVAE
 
+NO_PSEUDOINPUTS = "This model has no pseudoinputs to draw."
 FEWEST_DRAWS = 16_000  # of u to fit a mixture to: several of each image where there are fewer
 DRAWS_OF_ALL = (FEWEST_DRAWS, FEWEST_DRAWS // 8)  # of training and of validation images, shared by the classes
 BATCH_SIZE = 1000  # images that are encoded at a time
@@ -37,7 +38,7 @@ def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int =
         ValueError: if the model has no pseudoinputs.
     """
     if model.pseudoinput is None:
-        raise ValueError("This model has no pseudoinputs to draw.")
+        raise ValueError(NO_PSEUDOINPUTS)
     chosen = np.arange(num) % len(images) if num > len(images) else np.arange(num) * len(images) // num
     draws = []
     for start in range(0, num, BATCH_SIZE):
@@ -119,7 +120,12 @@ def with_diffusion_prior(
 
     Returns:
         The model with the trained prior.
+
+    Raises:
+        ValueError: if the model has no pseudoinputs, or there are no images.
     """
+    if model.pseudoinput is None:
+        raise ValueError(NO_PSEUDOINPUTS)
     if isinstance(model.prior, DiffusionPrior):
         prior = model.prior.ancestral()
     else:

@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -44,7 +45,7 @@ def _write_grid(path, batches):
 
 
 def _write_arrays(path, batches, job=None):
-    kept = {} if job is None else {"sampling": json.dumps(job)}
+    kept: dict[str, Any] = {} if job is None else {"sampling": json.dumps(job)}
     np.savez(path, **_collect(batches), **kept)
 
 

@@ -5,13 +5,16 @@ import contextlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import numpy as np
 import requests
 import tensorflow as tf
 from PIL import Image
+from urllib3 import BaseHTTPResponse
+from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
@@ -124,10 +127,18 @@ def _decode_images(files: np.ndarray, num: int) -> np.ndarray:
 class _Retry(Retry):
     """Does not retry after a timeout: the server may still be busy with the first request."""
 
-    def increment(self, *args, error=None, **kwargs):
+    def increment(
+        self,
+        method: str | None = None,
+        url: str | None = None,
+        response: BaseHTTPResponse | None = None,
+        error: Exception | None = None,
+        _pool: ConnectionPool | None = None,
+        _stacktrace: TracebackType | None = None,
+    ) -> Self:
         if isinstance(error, ReadTimeoutError):
             raise error
-        return super().increment(*args, error=error, **kwargs)
+        return super().increment(method, url, response, error, _pool, _stacktrace)
 
 
 def _predict_rest(url: str, signature: str, inputs: dict, timeout: float, retries: int) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """One training run, from its config to the files it leaves in its folder."""
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -268,21 +269,22 @@ def _fit_final_prior(folder, images, classes):
     Returns:
         The best model.
     """
-    model, config = load_model(folder.best), folder.config
+    model, config, (training, validation, _) = load_model(folder.best), folder.config, images
     if not isinstance(model.prior, DiffusionPrior) or model.prior.calibrated_steps is not None:
         return model
     if config.labels:
         print(f"Fitting a prior over u for each class of {folder.best}")
-        (train, validation), (of_train, of_validation) = images[:2], classes.labels[:2]
+        labels, validation_labels, _ = classes.labels
         model = with_labelled_mixture(
-            model, train, of_train, validation, of_validation, config.seed, class_names=classes.names
+            model, training, labels, validation, validation_labels, config.seed, class_names=classes.names
         )
     elif config.model.prior == "full_mixture":
         print(f"Fitting the prior over u of {folder.best}")
-        model = with_full_mixture(model, *images[:2], config.seed)
+        model = with_full_mixture(model, training, validation, config.seed)
     else:
         print(f"Calibrating the prior over u of {folder.best}")
-        if model.calibrate(*images[:2], config.model.diffusion_steps, config.seed, verbose=1) is None:
+        steps = config.model.diffusion_steps
+        if model.calibrate(training, validation, steps, config.seed, verbose=1) is None:
             print("Its predictions are not finite, so it keeps the ancestral process")
     write_atomically(folder.best, model.save)
     return model
@@ -294,7 +296,7 @@ def _report(folder, images, classes):
     model, test = _fit_final_prior(folder, images, classes), images[2]
     rows_of = {"samples": pictures.samples(model), "reconstructions": pictures.reconstructions(model, test[:10])}
     for name, rows in rows_of.items():
-        write_atomically(folder.path / f"{name}.png", lambda path, rows=rows: pictures.save(path, rows))
+        write_atomically(folder.path / f"{name}.png", functools.partial(pictures.save, rows=rows))
     bound = evaluation.negative_elbo(model, test, folder.config.batch_size)
     if folder.config.labels:
         bound["of_labels"] = evaluation.score_labels(model, test, classes.labels[2], seed=folder.config.seed)
