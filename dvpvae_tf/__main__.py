@@ -26,6 +26,7 @@ COMMANDS = {
 }
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that the first argument names with the other arguments.
 
@@ -36,15 +37,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on standard error, for an unknown command or a mistake in its options.
     """
     command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    with exit_on_error():
-        if command in ("-h", "--help"):
-            print("usage: dvpvae COMMAND [options]; dvpvae COMMAND --help lists the options\n")
-            print("\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()))
-        elif command in COMMANDS:
-            importlib.import_module(f"dvpvae_tf.{command}").main(arguments)
-        else:
-            hint = did_you_mean(command, COMMANDS) or f": give one of {', '.join(COMMANDS)}"
-            raise UserError(f"unknown command {command}{hint}")
+    if command in ("-h", "--help"):
+        print("usage: dvpvae COMMAND [options]; dvpvae COMMAND --help lists the options\n")
+        print("\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items()))
+    elif command in COMMANDS:
+        importlib.import_module(f"dvpvae_tf.{command}").main(arguments)
+    else:
+        hint = did_you_mean(command, COMMANDS) or f": give one of {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {command}{hint}")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -68,15 +69,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can correct.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        check_samples_output(arguments.output, arguments.num)
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.pictures.sample_files import writer_of
+    arguments = parse_arguments(argv)
+    check_samples_output(arguments.output, arguments.num)
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.pictures.sample_files import writer_of
 
-        write = writer_of(arguments.output)
-        write_atomically(arguments.output, lambda path: write(path, _draw(arguments)))
-        print(f"wrote {arguments.output}")
+    write = writer_of(arguments.output)
+    write_atomically(arguments.output, lambda path: write(path, _draw(arguments)))
+    print(f"wrote {arguments.output}")
 
 
 def _draw(arguments: argparse.Namespace) -> Iterator[Samples]:

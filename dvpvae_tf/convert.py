@@ -84,6 +84,7 @@ def _print_dropped(dropped: dict[str, str]) -> None:
         print(f"{len(names):5} {reason}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}")
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -93,12 +94,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        model, dropped = convert(**vars(arguments))
-        _print_dropped(dropped)
-        print(f"{model.num_parameters:,} trainable parameters")
-        print(f"wrote {arguments.output}")
+    arguments = parse_arguments(argv)
+    model, dropped = convert(**vars(arguments))
+    _print_dropped(dropped)
+    print(f"{model.num_parameters:,} trainable parameters")
+    print(f"wrote {arguments.output}")
 
 
 if __name__ == "__main__":

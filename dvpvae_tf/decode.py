@@ -44,6 +44,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -53,26 +54,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.command_inputs import model_of
-        from dvpvae_tf.models import Latents, Samples
-        from dvpvae_tf.models.latents import check_latents, load_latents
-        from dvpvae_tf.models.sampling import decode_in_batches
-        from dvpvae_tf.pictures.sample_files import writer_of
+    arguments = parse_arguments(argv)
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_inputs import model_of
+    from dvpvae_tf.models import Latents, Samples
+    from dvpvae_tf.models.latents import check_latents, load_latents
+    from dvpvae_tf.models.sampling import decode_in_batches
+    from dvpvae_tf.pictures.sample_files import writer_of
 
-        model = model_of(arguments)
-        latents = load_latents(arguments.latents, model.num_layers)
-        if arguments.only_u:
-            latents = Latents(latents.u)
-        rows = check_latents(model, latents)
-        check_samples_output(arguments.output, rows)
-        write = writer_of(arguments.output)
-        settings = arguments.temperature, arguments.pixels, arguments.seed, arguments.batch_size
-        batches = (Samples(images, None) for images in decode_in_batches(model, latents, *settings))
-        write_atomically(arguments.output, lambda path: write(path, batches))
-        print(f"wrote {arguments.output}: {rows} images")
+    model = model_of(arguments)
+    latents = load_latents(arguments.latents, model.num_layers)
+    if arguments.only_u:
+        latents = Latents(latents.u)
+    rows = check_latents(model, latents)
+    check_samples_output(arguments.output, rows)
+    write = writer_of(arguments.output)
+    settings = arguments.temperature, arguments.pixels, arguments.seed, arguments.batch_size
+    batches = (Samples(images, None) for images in decode_in_batches(model, latents, *settings))
+    write_atomically(arguments.output, lambda path: write(path, batches))
+    print(f"wrote {arguments.output}: {rows} images")
 
 
 if __name__ == "__main__":

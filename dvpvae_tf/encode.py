@@ -39,6 +39,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -48,19 +49,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        check_output(arguments.output, [".npz"])
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.command_inputs import dataset_of, model_of, split_of
-        from dvpvae_tf.models.latents import save_latents
+    arguments = parse_arguments(argv)
+    check_output(arguments.output, [".npz"])
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_inputs import dataset_of, model_of, split_of
+    from dvpvae_tf.models.latents import save_latents
 
-        model = model_of(arguments)
-        images, names = split_of(dataset_of(arguments, model, arguments.split), arguments.split)
-        latents = model.encode(images, arguments.draw, arguments.seed, arguments.batch_size)
-        named = {} if names is None else {"files": names}
-        write_atomically(arguments.output, lambda path: save_latents(path, latents, **named))
-        print(f"wrote {arguments.output}: latents of {len(images)} images")
+    model = model_of(arguments)
+    images, names = split_of(dataset_of(arguments, model, arguments.split), arguments.split)
+    latents = model.encode(images, arguments.draw, arguments.seed, arguments.batch_size)
+    named = {} if names is None else {"files": names}
+    write_atomically(arguments.output, lambda path: save_latents(path, latents, **named))
+    print(f"wrote {arguments.output}: latents of {len(images)} images")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
-    """Ends a command with one line on standard error, without a traceback.
+    """Ends a command with one line on standard error, without a traceback: the decorator of each command's `main`.
 
     It also lets the command print where standard output or error is closed, where their encoding lacks a character
     (`?` stands for it), and where nobody reads standard output any more (`command | head`): the command does its work.

@@ -285,6 +285,7 @@ def _layer_table(results: dict[str, Any]) -> Table:
     return table
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -294,21 +295,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        if arguments.output:
-            check_output(arguments.output, [".json"])
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.evaluation.parts import output_of_parts, save_part
+    arguments = parse_arguments(argv)
+    if arguments.output:
+        check_output(arguments.output, [".json"])
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.evaluation.parts import output_of_parts, save_part
 
-        if arguments.shard:
-            arguments.output = arguments.shard.part_of(output_of_parts(arguments.output))
-        part, distances = evaluate(arguments)
-        if arguments.shard:
-            write_atomically(arguments.output, lambda path: save_part(path, part))
-            print(f"wrote {arguments.output}")
-            return
-        report(part.results() | ({"feature_distances": distances} if distances else {}), arguments.output)
+    if arguments.shard:
+        arguments.output = arguments.shard.part_of(output_of_parts(arguments.output))
+    part, distances = evaluate(arguments)
+    if arguments.shard:
+        write_atomically(arguments.output, lambda path: save_part(path, part))
+        print(f"wrote {arguments.output}")
+        return
+    report(part.results() | ({"feature_distances": distances} if distances else {}), arguments.output)
 
 
 def report(results: dict[str, Any], output: Path | None) -> None:

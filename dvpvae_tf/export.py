@@ -131,6 +131,7 @@ def _command_line(argv: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "dvpvae_tf.export", *(Path(a).name if a.startswith("/") else a for a in argv)])
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -140,16 +141,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can correct.
     """
-    with exit_on_error():
-        command = _command_line(sys.argv[1:] if argv is None else argv)
-        arguments = parse_arguments(argv)
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.serving import saved_model
+    command = _command_line(sys.argv[1:] if argv is None else argv)
+    arguments = parse_arguments(argv)
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.serving import saved_model
 
-        path = export(arguments, command)
-        if not saved_model.has_serving_api():
-            print("without warm-up requests the first answers will be slow: pip install 'dvpvae_tf[serving]'")
-        print(f"wrote {path}: see {path / saved_model.EXTRA / 'model_card.md'}")
+    path = export(arguments, command)
+    if not saved_model.has_serving_api():
+        print("without warm-up requests the first answers will be slow: pip install 'dvpvae_tf[serving]'")
+    print(f"wrote {path}: see {path / saved_model.EXTRA / 'model_card.md'}")
 
 
 if __name__ == "__main__":

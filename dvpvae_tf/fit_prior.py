@@ -118,6 +118,7 @@ def _fit_labels(model: DVPVAE, data: LoadedDataset, seed: int) -> DVPVAE:
     return labelled
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -127,13 +128,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        check_output(arguments.output, [".keras"])
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    arguments = parse_arguments(argv)
+    check_output(arguments.output, [".keras"])
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
 
-        write_atomically(arguments.output, fit_prior(arguments).save)
-        print(f"wrote {arguments.output}")
+    write_atomically(arguments.output, fit_prior(arguments).save)
+    print(f"wrote {arguments.output}")
 
 
 if __name__ == "__main__":

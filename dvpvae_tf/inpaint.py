@@ -81,6 +81,7 @@ def _box(text: str) -> tuple[int, int, int, int]:
     return top, left, height, width
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -90,17 +91,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        check_samples_output(arguments.output, arguments.num)
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.command_inputs import model_with_process_of
-        from dvpvae_tf.pictures.sample_files import writer_of
+    arguments = parse_arguments(argv)
+    check_samples_output(arguments.output, arguments.num)
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_inputs import model_with_process_of
+    from dvpvae_tf.pictures.sample_files import writer_of
 
-        write = writer_of(arguments.output)
-        samples = inpaint(arguments, model_with_process_of(arguments))
-        write_atomically(arguments.output, lambda path: write(path, samples))
-        print(f"wrote {arguments.output}")
+    write = writer_of(arguments.output)
+    samples = inpaint(arguments, model_with_process_of(arguments))
+    write_atomically(arguments.output, lambda path: write(path, samples))
+    print(f"wrote {arguments.output}")
 
 
 def inpaint(arguments: argparse.Namespace, model: DVPVAE) -> list[Samples]:

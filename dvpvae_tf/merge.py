@@ -91,6 +91,7 @@ def merge_folders(output: Path) -> None:
     write_atomically(output, copy)
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -100,13 +101,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        output = parse_arguments(argv).output
-        check_output(output, [".json", ".npz", ""])
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    output = parse_arguments(argv).output
+    check_output(output, [".json", ".npz", ""])
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
 
-        {".json": merge_evaluations, ".npz": merge_arrays, "": merge_folders}[output.suffix](output)
-        print(f"wrote {output}")
+    {".json": merge_evaluations, ".npz": merge_arrays, "": merge_folders}[output.suffix](output)
+    print(f"wrote {output}")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -60,16 +61,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        _check_sizes(arguments)
-        from dvpvae_tf import pictures, quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.command_inputs import model_of
+    arguments = parse_arguments(argv)
+    _check_sizes(arguments)
+    from dvpvae_tf import pictures, quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_inputs import model_of
 
-        model = model_of(arguments)
-        rows = (_interpolation if arguments.interpolate else _reconstructions)(arguments, model)
-        write_atomically(arguments.output, lambda path: pictures.save(path, list(rows.values())))
-        print(f"wrote {arguments.output}")
+    model = model_of(arguments)
+    rows = (_interpolation if arguments.interpolate else _reconstructions)(arguments, model)
+    write_atomically(arguments.output, lambda path: pictures.save(path, list(rows.values())))
+    print(f"wrote {arguments.output}")
 
 
 def _check_sizes(arguments: argparse.Namespace) -> None:

@@ -51,6 +51,7 @@ def _seeds(text: str) -> list[int]:
     return [seed(part) for part in text.split(",")]
 
 
+@exit_on_error("the same command goes on, and keeps the runs that are finished")
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -60,13 +61,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error("the same command goes on, and keeps the runs that are finished"):
-        arguments = parse_arguments(argv)
-        from dvpvae_tf.experiments.report import reproduce  # imports TensorFlow
+    arguments = parse_arguments(argv)
+    from dvpvae_tf.experiments.report import reproduce  # imports TensorFlow
 
-        path = reproduce(arguments)
-        print(path.read_text(encoding="utf-8"))
-        print(f"wrote {path}, and beside it .csv and .json")
+    path = reproduce(arguments)
+    print(path.read_text(encoding="utf-8"))
+    print(f"wrote {path}, and beside it .csv and .json")
 
 
 if __name__ == "__main__":

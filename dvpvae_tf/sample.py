@@ -89,6 +89,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -98,27 +99,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        check_samples_output(arguments.output, len(arguments.rows))
-        if arguments.shard and arguments.output.exists():
-            raise UserError(f"{arguments.output} is there already: remove what an earlier job has left")
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.command_inputs import model_with_process_of
-        from dvpvae_tf.pictures.sample_files import writer_of
-        from dvpvae_tf.priors.labelled_mixture import find_label
+    arguments = parse_arguments(argv)
+    check_samples_output(arguments.output, len(arguments.rows))
+    if arguments.shard and arguments.output.exists():
+        raise UserError(f"{arguments.output} is there already: remove what an earlier job has left")
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_inputs import model_with_process_of
+    from dvpvae_tf.pictures.sample_files import writer_of
+    from dvpvae_tf.priors.labelled_mixture import find_label
 
-        write = writer_of(arguments.output, arguments.rows.start)
-        model = model_with_process_of(arguments)
-        if arguments.label is not None:
-            arguments.label = find_label(model.prior, arguments.label)
-            assert model.prior is not None  # else there are no labels
-            print(f"label {model.prior.labels[arguments.label]}")
-        times = [(0, time.perf_counter())]
-        job = [_job(arguments, model)] if arguments.shard else []
-        write_atomically(arguments.output, lambda path: write(path, _draw(arguments, model, times), *job))
-        _print_cost(arguments, model, times)
-        print(f"wrote {arguments.output}")
+    write = writer_of(arguments.output, arguments.rows.start)
+    model = model_with_process_of(arguments)
+    if arguments.label is not None:
+        arguments.label = find_label(model.prior, arguments.label)
+        assert model.prior is not None  # else there are no labels
+        print(f"label {model.prior.labels[arguments.label]}")
+    times = [(0, time.perf_counter())]
+    job = [_job(arguments, model)] if arguments.shard else []
+    write_atomically(arguments.output, lambda path: write(path, _draw(arguments, model, times), *job))
+    _print_cost(arguments, model, times)
+    print(f"wrote {arguments.output}")
 
 
 def _job(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -77,18 +78,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        check_output(arguments.output, [".csv"])
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-        from dvpvae_tf.command_inputs import model_with_process_of
+    arguments = parse_arguments(argv)
+    check_output(arguments.output, [".csv"])
+    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_inputs import model_with_process_of
 
-        model = model_with_process_of(arguments)
-        images, names, typical = _read(arguments, model)
-        rows = score_rows(arguments, model, images, names or [*range(len(images))], typical)
-        write_csv(arguments.output, rows)
-        mean = sum(float(row["bits_per_dim"]) for row in rows) / len(rows)
-        print(f"wrote {arguments.output}: {len(rows)} images, {mean:.4f} bits per dimension on average")
+    model = model_with_process_of(arguments)
+    images, names, typical = _read(arguments, model)
+    rows = score_rows(arguments, model, images, names or [*range(len(images))], typical)
+    write_csv(arguments.output, rows)
+    mean = sum(float(row["bits_per_dim"]) for row in rows) / len(rows)
+    print(f"wrote {arguments.output}: {len(rows)} images, {mean:.4f} bits per dimension on average")
 
 
 def _read(arguments: argparse.Namespace, model: DVPVAE) -> tuple[np.ndarray, list[str] | None, np.ndarray]:

@@ -51,6 +51,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command until Ctrl-C or SIGTERM; the server answers open requests before it ends.
 
@@ -61,32 +62,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can correct; with 130 after
             Ctrl-C.
     """
-    with exit_on_error():
-        arguments = parse_arguments(argv)
-        try:
-            import uvicorn
+    arguments = parse_arguments(argv)
+    try:
+        import uvicorn
 
-            from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-            from dvpvae_tf.serving import saved_model
-            from dvpvae_tf.serving.server import application
-        except ImportError as error:
-            raise UserError(f"serving needs {error.name}: pip install -e '.[serving]'") from error
-        name = arguments.name or arguments.model.resolve().name
-        if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
-            raise UserError(f"{name} cannot stand in a URL: give a --name of letters, digits, _, - and .")
-        logging.basicConfig(format="%(levelname)s: %(message)s")
-        with _listen(arguments.host, arguments.port) as listener:
-            loaded = saved_model.load_newest(arguments.model)
-            app = application(loaded, name, arguments.max_rows, arguments.max_body_mb * 2**20)
-            host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-            url = f"http://{host}:{listener.getsockname()[1]}/v1/models/{name}"
-            print(
-                f"{name}, version {loaded.version}, is served at {url} for development and tests: "
-                "in production run TensorFlow Serving",
-                flush=True,
-            )
-            settings = uvicorn.Config(app, log_config=None, log_level="warning", limit_concurrency=MAX_CONNECTIONS)
-            uvicorn.Server(settings).run(sockets=[listener])
+        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+        from dvpvae_tf.serving import saved_model
+        from dvpvae_tf.serving.server import application
+    except ImportError as error:
+        raise UserError(f"serving needs {error.name}: pip install -e '.[serving]'") from error
+    name = arguments.name or arguments.model.resolve().name
+    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        raise UserError(f"{name} cannot stand in a URL: give a --name of letters, digits, _, - and .")
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    with _listen(arguments.host, arguments.port) as listener:
+        loaded = saved_model.load_newest(arguments.model)
+        app = application(loaded, name, arguments.max_rows, arguments.max_body_mb * 2**20)
+        host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+        url = f"http://{host}:{listener.getsockname()[1]}/v1/models/{name}"
+        print(
+            f"{name}, version {loaded.version}, is served at {url} for development and tests: "
+            "in production run TensorFlow Serving",
+            flush=True,
+        )
+        settings = uvicorn.Config(app, log_config=None, log_level="warning", limit_concurrency=MAX_CONNECTIONS)
+        uvicorn.Server(settings).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -21,6 +21,7 @@ TO_GO_ON = "the same command goes on after the last finished epoch"
 TIMED_STEPS = 2
 
 
+@exit_on_error(TO_GO_ON)
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -30,12 +31,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error(TO_GO_ON):
-        arguments = parse_train_arguments(argv)
-        if arguments.options.dry_run:
-            plan(arguments)
-        else:
-            train(arguments)
+    arguments = parse_train_arguments(argv)
+    if arguments.options.dry_run:
+        plan(arguments)
+    else:
+        train(arguments)
 
 
 def train(arguments: TrainArguments) -> None:

@@ -104,6 +104,7 @@ def search(arguments: argparse.Namespace) -> Path | None:
     return None if is_worker() else write_results(tuner)
 
 
+@exit_on_error("the same command goes on with the trial that was running")
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -113,13 +114,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
-    with exit_on_error("the same command goes on with the trial that was running"):
-        best = search(parse_arguments(argv))
-        if best is None:
-            print("no trials are left; the chief writes the results")
-        else:
-            print((best.parent / "results.md").read_text(encoding="utf-8"))
-            print(f"train with --config {best}; beside it: results.md, results.csv and parallel_coordinates.png")
+    best = search(parse_arguments(argv))
+    if best is None:
+        print("no trials are left; the chief writes the results")
+    else:
+        print((best.parent / "results.md").read_text(encoding="utf-8"))
+        print(f"train with --config {best}; beside it: results.md, results.csv and parallel_coordinates.png")
 
 
 if __name__ == "__main__":
