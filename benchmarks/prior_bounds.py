@@ -52,16 +52,16 @@ def scorer_of(model, priors):
     def score(images, target_seeds, seeds, counter):
         data = tile(image_data(model, images, target_seeds), tf.shape(seeds)[0] // tf.shape(images)[0])
         drawn = draw(model, data, seeds, model.check_steps(None))
-        weight = importance_log_weight(drawn) - drawn.score.log_weight
+        weight = importance_log_weight(drawn) - drawn.prior_estimate.log_weight
         elbo = drawn.log_likelihood - tf.add_n(drawn.inference.kl) + model.pseudoinput.entropy()
         weights, bounds = [], []
         for number, (prior, steps) in enumerate(priors.values()):
-            shape = [tf.shape(seeds)[0], prior.score_noise_size(steps)]
-            scored = prior.score(
+            shape = [tf.shape(seeds)[0], prior.estimate_noise_size(steps)]
+            estimate = prior.estimate(
                 drawn.inference.pseudoinput, tf.random.stateless_normal(shape, [number, counter]), steps
             )
-            weights.append(weight + scored.log_weight)
-            bounds.append(elbo - tf.add_n(scored.terms))
+            weights.append(weight + estimate.log_weight)
+            bounds.append(elbo - tf.add_n(estimate.terms))
         return tf.stack(weights), tf.stack(bounds)
 
     return score
