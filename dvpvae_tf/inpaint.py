@@ -60,11 +60,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="the missing rectangle, in pixels of the model: 14,0,14,28 is the lower half of 28 x 28",
     )
     parser.add_argument("--num", type=count, default=15, help="how many draws (default: %(default)s)")
-    parser.add_argument(
+    parser.add_argument("--rounds", type=count, default=20, help="rounds of each chain (default: %(default)s)")
+    chains = parser.add_mutually_exclusive_group()
+    chains.add_argument(
         "--chains", type=count, default=20, help="chains of each draw; more are more exact (default: %(default)s)"
     )
-    parser.add_argument("--rounds", type=count, default=20, help="rounds of each chain (default: %(default)s)")
-    parser.add_argument(
+    chains.add_argument(
         "--approximate", action="store_true", help="take one chain without weights: faster, but not the model's draws"
     )
     add_process_arguments(parser)

@@ -140,7 +140,7 @@ def _draw(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, f
     from dvpvae_tf.distribute.devices import copies_on_other_devices
     from dvpvae_tf.models.sampling import sample_in_batches
 
-    num = len(arguments.rows)
+    num, pseudoinput = len(arguments.rows), _pseudoinput_of(arguments, model)
     print("Tracing the sampler, once: up to some minutes for a large model", flush=True)
     drawn = sample_in_batches(
         model,
@@ -151,7 +151,7 @@ def _draw(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, f
         steps=arguments.steps,
         pixels=arguments.pixels,
         label=arguments.label,
-        pseudoinput=_pseudoinput_of(arguments, model),
+        pseudoinput=pseudoinput,
         batch_size=arguments.batch_size,
         first=arguments.rows.start,
         copies=copies_on_other_devices(model) if arguments.strategy == "mirrored" else [],

@@ -54,6 +54,7 @@ def test_the_weighted_draws_have_the_known_distribution_although_q_is_wrong(know
     assert max(distances(wrong, mean, covariance)) > 10
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_the_seed_and_its_place_alone(tiny, images, monkeypatch):
     model, missing = tiny(), np.zeros((5, 8, 8), bool)
     missing[:, 4:] = missing[0, :, 4:] = True
