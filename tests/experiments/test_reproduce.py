@@ -181,7 +181,7 @@ def smoke_results(tmp_path_factory):
 def at_hand(monkeypatch):
     """MNIST is there, as random images; nothing else is."""
 
-    def read_images(name, *_):
+    def read_images(name, *_, **__):
         if name != "mnist":
             raise UserError(f"{name} is not here")
         return tuple(np.random.default_rng(seed).integers(0, 256, (60, 28, 28, 1), "uint8") for seed in range(3))
