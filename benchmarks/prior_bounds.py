@@ -15,13 +15,12 @@ from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.evaluation.results import mean_and_error, plus_minus
 from dvpvae_tf.models.draws import draw, image_data, importance_log_weight, tile
-from dvpvae_tf.models.refit import draw_pseudoinputs, with_prior
+from dvpvae_tf.models.refit import draws_to_fit, with_prior
 from dvpvae_tf.noise import Stream
 from dvpvae_tf.priors import StandardPrior, fit_full_mixture
 from dvpvae_tf.priors.diffusion import PAPER_STEPS
 
 IMAGES_AT_A_TIME = 50
-DRAWS_TO_FIT = 16_000  # at least, of training images
 
 
 def priors_of(model, diffusion, splits, arguments):
@@ -29,20 +28,11 @@ def priors_of(model, diffusion, splits, arguments):
     ancestral = diffusion.ancestral()
     found = {f"ancestral, T = {PAPER_STEPS}": (ancestral, PAPER_STEPS)}
     found |= {f"calibrated, T = {steps}": (diffusion, steps) for steps in arguments.steps}
-    train, validation, _ = splits
-    u = draw_pseudoinputs(model, train, max(len(train), DRAWS_TO_FIT), arguments.seed)
-    validation_u = draw_pseudoinputs(model, validation, max(len(validation), DRAWS_TO_FIT // 8), arguments.seed + 1)
+    u, validation_u = draws_to_fit(model, *splits[:2], arguments.seed)
     for number in arguments.components:
         mixture = fit_full_mixture(u, validation_u, (number,), seed=arguments.seed)
         found[f"full mixture of {number}"] = (mixture, None)
     return found
-
-
-def with_cheap_prior(model):
-    """The model with a prior that costs nothing, for the draws alone."""
-    prior = StandardPrior(name="prior")
-    prior.build((None, *model.pseudoinput.shape))
-    return with_prior(model, prior)
 
 
 def scorer_of(model, priors):
@@ -69,7 +59,7 @@ def scorer_of(model, priors):
 
 def measure(model, priors, images, samples, seed):
     """`iwae` and the negative ELBO of each prior for each image, `[priors, N]` each."""
-    score, parts = scorer_of(with_cheap_prior(model), priors), []
+    score, parts = scorer_of(with_prior(model, StandardPrior(name="prior")), priors), []  # it costs nothing
     bar = Progbar(len(images) * samples, unit_name="draw")
     for first in range(0, len(images), IMAGES_AT_A_TIME):
         batch = model.prepare(tf.constant(images[first : first + IMAGES_AT_A_TIME]))

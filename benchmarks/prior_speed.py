@@ -20,10 +20,8 @@ ANCESTRAL_STEPS = 25
 def jobs_of(arguments):
     """Names, models and numbers of steps. A standard normal prior, which costs nothing, stands for decoding alone."""
     calibrated, mixture = load_model(arguments.calibrated), load_model(arguments.mixture)
-    nothing = StandardPrior(name="prior")
-    nothing.build((None, *calibrated.pseudoinput.shape))
     return [
-        ("decoding alone", with_prior(calibrated, nothing), None),
+        ("decoding alone", with_prior(calibrated, StandardPrior(name="prior")), None),
         ("full mixture", mixture, None),
         (f"calibrated, T = {calibrated.prior.steps}", calibrated, calibrated.prior.steps),
         (f"ancestral, T = {ANCESTRAL_STEPS}", with_ancestral_process(calibrated), ANCESTRAL_STEPS),

@@ -60,9 +60,8 @@ def operation_seconds(folder):
 
 def profile(config, steps):
     """Seconds of a step, and seconds by type of operation in it."""
-    size, channels = config.model.image_size, config.model.image_channels
-    images = np.random.default_rng(0).integers(0, 256, (config.batch_size, size, size, channels), "uint8")
     model = make_model(config, steps_per_epoch=1000)
+    images = np.random.default_rng(0).integers(0, 256, (config.batch_size, *model.image_shape), "uint8")
     model.adapt(images)
     time_training_steps(model, images, 3)  # traces, and warms up
     with tempfile.TemporaryDirectory() as folder:

@@ -86,6 +86,11 @@ class Evaluation:
     image_samples_per_second: float
     bits_per_nat: float
 
+    @property
+    def total_kl_u(self) -> np.ndarray:
+        """The KL of u, the sum of its terms: `[N]` in nats; 0 for the Ladder VAE."""
+        return sum(self.kl_u.values(), np.zeros(len(self.estimates)))
+
     def summary(self) -> dict[str, Any]:
         """Computes the means over the images, with their standard errors.
 
@@ -109,7 +114,7 @@ class Evaluation:
         if self.continuous_time_negative_elbo is not None:
             numbers["continuous_time_negative_elbo"] = mean_and_error(self.continuous_time_negative_elbo)
         if self.kl_u:
-            numbers["kl_u"] = mean_and_error(np.sum(list(self.kl_u.values()), axis=0))
+            numbers["kl_u"] = mean_and_error(self.total_kl_u)
             numbers["kl_u_terms"] = {name: mean_and_error(values) for name, values in self.kl_u.items()}
         others = ("samples", "steps", "process", "seed", "seconds", "image_samples_per_second", "bits_per_nat")
         return numbers | {"images": len(self.estimates)} | {name: getattr(self, name) for name in others}

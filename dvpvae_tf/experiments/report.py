@@ -146,27 +146,24 @@ def _notes_on_costs(arguments: argparse.Namespace, scale: CostScale) -> list[str
 
 def _paired_differences(arguments: argparse.Namespace, rows: list[Row]) -> list[str]:
     """Lines of Markdown: how each system differs from the first one of its data set on the same test images."""
-    lines: list[str] = []
+    cells: list[list[str]] = []
     first: dict[str, Any] = {}
     for row in rows:
         bounds = [runs.read_test_bounds(row, folder) for folder in _run_folders(arguments, row)]
         reference, name = first.setdefault(row.data, (bounds, row.system))
         if reference is not bounds:
-            lines += [
-                f"| {row.data} | {row.system} | {name} | {seed} | {' | '.join(_difference(*pair))} |"
+            cells += [
+                [row.data, row.system, name, str(seed), *_difference(*pair)]
                 for seed, *pair in zip(arguments.seeds, bounds, reference, strict=True)
             ]
-    if not lines:
+    if not cells:
         return []
     names = [tables.COLUMNS[name].removesuffix(", nats") for name in runs.TEST_BOUNDS_COLUMNS]
-    header = ["data", "system", "minus", "seed", *names]
     return [
         "",
         "Differences on the same test images, in nats, with standard errors over the images; less is better:",
         "",
-        f"| {' | '.join(header)} |",
-        f"|{' --- |' * len(header)}",
-        *lines,
+        *tables.markdown_table(["data", "system", "minus", "seed", *names], cells),
     ]
 
 

@@ -73,6 +73,19 @@ def _mean_and_deviation(key: str, values: list[float]) -> str:
     return f"{mean} ({pattern.format(np.std(values, ddof=1))})"
 
 
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Writes a table as lines of Markdown.
+
+    Args:
+        header: names of the columns.
+        rows: the cells of each row.
+
+    Returns:
+        The lines.
+    """
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
+
+
 def write_table(path: Path, title: str, rows: list[dict[str, str]], notes: list[str]) -> None:
     """Writes a table as Markdown, CSV and JSON.
 
@@ -86,8 +99,8 @@ def write_table(path: Path, title: str, rows: list[dict[str, str]], notes: list[
         UserError: if it cannot be written.
     """
     shown = {key: name for key, name in COLUMNS.items() if any(row[key] for row in rows)}
-    lines = [list(shown.values()), ["---"] * len(shown), *([row[key] for key in shown] for row in rows)]
-    markdown = [f"# {title}", "", *(f"| {' | '.join(line)} |" for line in lines), "", *notes]
+    lines = markdown_table(list(shown.values()), [[row[key] for key in shown] for row in rows])
+    markdown = [f"# {title}", "", *lines, "", *notes]
     texts = {
         ".md": "\n".join(markdown) + "\n",
         ".json": json.dumps({"title": title, "rows": rows, "notes": notes}, indent=2),

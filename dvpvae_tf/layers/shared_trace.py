@@ -33,8 +33,10 @@ class SharedTrace:
         Returns:
             What the layer returns.
         """
+        if not tf.inside_function() or is_rematerialized(layer):
+            return layer(*arguments, **options)
         weights = parameters_of(layer)
-        if not tf.inside_function() or is_rematerialized(layer) or len(layer.variables) > len(weights):
+        if len(layer.variables) > len(weights):
             return layer(*arguments, **options)
         key = f"{type(layer)} {layer.get_config() | {'name': None}} {[weight.shape for weight in weights]}"
         if key not in self._functions:

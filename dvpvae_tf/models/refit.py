@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from dvpvae_tf.models.dvpvae import DVPVAE
 
 NO_PSEUDOINPUTS = "This model has no pseudoinputs to draw."
-FEWEST_DRAWS = 16_000  # of u to fit a mixture to: several of each image where there are fewer
-DRAWS_OF_ALL = (FEWEST_DRAWS, FEWEST_DRAWS // 8)  # of training and of validation images, shared by the classes
+FEWEST_DRAWS = (16_000, 2_000)  # of u, of training and of validation images: several of each where there are fewer
 BATCH_SIZE = 1000  # images that are encoded at a time
 
 
@@ -49,6 +48,31 @@ def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int =
         drawn = tf.reshape(drawn, [-1, *model.pseudoinput.shape])
         draws.append(model.pseudoinput.sample(model.pseudoinput(inputs), drawn))
     return np.concatenate(draws)
+
+
+def draws_to_fit(
+    model: "DVPVAE", images: np.ndarray, validation: np.ndarray, seed: int = 0, parts: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the pseudoinputs that a prior is fitted to: at least one of each image, and `FEWEST_DRAWS` in all.
+
+    Args:
+        model: an adapted model with pseudoinputs.
+        images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1].
+        validation: other images.
+        seed: of the noise.
+        parts: how many priors share `FEWEST_DRAWS`.
+
+    Returns:
+        float32 arrays `[num, d, d, C]`, of training and of validation images.
+
+    Raises:
+        ValueError: if the model has no pseudoinputs.
+    """
+    numbers = [max(len(each), least // parts) for each, least in zip((images, validation), FEWEST_DRAWS, strict=True)]
+    return (
+        draw_pseudoinputs(model, images, numbers[0], seed),
+        draw_pseudoinputs(model, validation, numbers[1], seed + 1),
+    )
 
 
 def with_prior(model: "DVPVAE", prior: Prior) -> "DVPVAE":
@@ -92,7 +116,7 @@ def with_full_mixture(
     Raises:
         ValueError: if the model has no pseudoinputs, there are no images, or no fit is finite.
     """
-    u, validation_u = _draws_to_fit(model, images, validation, seed)
+    u, validation_u = draws_to_fit(model, gather_images(images), gather_images(validation), seed)
     return with_prior(model, fit_full_mixture(u, validation_u, seed=seed, verbose=verbose))
 
 
@@ -133,22 +157,12 @@ def with_diffusion_prior(
             gamma_min=model.pseudoinput.initial_log_var, clip=model.pseudoinput.bounded, name="prior"
         )
         prior.build((None, *model.pseudoinput.shape))
-    u, validation_u = _draws_to_fit(model, images, validation, seed)
+    images, validation = gather_images(images), gather_images(validation)
+    u, validation_u = draws_to_fit(model, images, validation, seed)
     fit_diffusion(prior, u, validation_u, training_steps, seed=seed, verbose=verbose)
     model = with_prior(model, prior)
     model.calibrate(images, validation, steps, seed, verbose=verbose)
     return model
-
-
-def _draws_to_fit(
-    model: "DVPVAE", images: np.ndarray | tf.data.Dataset, validation: np.ndarray | tf.data.Dataset, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of u of training and of validation images."""
-    images, validation = gather_images(images), gather_images(validation)
-    return (
-        draw_pseudoinputs(model, images, max(len(images), FEWEST_DRAWS), seed),
-        draw_pseudoinputs(model, validation, max(len(validation), FEWEST_DRAWS // 8), seed + 1),
-    )
 
 
 def with_ancestral_process(model: "DVPVAE") -> "DVPVAE":
@@ -200,11 +214,7 @@ def with_labelled_mixture(
         if verbose:
             print(f"label {' '.join([str(label), *class_names[label : label + 1]])}, {counts[label]} images")
         parts = images[labels == label], validation[validation_labels == label]
-        numbers = [max(len(part), of_all // len(counts)) for part, of_all in zip(parts, DRAWS_OF_ALL, strict=True)]
-        u, validation_u = (
-            draw_pseudoinputs(model, part, number, seed + offset)
-            for offset, (part, number) in enumerate(zip(parts, numbers, strict=True))
-        )
+        u, validation_u = draws_to_fit(model, *parts, seed, len(counts))
         mixtures.append(fit_full_mixture(u, validation_u, seed=seed, verbose=verbose))
     return with_prior(model, LabelledMixturePrior.join(mixtures, counts / counts.sum(), class_names))
 

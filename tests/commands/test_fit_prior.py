@@ -38,7 +38,7 @@ def test_a_calibrated_model_has_a_better_bound_and_is_saved_so(trained, images, 
 
 
 def test_a_full_mixture_takes_the_place_of_the_prior_alone(trained, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(refit, "FEWEST_DRAWS", 400)
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", (400, 50))
     model = refit.with_full_mixture(trained, images(200, seed=1), images(50, seed=2), verbose=0)
     assert type(model.prior).__name__ == "FullMixturePrior"
     for part in ("bottom_up", "top_down", "pseudoinput"):
@@ -77,7 +77,7 @@ def labelled(trained, images):
     both = images(100, seed=1) // np.where(labels, 3, 1)[:, None, None, None].astype("uint8")
     parts = both[:80], labels[:80], both[80:], labels[80:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refit, "DRAWS_OF_ALL", (400, 100))
+        patch.setattr(refit, "FEWEST_DRAWS", (400, 100))
         model = refit.with_labelled_mixture(trained, *parts, verbose=0, class_names=("bright", "dark"))
     return model, *parts[2:]
 
@@ -119,7 +119,7 @@ def test_classes_that_cannot_be_fitted_are_told_in_one_line(trained, images):
 
 
 def test_the_command_takes_the_classes_of_subfolders(trained, images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(refit, "DRAWS_OF_ALL", (100, 50))
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", (100, 50))
     monkeypatch.setattr(command_inputs, "model_of", lambda _: trained)
     for name, seed in (("dog", 1), ("cat", 2)):
         (tmp_path / "mine" / name).mkdir(parents=True)

@@ -38,7 +38,7 @@ def test_calibration_changes_the_model_and_takes_data_sets_as_well(trained, imag
 
 
 def test_a_mixture_is_for_another_model_and_takes_data_sets_as_well(trained, images, monkeypatch):
-    monkeypatch.setattr(refit, "FEWEST_DRAWS", 64)
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", (64, 8))
     training, validation = images(40, seed=1), images(10, seed=2)
     one, other = (
         with_full_mixture(trained, *splits, verbose=0)

@@ -203,7 +203,7 @@ def test_a_run_can_be_extended_and_another_start_from_its_weights(make_config, s
 
 @pytest.mark.slow
 def test_a_run_may_end_with_a_full_mixture_and_report_its_bound(make_config, splits, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(refit, "FEWEST_DRAWS", 200)
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", (200, 25))
     monkeypatch.setattr(callbacks.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
     bound = training.train(make_config("full_mixture", epochs=1), splits, verbose=0)
     best, last = (load_model(tmp_path / "run" / f"{name}.keras") for name in ("best", "last"))
@@ -225,7 +225,7 @@ def test_classes_that_cannot_be_fitted_are_told_before_the_first_step(make_confi
 
 @pytest.mark.slow
 def test_a_run_with_labels_ends_with_a_mixture_for_each_class(make_config, splits, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(refit, "DRAWS_OF_ALL", (200, 60))
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", (200, 60))
     monkeypatch.setattr(callbacks.TensorBoardPictures, "on_epoch_end", lambda *_, **__: None)
     config = make_config("full_mixture", epochs=1, labels=True)
     classes = training.Classes([np.arange(len(split)) % 2 for split in splits], ("cat", "dog"))
