@@ -3,12 +3,15 @@
     python benchmarks/compare.py train_step.py images_per_second --second "--mixed-precision"
     python benchmarks/compare.py sample.py seconds_per_1000_images --first-revision HEAD~20
 
-Each run is a process of its own; the two of a pair follow each other, so that the machine's changes of speed meet both.
+Each run is a process of its own. The two runs of a pair follow each other, so that both meet the machine's changes of
+speed. A revision runs the script as it was then.
 """
 
 import argparse
 import contextlib
+import functools
 import json
+import operator
 import os
 import shlex
 import statistics
@@ -36,19 +39,20 @@ def checked_out(revision):
 
 
 def run(arguments, options, project):
-    """The figure of one run of the script, with the package of a revision."""
+    """The figure of one run of the script, in the folder of a revision."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.json"
-        command = [sys.executable, FOLDER / arguments.script, *shlex.split(options), "--output", results]
+        script = project / "benchmarks" / arguments.script
+        command = [sys.executable, script, *shlex.split(options), "--output", results]
         environment = os.environ | {"PYTHONPATH": str(project)}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=project)
-        return json.loads(results.read_text())[arguments.figure]
+        return functools.reduce(operator.getitem, arguments.figure.split("."), json.loads(results.read_text()))
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Compare two settings or revisions by another of these scripts.")
     parser.add_argument("script", help="such as train_step.py")
-    parser.add_argument("figure", help="what to compare, a key of its JSON such as images_per_second")
+    parser.add_argument("figure", help="key of its JSON, such as images_per_second or rates.float32.evaluation")
     parser.add_argument("--first", default="", metavar="OPTIONS", help="of the script, in one word")
     parser.add_argument("--second", default="", metavar="OPTIONS", help="of the script, in one word")
     parser.add_argument("--first-revision", metavar="REVISION", help="of git (default: the files as they are)")

@@ -1,4 +1,4 @@
-"""Times sampling with the starting weights of a preset: `python benchmarks/sample.py --help`."""
+"""Times sampling with the weights of a preset: `python benchmarks/sample.py --help`."""
 
 import argparse
 import json
@@ -16,9 +16,10 @@ from dvpvae_tf.models.sampling import sample_in_batches
 
 def measure(arguments):
     """Seconds of the first batch, which traces the graph, and of `repeats` passes over all images."""
-    model = DVPVAE.from_preset(arguments.preset)
+    model = DVPVAE.from_preset(arguments.preset, load_weights=arguments.load_weights)
     arguments.steps = model.prior.check_steps(arguments.steps) if model.prior else None
-    model.adapt(np.random.default_rng(0).integers(0, 256, (500, *model.image_shape), "uint8"))
+    if not arguments.load_weights:
+        model.adapt(np.random.default_rng(0).integers(0, 256, (500, *model.image_shape), "uint8"))
     start = time.perf_counter()
     model.sample(1, steps=arguments.steps)
     first, seconds = time.perf_counter() - start, []
@@ -31,8 +32,9 @@ def measure(arguments):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description="Time sampling with the starting weights of a preset.")
+    parser = argparse.ArgumentParser(description="Time sampling with the weights of a preset.")
     parser.add_argument("--preset", default="mnist", help="preset (default: %(default)s)")
+    parser.add_argument("--load-weights", action="store_true", help="use its trained weights, not its starting weights")
     parser.add_argument("--images", type=int, default=1000, help="images of a pass (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="diffusion steps T (default: those of the preset)")
     parser.add_argument("--repeats", type=int, default=5, help="timed passes (default: %(default)s)")

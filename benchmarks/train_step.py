@@ -64,7 +64,6 @@ def parse_arguments():
 
 def main():
     arguments = parse_arguments()
-    # Those that the package knows: `compare.py` may run this script with an older one.
     names = set(TrainConfig.model_fields) - {"output"}
     settings = {name: value for name, value in vars(arguments).items() if name in names}
     with exit_on_error():

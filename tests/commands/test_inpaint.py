@@ -74,7 +74,7 @@ def test_a_grid_starts_with_the_picture_and_its_gap(picture, monkeypatch):
     for tile, of_gap in zip(tiles, (128, 255, 255, 255), strict=True):
         np.testing.assert_array_equal(tile[:, :4], of_gap)
         np.testing.assert_array_equal(tile[:, 4:], picture[:, 4:, 0])
-    assert asked == {"rounds": 2, "chains": 3, "approximate": True, "pixels": "draw", "steps": None, "seed": 5}
+    assert asked == {"rounds": 2, "chains": 20, "approximate": True, "pixels": "draw", "steps": None, "seed": 5}
 
 
 def test_a_mask_goes_where_its_picture_goes(tmp_path):
