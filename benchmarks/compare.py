@@ -14,11 +14,12 @@ import json
 import operator
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -39,20 +40,23 @@ def checked_out(revision):
 
 
 def run(arguments, options, project):
-    """The figure of one run of the script, in the folder of a revision."""
+    """The figures of one run of the script, in the folder of a revision."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.json"
         script = project / "benchmarks" / arguments.script
         command = [sys.executable, script, *shlex.split(options), "--output", results]
         environment = os.environ | {"PYTHONPATH": str(project)}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=project)
-        return functools.reduce(operator.getitem, arguments.figure.split("."), json.loads(results.read_text()))
+        values = json.loads(results.read_text())
+    return [functools.reduce(operator.getitem, figure.split("."), values) for figure in arguments.figures]
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Compare two settings or revisions by another of these scripts.")
     parser.add_argument("script", help="such as train_step.py")
-    parser.add_argument("figure", help="key of its JSON, such as images_per_second or rates.float32.evaluation")
+    parser.add_argument(
+        "figures", nargs="+", help="keys of its JSON, such as images_per_second or rates.float32.evaluation"
+    )
     parser.add_argument("--first", default="", metavar="OPTIONS", help="of the script, in one word")
     parser.add_argument("--second", default="", metavar="OPTIONS", help="of the script, in one word")
     parser.add_argument("--first-revision", metavar="REVISION", help="of git (default: the files as they are)")
@@ -69,11 +73,13 @@ def main():
         for _ in range(arguments.pairs):
             first.append(run(arguments, arguments.first, one))
             second.append(run(arguments, arguments.second, other))
-            print(f"{arguments.figure}: {first[-1]:.4g}, {second[-1]:.4g}", flush=True)
-    ratio = statistics.median(b / a for a, b in zip(first, second, strict=True))
-    print(f"median ratio of the second to the first: {ratio:.3f}")
+            for figure, one_value, other_value in zip(arguments.figures, first[-1], second[-1], strict=True):
+                print(f"{figure}: {one_value:.4g}, {other_value:.4g}", flush=True)
+    ratios = np.median(np.divide(second, first), axis=0)
+    for figure, ratio in zip(arguments.figures, ratios, strict=True):
+        print(f"{figure}: median ratio of the second to the first {ratio:.3f}")
     if arguments.output:
-        results = {"figure": arguments.figure, "first": first, "second": second, "ratio": ratio}
+        results = {"figures": arguments.figures, "first": first, "second": second, "ratios": ratios.tolist()}
         arguments.output.write_text(json.dumps(results, indent=2) + "\n")
 
 
