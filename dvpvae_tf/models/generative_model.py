@@ -205,7 +205,8 @@ class GenerativeModel(BoundModel):
             images: `[N, D, D, C]`: uint8, or float32 in [0, 1]. Missing pixels may have any value in that range.
             missing: bool, `[N, D, D]` or `[D, D]` for all images: True where a pixel is to be drawn.
             rounds: of each chain.
-            chains: of each image. With more chains or rounds the draws come closer to the model's p(missing|observed).
+            chains: of each image. With more chains or rounds, the draws of `pixels="draw"` come closer to the model's
+                p(missing|observed).
             approximate: takes the end of one chain, without weights: faster, but not the model's posterior.
             pixels: "draw" draws the missing pixels from p(x|z), "mean" takes its mean.
             steps: T of a diffusion prior; None takes its own.

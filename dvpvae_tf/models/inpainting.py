@@ -57,8 +57,8 @@ def inpaint(
     Each of the chains starts from a sample of the model in place of the missing pixels. In each round it draws u and z
     from the encoder's posterior q of its picture, and takes the mean of p(x|z) for the missing pixels from then on. The
     draws of all chains and rounds are candidates with the weights p(observed, z, u) / q(z, u|picture). One of them is
-    chosen with a probability proportional to its weight, and the missing pixels are drawn from p(x|z). With more
-    candidates the result tends to the model's p(missing|observed), however wrong q is.
+    chosen with a probability proportional to its weight. With `pixels="draw"` the missing pixels are drawn from its
+    p(x|z), and with more candidates the result tends to the model's p(missing|observed), however wrong q is.
 
     Args:
         model: an adapted `DVPVAE`.
