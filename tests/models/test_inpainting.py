@@ -54,6 +54,21 @@ def test_the_weighted_draws_have_the_known_distribution_although_q_is_wrong(know
     assert max(distances(wrong, mean, covariance)) > 10
 
 
+def test_observed_pixels_stay_and_the_seed_decides_the_rest(tiny, images):
+    model, data = tiny(prior="standard"), images(3)
+    model.adapt(images(50))
+    missing = np.zeros((8, 8), bool)
+    missing[4:] = True
+    filled, again, other = (model.inpaint(data, missing, rounds=1, chains=2, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(filled.images[:, ~missing], data[:, ~missing] / np.float32(255))
+    drawn = filled.images[:, missing]
+    assert ((drawn > 0) & (drawn < 1)).all(), "the means of a Bernoulli likelihood, not the pixels that were there"
+    assert ((filled.effective_draws >= 1) & (filled.effective_draws <= 2)).all()
+    for one, same, different in zip(filled, again, other, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert np.abs(one - different).max() > 1e-4
+
+
 @pytest.mark.slow
 def test_an_image_depends_on_the_seed_and_its_place_alone(tiny, images, monkeypatch):
     model, missing = tiny(), np.zeros((5, 8, 8), bool)

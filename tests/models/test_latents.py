@@ -5,6 +5,9 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf.models import Latents
+from dvpvae_tf.models.refit import with_prior
+from dvpvae_tf.models.sampling import sample_in_batches
+from dvpvae_tf.priors import FullMixturePrior, LabelledMixturePrior
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,26 @@ def test_samples_of_one_pseudoinput_share_it(model, images):
     drawn = model.sample_with_pseudoinputs(4, pseudoinput=u)
     np.testing.assert_allclose(drawn.pseudoinputs, np.repeat(model.pseudoinput.decode(u[None]), 4, axis=0), atol=1e-5)
     assert len(np.unique(drawn.images.round(4), axis=0)) == 4
+
+
+def test_samples_of_a_label_are_the_same_whatever_the_batch(model):
+    mixtures = []
+    for means in ([-0.5, 0.1], [0.9]):
+        mixtures.append(FullMixturePrior(len(means)))
+        mixtures[-1].build((None, 3, 3, 1))
+        weights, covariances = np.full(len(means), 1 / len(means)), [1e-10 * np.eye(9)] * len(means)
+        mixtures[-1].set_gaussians(weights, np.outer(means, np.ones(9)), covariances)
+    model = with_prior(model, LabelledMixturePrior.join(mixtures, [0.5, 0.5]))
+    for label, means in ((0, [-0.5, 0.1]), (1, [0.9])):
+        drawn = model.sample_with_pseudoinputs(7, seed=3, label=label)
+        classes = model.pseudoinput.decode(tf.reshape(means, [-1, 1, 1, 1]) * tf.ones([1, 3, 3, 1])).numpy()
+        distances = np.abs(drawn.pseudoinputs[:, np.newaxis] - classes).max(axis=(2, 3, 4))
+        assert (distances.min(axis=1) < 1e-3).all() and (distances.min(axis=0) < 1e-3).all()
+        for batch_size in (2, 3):
+            batches = [*sample_in_batches(model, 7, seed=3, batch_size=batch_size, label=label)]
+            assert [len(batch.images) for batch in batches] == [batch_size] * (7 // batch_size) + [1]
+            for part, whole in zip(zip(*batches, strict=True), drawn, strict=True):
+                np.testing.assert_allclose(np.concatenate(part), whole, atol=1e-5)
 
 
 @pytest.mark.parametrize(
