@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
@@ -58,6 +59,18 @@ def first_line(error: BaseException) -> str:
         The first line of its text, or the name of its type where it has none.
     """
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def one_line(error: BaseException) -> str:
+    """Joins the lines of another library's error for a message of one line.
+
+    Args:
+        error: an exception.
+
+    Returns:
+        At most 400 characters.
+    """
+    return textwrap.shorten(str(error), 400)
 
 
 @contextlib.contextmanager

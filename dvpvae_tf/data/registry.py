@@ -1,4 +1,7 @@
-"""The data sets by name: how the images and the labels of each are read, and how many images validation takes."""
+"""The data sets by name: how the images and the labels of each are read, and how many images validation takes.
+
+TensorFlow Datasets takes long to import. Only the readers that need it do so.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +12,6 @@ import numpy as np
 from dvpvae_tf.config.settings import NAMED_DATASETS
 from dvpvae_tf.data.folder import labels_of_files, read_folder
 from dvpvae_tf.data.mnist5k import read_mnist5k, read_mnist5k_labels
-from dvpvae_tf.data.omniglot import read_omniglot, read_omniglot_labels
-from dvpvae_tf.data.tfds_images import read_tfds, read_tfds_labels
 from dvpvae_tf.errors import UserError, did_you_mean
 
 
@@ -67,12 +68,16 @@ def _read_mnist5k(request: Request) -> Contents:
 
 
 def _read_tfds(request: Request) -> Contents:
+    from dvpvae_tf.data import omniglot, tfds_images  # noqa: F401  the first makes `omniglot28` known to TFDS
+
     # Labels first: where there are none, no images are read.
-    labels, classes = read_tfds_labels(request.place, request.data_dir) if request.labels else (None, ())
-    return Contents(read_tfds(request.place, request.data_dir, request.image_size), labels, classes)
+    labels, classes = tfds_images.read_tfds_labels(request.place, request.data_dir) if request.labels else (None, ())
+    return Contents(tfds_images.read_tfds(request.place, request.data_dir, request.image_size), labels, classes)
 
 
 def _read_omniglot(request: Request) -> Contents:
+    from dvpvae_tf.data.omniglot import read_omniglot, read_omniglot_labels
+
     place = request.data_dir, request.omniglot_mat
     labels = read_omniglot_labels(*place) if request.labels else None
     return Contents(read_omniglot(*place), labels)

@@ -1,16 +1,15 @@
 """Image data sets of TensorFlow Datasets (TFDS)."""
 
 import difflib
-import textwrap
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import numpy as np
-import requests
 import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.data.network import reachable
+from dvpvae_tf.errors import UserError, one_line
 
 
 def read_tfds(name: str, data_dir: str | None = None, image_size: int | None = None) -> dict[str, np.ndarray]:
@@ -155,31 +154,3 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         raise UserError(f"TFDS has no data set {name}{hint}") from error
     except Exception as error:  # TFDS raises a type of its own for each wrong config, version or form of name
         raise UserError(f"TFDS cannot find {name}: {one_line(error)}") from error
-
-
-def reachable(url: str) -> bool:
-    """Tests whether a server answers within five seconds.
-
-    Args:
-        url: an address of that server.
-
-    Returns:
-        Whether it answers, whatever the answer.
-    """
-    try:
-        requests.head(url, timeout=5)
-    except requests.RequestException:
-        return False
-    return True
-
-
-def one_line(error: Exception) -> str:
-    """Shortens the message of another library's error to one line.
-
-    Args:
-        error: an exception.
-
-    Returns:
-        At most 400 characters.
-    """
-    return textwrap.shorten(str(error), 400)

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.data.network import reachable
 from dvpvae_tf.data.pipelines import evaluation_batches, training_batches
-from dvpvae_tf.data.tfds_images import one_line, reachable
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.errors import UserError, one_line
 from dvpvae_tf.layers.pixels import check_images, to_unit_range
 
 INCEPTION_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"

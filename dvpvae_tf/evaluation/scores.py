@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from scipy import special
 
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluation.evaluator import Evaluator, checked_images
@@ -77,7 +76,8 @@ def score(
 def _of_batch(drawn: dict[str, np.ndarray]) -> Scores:
     log_weight = drawn["log_weight"]
     samples = len(log_weight)
-    shares = special.softmax(log_weight, axis=0)  # the weights, of sum 1: their deviation is that of log of their mean
+    # The weights, with the sum 1: their deviation is that of the logarithm of their mean.
+    shares = np.exp(log_weight - _log_sum(log_weight, axis=0))
     errors = shares.std(axis=0, ddof=1) * np.sqrt(samples) if samples > 1 else np.full(log_weight.shape[1], np.nan)
     by_draw = drawn["reconstruction"], drawn["kl_z"].sum(axis=2), drawn["kl_u"]
     terms = np.stack([term.mean(axis=0) for term in by_draw], axis=1)
@@ -86,7 +86,12 @@ def _of_batch(drawn: dict[str, np.ndarray]) -> Scores:
 
 
 def _bound(log_weight: np.ndarray) -> np.ndarray:
-    return np.log(len(log_weight)) - special.logsumexp(log_weight, axis=0)
+    return np.log(len(log_weight)) - _log_sum(log_weight, axis=0)[0]
+
+
+def _log_sum(values: np.ndarray, axis: int) -> np.ndarray:
+    """The logarithm of the sum of exp(values), with `axis` kept."""
+    return np.logaddexp.reduce(values, axis=axis, keepdims=True)
 
 
 def label_log_probs(model: DVPVAE, scores: Scores) -> np.ndarray:
@@ -104,7 +109,8 @@ def label_log_probs(model: DVPVAE, scores: Scores) -> np.ndarray:
     """
     if not isinstance(model.prior, LabelledMixturePrior):
         raise UserError(NO_LABELS)
-    return special.log_softmax(np.asarray(model.prior.label_log_probs()) - scores.label_nats, axis=1)
+    log_joint = np.asarray(model.prior.label_log_probs()) - scores.label_nats
+    return log_joint - _log_sum(log_joint, axis=1)
 
 
 class LabelResults(NamedTuple):

@@ -12,14 +12,35 @@ from dvpvae_tf.config.settings import NAMED_DATASETS
 from dvpvae_tf.data.pipelines import read_images
 
 PROJECT = Path(__file__).parents[2]
+SELDOM_NEEDED = ("tensorflow_datasets", "keras_tuner")
+# TensorFlow, and what it, Keras or the package imports with it.
+OF_TENSORFLOW = ("tensorflow", "keras", "scipy", "sklearn", "requests", "matplotlib", "tensorflow_probability")
 # Where TensorFlow is imported, the process ends with a code of its own, or as by Ctrl-C.
-INSTEAD_OF_TENSORFLOW = """
+INSTEAD_OF_TENSORFLOW = f"""
 import os, sys
 class Finder:
     def find_spec(self, name, *_):
-        if name in ("tensorflow", "keras", "keras_tuner", "matplotlib"):
+        if name in {OF_TENSORFLOW + SELDOM_NEEDED}:
             raise KeyboardInterrupt if "CTRL_C" in os.environ else SystemExit(77)
 sys.meta_path.insert(0, Finder())
+"""
+# Prints which of the modules in argv are imported with the package, and after a command that finds no model.
+IMPORT_AND_RUN = """
+import contextlib, sys
+import dvpvae_tf
+loaded = {"import dvpvae_tf": set(sys.modules)}
+from dvpvae_tf import decode, encode, sample, score
+for command, options in (
+    (sample, ["--output", "new.png"]),
+    (decode, ["--latents", "none.npz", "--output", "new.png"]),
+    (encode, ["--output", "new.npz"]),
+    (score, ["--output", "new.csv"]),
+):
+    with contextlib.suppress(SystemExit):
+        command.main(["--model", "there_is_none", *options])
+    loaded[command.__name__] = set(sys.modules)
+for when, modules in loaded.items():
+    print(when, *sorted(modules & set(sys.argv[1:])), sep=",")
 """
 
 
@@ -52,6 +73,15 @@ def test_help_and_mistakes_come_before_tensorflow(run, command):
     assert code == 0 and out.startswith(f"usage: python -m dvpvae_tf.{command} ") and IN_HELP.get(command, "") in out
     code, out, error = run("dvpvae_tf", command, "--no-such-option=3")
     assert (code, out) == (2, "") and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_what_few_commands_need_is_imported_by_these_alone(tmp_path):
+    command = [sys.executable, "-c", IMPORT_AND_RUN, "tensorflow", *SELDOM_NEEDED]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    started = ("import dvpvae_tf", *(f"dvpvae_tf.{name}" for name in ("sample", "decode", "encode", "score")))
+    assert result.stdout.splitlines() == [f"{start},tensorflow" for start in started], result.stderr
+    assert result.stderr.count("there_is_none") == len(started) - 1  # each command went as far as its model
 
 
 def test_the_program_lists_its_commands_and_tells_unknown_ones(run):
