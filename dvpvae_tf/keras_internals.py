@@ -1,7 +1,11 @@
 """The private parts of Keras that this library uses, each with the reason. Tested with Keras 3.15.
 
-When Keras changes, only this file needs changes.
+`setup.py` allows this minor version only. When Keras changes, only this file needs changes.
 """
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -47,6 +51,34 @@ def is_rematerialized(layer: keras.layers.Layer) -> bool:
         Whether its backward pass computes it again.
     """
     return layer._remat_mode is not None
+
+
+@contextlib.contextmanager
+def adding_weights(layer: keras.layers.Layer) -> Iterator[None]:
+    """Lets a layer that is built get more weights, which Keras refuses and has no public way to allow.
+
+    Args:
+        layer: a layer that is built.
+    """
+    layer._tracker.unlock()
+    try:
+        yield
+    finally:
+        layer._tracker.lock()
+
+
+def set_untracked(layer: keras.layers.Layer, name: str, value: Any) -> None:
+    """Sets an attribute that Keras does not see.
+
+    A variable, layer or metric that is assigned to a layer becomes part of its state: it is listed in the weights and
+    saved with them. Keras has no public way to keep one beside that state.
+
+    Args:
+        layer: any layer or model.
+        name: of the attribute.
+        value: of the attribute.
+    """
+    object.__setattr__(layer, name, value)
 
 
 class BuiltModel(keras.Model):

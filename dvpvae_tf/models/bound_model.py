@@ -14,6 +14,7 @@ from dvpvae_tf.keras_internals import (
     check_settings,
     disable_gradient_reduction,
     parameters_of,
+    set_untracked,
 )
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.outputs import Elbo
@@ -63,9 +64,9 @@ class BoundModel(BuiltModel):
             name="training_steps",
             aggregation="only_first_replica",
         )
-        # How many images this evaluation has seen. Hidden from Keras, as it is no state of the model.
+        # How many images this evaluation has seen, which is no state of the model.
         seen = keras.Variable(0, dtype="int64", trainable=False, aggregation="only_first_replica", name="images_seen")
-        object.__setattr__(self, "_images_seen", seen)
+        set_untracked(self, "_images_seen", seen)
 
     @property
     def bits_per_nat(self) -> float:

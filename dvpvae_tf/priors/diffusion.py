@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.keras_internals import adding_weights
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.layers.unet import UNet
 from dvpvae_tf.noise import to_uniform
@@ -151,9 +152,8 @@ class DiffusionPrior(Prior):
         if found is None:
             return None
         if self.calibrated_steps is None:
-            self._tracker.unlock()  # Keras's own way to add weights to a layer that is built
-            self._add_tables()
-            self._tracker.lock()
+            with adding_weights(self):
+                self._add_tables()
         self.calibrated_steps = found.steps
         self.covariances.assign(found.covariances)
         self.paths.assign(found.paths)
