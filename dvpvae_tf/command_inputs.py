@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dvpvae_tf.command_line import SPLITS
-from dvpvae_tf.config.settings import NAMED_DATASETS, SOURCE_SETTINGS, DataConfig
+from dvpvae_tf.config.datasets import NAMED_DATASETS
+from dvpvae_tf.config.settings import SOURCE_SETTINGS, DataConfig
 from dvpvae_tf.data.pipelines import LoadedDataset, read_dataset
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
@@ -48,7 +49,7 @@ def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
     """
     model = model_of(arguments)
     for option in ("steps", "ancestral"):
-        if getattr(arguments, option) and (model.prior is None or model.prior.steps is None):
+        if getattr(arguments, option) and not model.has_steps:
             raise UserError(
                 f"--{option} is for models with a diffusion prior, and {arguments.model} has none: leave it out"
             )

@@ -55,9 +55,9 @@ def train(arguments: TrainArguments) -> None:
     strategy = make_strategy(arguments.settings)
     data = _read(arguments.settings)
     images = data.images
-    config = limit_batch_size(arguments.resolve(images[0].shape[1:]), len(images[0]))
+    config = arguments.resolve(images[0].shape[1:])
 
-    def announce(model: DVPVAE) -> None:
+    def announce(model: DVPVAE, config: TrainConfig) -> None:
         _print_plan(config, model, len(images[0]))
         print("Before its first step TensorFlow traces the model, which takes up to some minutes.", flush=True)
 

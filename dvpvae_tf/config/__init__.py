@@ -1,5 +1,6 @@
 """Settings: typed classes, presets in YAML, and the command line of training."""
 
+from dvpvae_tf.config.datasets import DEFAULT_DATASET, NAMED_DATASETS
 from dvpvae_tf.config.default_model import default_model
 from dvpvae_tf.config.presets import (
     find_preset,
@@ -11,7 +12,7 @@ from dvpvae_tf.config.presets import (
     write_config,
 )
 from dvpvae_tf.config.schedules import ema_momentum_for, learning_rate_at
-from dvpvae_tf.config.settings import DEFAULT_DATASET, NAMED_DATASETS, DataConfig, ModelConfig, TrainConfig
+from dvpvae_tf.config.settings import DataConfig, ModelConfig, TrainConfig
 from dvpvae_tf.config.strict import StrictSettings, merge, validate
 
 __all__ = [

@@ -2,34 +2,13 @@
 
 import re
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from dvpvae_tf.config.datasets import DEFAULT_DATASET, NAMED_DATASETS, find_reader
 from dvpvae_tf.config.strict import StrictSettings
-from dvpvae_tf.errors import did_you_mean
 
-
-class NamedDataset(NamedTuple):
-    """The size of a data set that is known before it is read."""
-
-    image_size: int
-    image_channels: int
-    training_images: int
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the images."""
-        return self.image_size, self.image_size, self.image_channels
-
-
-NAMED_DATASETS = {
-    "mnist5k": NamedDataset(28, 1, 4_000),
-    "mnist": NamedDataset(28, 1, 55_000),
-    "omniglot": NamedDataset(28, 1, 23_345),
-    "cifar10": NamedDataset(32, 3, 45_000),
-}
-DEFAULT_DATASET = "mnist5k"
 # Where and how images are read.
 SOURCE_SETTINGS = {"data_dir", "image_size", "omniglot_mat", "background", "skip_broken"}
 
@@ -164,13 +143,7 @@ class DataConfig(StrictSettings):
 
     @model_validator(mode="after")
     def _check_dataset(self) -> "DataConfig":
-        if not self.named and not re.match(r"(tfds|folder):.", self.dataset):
-            raise ValueError(
-                f"unknown dataset '{self.dataset}'{did_you_mean(self.dataset, NAMED_DATASETS)}: "
-                f"give one of {', '.join(NAMED_DATASETS)}, or tfds:NAME, or folder:PATH"
-            )
-        if self.named and self.image_size is not None:
-            raise ValueError(f"image_size {self.image_size} is for tfds: and folder: only: leave it out")
+        find_reader(self.dataset, self.image_size)  # raises where there is a mistake
         return self
 
 

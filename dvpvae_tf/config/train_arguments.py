@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import Field, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
+from dvpvae_tf.config.datasets import DEFAULT_DATASET, NAMED_DATASETS
 from dvpvae_tf.config.default_model import default_model
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.config.presets import list_presets, read_settings
-from dvpvae_tf.config.settings import DEFAULT_DATASET, NAMED_DATASETS, DataConfig, ModelConfig, TrainConfig
+from dvpvae_tf.config.settings import DataConfig, ModelConfig, TrainConfig
 from dvpvae_tf.config.strict import FLAG, StrictSettings, merge, validate
 from dvpvae_tf.errors import UserError
 

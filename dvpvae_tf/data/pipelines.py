@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.data.registry import Request, check_image_size, find_source
+from dvpvae_tf.config.datasets import find_reader
+from dvpvae_tf.data.registry import SOURCES, Request
 from dvpvae_tf.errors import UserError
 
 Splits = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -111,8 +112,8 @@ def read_dataset(
     Raises:
         UserError: see `load_dataset`.
     """
-    source, place = find_source(name)
-    check_image_size(name, image_size)
+    reader, place = find_reader(name, image_size)
+    source = SOURCES[reader]
     request = Request(place, data_dir, image_size, omniglot_mat, background, skip_broken, whole, labels)
     contents = source.read(request)
 

@@ -1,4 +1,4 @@
-"""The data sets by name: how the images and the labels of each are read, and how many images validation takes.
+"""The readers of data sets: how the images and the labels of each are read, and how many images validation takes.
 
 TensorFlow Datasets takes long to import. Only the readers that need it do so.
 """
@@ -9,10 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvpvae_tf.config.settings import NAMED_DATASETS
 from dvpvae_tf.data.folder import labels_of_files, read_folder
 from dvpvae_tf.data.mnist5k import read_mnist5k, read_mnist5k_labels
-from dvpvae_tf.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Contents(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One row of the table: how a data set is read, and its largest validation split."""
+    """How a data set is read, and its largest validation split."""
 
     read: Callable[[Request], Contents]
     most_validation: int = 5000
@@ -90,47 +88,10 @@ def _read_folder(request: Request) -> Contents:
     return Contents(images, labels, classes, files)
 
 
-TFDS = Source(_read_tfds)
-# The shapes of their images are in `dvpvae_tf.config.settings.NAMED_DATASETS`, which needs no TensorFlow.
-NAMED = {
+# By the readers that `dvpvae_tf.config.datasets.find_reader` gives.
+SOURCES = {
     "mnist5k": Source(_read_mnist5k),
-    "mnist": TFDS,
     "omniglot": Source(_read_omniglot, most_validation=1000),
-    "cifar10": TFDS,
+    "tfds": Source(_read_tfds),
+    "folder": Source(_read_folder),
 }
-KINDS = {"tfds": TFDS, "folder": Source(_read_folder)}
-
-
-def find_source(name: str) -> tuple[Source, str]:
-    """Looks a data set up.
-
-    Args:
-        name: see `dvpvae_tf.data.load_dataset`.
-
-    Returns:
-        How it is read, and its name in TFDS or its folder.
-
-    Raises:
-        UserError: if there is no such data set.
-    """
-    if name in NAMED:
-        return NAMED[name], name
-    kind, _, place = name.partition(":")
-    if kind in KINDS and place:
-        return KINDS[kind], place
-    choices = ", ".join((*NAMED, "tfds:NAME", "folder:PATH"))
-    raise UserError(f"unknown data set {name}{did_you_mean(name, NAMED)}: give one of {choices}")
-
-
-def check_image_size(name: str, image_size: int | None) -> None:
-    """Checks that a named data set is not asked for in another size.
-
-    Args:
-        name: see `dvpvae_tf.data.load_dataset`.
-        image_size: side in pixels, or None.
-
-    Raises:
-        UserError: if it is.
-    """
-    if name in NAMED_DATASETS and image_size not in (None, side := NAMED_DATASETS[name].image_size):
-        raise UserError(f"image_size is {image_size}, but images of {name} have side {side}")

@@ -188,7 +188,7 @@ class Evaluator:
         def draw_sums(data, seed, first, draws, num_draws):
             num_images = tf.shape(data.target)[0]
             seeds, drawn, terms = self._draw(data, seed, first, draws, steps)
-            if steps is not None:
+            if self._model.has_steps:
                 length = 1.0 / tf.cast(num_draws, tf.float32)
                 start = tf.repeat(tf.cast(draws, tf.float32), num_images) * length
                 change = continuous_time_diffusion(self._model, drawn, start, length) - terms["kl_u"]["diffusion"]

@@ -18,6 +18,7 @@ from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.priors import DiffusionPrior
+from dvpvae_tf.priors.noise_schedule import over_elements
 
 SIDE = 4
 
@@ -51,7 +52,7 @@ class GaussianDiffusionPrior(DiffusionPrior):
         Returns:
             float32 `[N, d, d, C]`.
         """
-        time = tf.reshape(time, [-1, 1, 1, 1])
+        time = over_elements(time)
         alpha, sigma = self.schedule.alpha(time), self.schedule.sigma(time)
         return sigma * (y - alpha * self.mean) / (alpha**2 * self.variance + sigma**2)
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.convolution import uniform_initializer
 from dvpvae_tf.layers.dct import DCT, InverseDCT, dct_matrix
+from dvpvae_tf.layers.gaussian import LOG_2_PI, log_density
 from dvpvae_tf.layers.pixels import iterate_images, to_unit_range
 from dvpvae_tf.layers.shape import Shape
 
@@ -134,8 +135,7 @@ class Pseudoinput(keras.layers.Layer):
         Returns:
             float32 tensor `[N]`, nats.
         """
-        distance = tf.square(u - mean) * tf.exp(-self.log_var)
-        return -0.5 * tf.reduce_sum(distance + self.log_var + math.log(2 * math.pi), axis=[1, 2, 3])
+        return tf.reduce_sum(log_density(u, mean, self.log_var), axis=[1, 2, 3])
 
     def entropy(self) -> tf.Tensor:
         """Computes the entropy of r(u|x) in closed form (Eq. 17).
@@ -143,7 +143,7 @@ class Pseudoinput(keras.layers.Layer):
         Returns:
             float32 scalar tensor, nats.
         """
-        return 0.5 * tf.reduce_sum(tf.broadcast_to(self.log_var, self.shape) + math.log(2 * math.pi) + 1.0)
+        return 0.5 * tf.reduce_sum(tf.broadcast_to(self.log_var, self.shape) + LOG_2_PI + 1.0)
 
     def decode(self, u: tf.Tensor) -> tf.Tensor:
         """Maps pseudoinputs back to images, the pseudo-inverse of f.

@@ -1,17 +1,16 @@
 """One stochastic layer of the TopDown path (Figure 2b)."""
 
-import math
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from dvpvae_tf.layers.convolution import MemoryEfficientConv2D
+from dvpvae_tf.layers.gaussian import log_density
 from dvpvae_tf.layers.res_block import ResBlock
 from dvpvae_tf.layers.shape import Shape
 
 LOG_VAR_RANGE = (-10.0, 1.0)
-LOG_2_PI = math.log(2.0 * math.pi)
 
 
 class TopDownStep(NamedTuple):
@@ -46,8 +45,8 @@ class TopDownStep(NamedTuple):
         Returns:
             float32 tensor `[N]`, nats; its mean over draws is minus the KL.
         """
-        of_prior = _log_density(self.latent, self.prior_mean, self.prior_log_var)
-        of_posterior = _log_density(self.latent, self.posterior_mean, self.posterior_log_var)
+        of_prior = log_density(self.latent, self.prior_mean, self.prior_log_var)
+        of_posterior = log_density(self.latent, self.posterior_mean, self.posterior_log_var)
         return keras.ops.sum(of_prior - of_posterior, axis=[1, 2, 3])
 
     def posterior_log_prob(self) -> tf.Tensor:
@@ -56,12 +55,7 @@ class TopDownStep(NamedTuple):
         Returns:
             float32 tensor `[N]`, nats.
         """
-        return keras.ops.sum(_log_density(self.latent, self.posterior_mean, self.posterior_log_var), axis=[1, 2, 3])
-
-
-def _log_density(value: tf.Tensor, mean: tf.Tensor, log_var: tf.Tensor) -> tf.Tensor:
-    """Log density of N(mean, exp(log_var)) at each element, in nats."""
-    return -0.5 * (keras.ops.square(value - mean) * keras.ops.exp(-log_var) + log_var + LOG_2_PI)
+        return keras.ops.sum(log_density(self.latent, self.posterior_mean, self.posterior_log_var), axis=[1, 2, 3])
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")

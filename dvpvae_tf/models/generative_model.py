@@ -235,6 +235,11 @@ class GenerativeModel(BoundModel):
         reconstructions = self.likelihood.images(self.infer(images, sample=False).likelihood_params)
         return reconstructions.numpy() if tf.executing_eagerly() else reconstructions
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether the model has a prior that takes a number of diffusion steps."""
+        return self.prior is not None and self.prior.has_steps
+
     def check_steps(self, steps: int | None) -> int | None:
         """Checks a number of diffusion steps.
 

@@ -13,7 +13,7 @@ from dvpvae_tf.layers.unet import UNet
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.priors.calibration import Calibration, calibrate
 from dvpvae_tf.priors.covariances import kind_of
-from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
+from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule, over_elements
 from dvpvae_tf.priors.prior import Prior
 from dvpvae_tf.priors.process import (
     GRID_TIMES,
@@ -254,7 +254,7 @@ class DiffusionPrior(Prior):
         Returns:
             float32 `[N]`, nats.
         """
-        y = self.schedule.diffuse(u, _like(time), noise)
+        y = self.schedule.diffuse(u, over_elements(time), noise)
         error = tf.math.squared_difference(self.predict_noise(y, time, training), noise)
         return 0.5 * self.schedule.slope * tf.reduce_sum(error, axis=[1, 2, 3])
 
@@ -282,7 +282,7 @@ class DiffusionPrior(Prior):
             float32, like `y`.
         """
         noise = self.predict_noise(y, time)
-        time = _like(time)
+        time = over_elements(time)
         u = (y - self.schedule.sigma(time) * noise) / self.schedule.alpha(time)
         return tf.clip_by_value(u, -1.0, 1.0) if self.clip else u
 
@@ -297,7 +297,7 @@ class DiffusionPrior(Prior):
         Returns:
             The mean, like `y`, and the standard deviation, `[N, 1, 1, 1]` or `[1, 1, 1, 1]`.
         """
-        return self.schedule.posterior(y, self.predict_u(y, source), _like(source), _like(target))
+        return self.schedule.posterior(y, self.predict_u(y, source), over_elements(source), over_elements(target))
 
     def sample(self, noise: tf.Tensor, steps: int | None = None, temperature: float | tf.Tensor = 1.0) -> tf.Tensor:
         """Draws pseudoinputs: y_1 from N(0, I), T steps, then u (Eq. 29, 30).
@@ -325,8 +325,3 @@ class DiffusionPrior(Prior):
             "clip": self.clip,
             "calibrated_steps": self.calibrated_steps,
         }
-
-
-def _like(time: tf.Tensor) -> tf.Tensor:
-    """Times `[N]` in a shape that broadcasts against pseudoinputs."""
-    return tf.reshape(time, [-1, 1, 1, 1])

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.layers.gaussian import LOG_2_PI
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.priors.covariances import FullCovariances
@@ -69,7 +70,7 @@ class FullMixturePrior(ExactPrior):
         """
         size, gaussians = math.prod(self.shape), self._gaussians()
         distances = gaussians.whiten(tf.reshape(u, [-1, 1, size]) - self.means)
-        constants = self.log_weights - gaussians.half_log_det - 0.5 * size * math.log(2.0 * math.pi)
+        constants = self.log_weights - gaussians.half_log_det - 0.5 * size * LOG_2_PI
         return constants - 0.5 * tf.reduce_sum(tf.square(distances), axis=2)
 
     def sample_noise_size(self, steps: int | None = None) -> int:

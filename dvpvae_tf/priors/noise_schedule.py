@@ -4,6 +4,20 @@ import math
 
 import tensorflow as tf
 
+from dvpvae_tf.layers.gaussian import LOG_2_PI
+
+
+def over_elements(time: tf.Tensor) -> tf.Tensor:
+    """Gives times a shape that broadcasts over the elements of pseudoinputs.
+
+    Args:
+        time: float32 `[N]`, or `[1]` for all rows.
+
+    Returns:
+        float32 `[N, 1, 1, 1]` or `[1, 1, 1, 1]`.
+    """
+    return tf.reshape(time, [-1, 1, 1, 1])
+
 
 class LinearNoiseSchedule:
     """The linear schedule gamma(t) = -log SNR(t) on t in [0, 1], with alpha^2 + sigma^2 = 1 (Eq. 25).
@@ -96,7 +110,7 @@ class LinearNoiseSchedule:
         Returns:
             float, nats.
         """
-        return 0.5 * dimensions * (1.0 + math.log(2.0 * math.pi) + self.gamma_min)
+        return 0.5 * dimensions * (1.0 + LOG_2_PI + self.gamma_min)
 
     def posterior(self, y, u, source, target):
         """Mean and standard deviation of q(y_s|y_t, u), s < t (Eq. 26 to 28).

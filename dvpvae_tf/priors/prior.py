@@ -43,6 +43,11 @@ class Prior(keras.layers.Layer, abc.ABC):
         """T, unless another is asked for; None where no steps lead to u."""
 
     @property
+    def has_steps(self) -> bool:
+        """Whether u is drawn in steps, so that their number T can be chosen."""
+        return self.steps is not None
+
+    @property
     @abc.abstractmethod
     def process_name(self) -> str | None:
         """What people call the process of T steps, "ancestral" or "calibrated"; None where there is none."""

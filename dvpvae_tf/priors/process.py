@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.layers.gaussian import LOG_2_PI
 from dvpvae_tf.priors.covariances import kind_of
-from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
+from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule, over_elements
 from dvpvae_tf.priors.terms import DiffusionTerms, PriorEstimate
 
-LOG_2_PI = math.log(2.0 * math.pi)
 STATES_AT_A_TIME = 50  # in `estimate`, which bounds the memory
 GRID_TIMES = np.linspace(0.0, 1.0, 101)  # that a calibrated process chooses its times from
 MOST_CALIBRATED_STEPS = len(GRID_TIMES) - 1
@@ -72,7 +72,9 @@ class ReverseProcess(abc.ABC):
 
         def step(i: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             source, target = sources[i, tf.newaxis], targets[i, tf.newaxis]  # one for all rows: embedded once
-            mean, deviation = self.schedule.posterior(y, self.predict_u(y, source), _like(source), _like(target))
+            mean, deviation = self.schedule.posterior(
+                y, self.predict_u(y, source), over_elements(source), over_elements(target)
+            )
             return i + 1, mean + temperature * deviation * coloured[:, i]
 
         _, y = tf.while_loop(lambda i, y: i < self.steps, step, (0, noise[:, 0]))
@@ -115,7 +117,7 @@ class ReverseProcess(abc.ABC):
         times = tf.reshape(tf.broadcast_to(times, tf.shape(states)[:2]), [-1])
         u = tf.broadcast_to(u[:, tf.newaxis], tf.shape(states))
         u, noise = (tf.reshape(value, [-1, *self.shape]) for value in (u, states))
-        predicted = self.predict_u(self.schedule.diffuse(u, _like(times), noise), times)
+        predicted = self.predict_u(self.schedule.diffuse(u, over_elements(times), noise), times)
         return tf.reshape(predicted, [-1, states.shape[1], *self.shape])
 
     def _first_weight(self, u: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
@@ -263,8 +265,3 @@ class CalibratedProcess(ReverseProcess):
 def _sum(values: tf.Tensor) -> tf.Tensor:
     """The sum over all but the rows, `[N]`."""
     return tf.reduce_sum(values, axis=list(range(1, len(values.shape))))
-
-
-def _like(time: tf.Tensor) -> tf.Tensor:
-    """Times `[N]` in a shape that broadcasts against pseudoinputs."""
-    return tf.reshape(time, [-1, 1, 1, 1])

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.layers.gaussian import LOG_2_PI
 from dvpvae_tf.layers.pixels import gather_images, to_unit_range
 from dvpvae_tf.layers.pseudoinputs import ClipWeights
 
@@ -83,7 +84,7 @@ class VampPrior(keras.layers.Layer):
             - 2.0 * tf.matmul(z, mean * precision, transpose_b=True)
             + tf.reduce_sum(tf.square(mean) * precision, axis=1)
         )
-        constants = tf.reduce_sum(log_var, axis=1) + size * math.log(2.0 * math.pi)
+        constants = tf.reduce_sum(log_var, axis=1) + size * LOG_2_PI
         log_prob = tf.reduce_logsumexp(-0.5 * (distances + constants), axis=1) - math.log(self.components)
         return tf.cast(log_prob, tf.float32)
 

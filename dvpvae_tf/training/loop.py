@@ -120,7 +120,7 @@ def train(
     resume: bool = False,
     verbose: str | int = "auto",
     strategy: tf.distribute.Strategy | None = None,
-    announce: Callable[[DVPVAE], None] = lambda model: None,
+    announce: Callable[[DVPVAE, TrainConfig], None] = lambda model, config: None,
     classes: Classes | None = None,
 ) -> dict | None:
     """Trains a model, from where an earlier run of the same settings stopped, and leaves its results in the run folder.
@@ -133,7 +133,8 @@ def train(
         resume: whether there must be a checkpoint to go on from.
         verbose: "auto", 0, 1 or 2, as in `keras.Model.fit`.
         strategy: what `make_strategy(config)` has given, or None to call it here.
-        announce: called on the chief with the model before it is trained.
+        announce: called on the chief before training, with the model and its settings: the batch may be smaller than
+            that of `config`.
         classes: the labels of the images; needed where `config.labels` is set.
 
     Returns:
@@ -163,7 +164,7 @@ def train(
         with workers.raise_worker_lost(), _raise_disk_full(folder):
             model = _make_on_all_devices(config, images, strategy)
             if chief:
-                announce(model)
+                announce(model, config)
             _fit(model, folder, images, chief, verbose if chief else 0)
         return _report(folder, images, classes) if chief else None
 

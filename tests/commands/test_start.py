@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dvpvae_tf import __main__ as program
-from dvpvae_tf.config.settings import NAMED_DATASETS
+from dvpvae_tf.config.datasets import NAMED_DATASETS
 from dvpvae_tf.data.pipelines import read_images
 
 PROJECT = Path(__file__).parents[2]

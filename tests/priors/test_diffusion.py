@@ -214,7 +214,7 @@ def test_steps_may_be_chosen_when_sampling(make_prior):
 
 def test_steps_are_checked_in_one_place(make_prior):
     prior = make_prior(steps=8)
-    assert prior.steps == 8 and prior.check_steps(None) == 8 and prior.check_steps(3) == 3
+    assert prior.steps == 8 and prior.has_steps and prior.check_steps(None) == 8 and prior.check_steps(3) == 3
     for use in (prior.check_steps, prior.sample_noise_size, prior.estimate_noise_size):
         with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
             use(0)

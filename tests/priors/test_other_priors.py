@@ -166,7 +166,7 @@ def test_exact_densities_need_no_noise_and_are_float32(kind):
     u = normal(3, *SHAPE)
     assert prior(u)[0].dtype == "float32" and prior.compute_dtype == "float32"
     assert prior.bound_noise_size == 0
-    assert prior.steps is None and prior.check_steps(None) is None
+    assert prior.steps is None and not prior.has_steps and prior.check_steps(None) is None
     with pytest.raises(ValueError, match="no diffusion prior: leave out steps"):
         prior.check_steps(5)
     np.testing.assert_array_equal(prior(u, None)[0], prior.negative_bound(u)[0])

@@ -1,0 +1,61 @@
+"""The names of data sets, and what is known of each before it is read."""
+
+from typing import NamedTuple
+
+from dvpvae_tf.errors import UserError, did_you_mean
+
+
+class NamedDataset(NamedTuple):
+    """The size of a data set that is known before it is read, and how it is read.
+
+    Attributes:
+        image_size: side of its images, in pixels.
+        image_channels: 1 for grey, 3 for colour.
+        training_images: how many it has to train on.
+        reader: key of `dvpvae_tf.data.registry.SOURCES`.
+    """
+
+    image_size: int
+    image_channels: int
+    training_images: int
+    reader: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images."""
+        return self.image_size, self.image_size, self.image_channels
+
+
+NAMED_DATASETS = {
+    "mnist5k": NamedDataset(28, 1, 4_000, "mnist5k"),
+    "mnist": NamedDataset(28, 1, 55_000, "tfds"),
+    "omniglot": NamedDataset(28, 1, 23_345, "omniglot"),
+    "cifar10": NamedDataset(32, 3, 45_000, "tfds"),
+}
+DEFAULT_DATASET = "mnist5k"
+PREFIXES = ("tfds", "folder")  # each the reader of what follows its colon
+
+
+def find_reader(name: str, image_size: int | None = None) -> tuple[str, str]:
+    """Finds out how a data set is read.
+
+    Args:
+        name: see `dvpvae_tf.data.load_dataset`.
+        image_size: side in pixels that its images are asked for in, or None.
+
+    Returns:
+        The key of its reader in `dvpvae_tf.data.registry.SOURCES`, and its name in TFDS or its folder.
+
+    Raises:
+        UserError: if there is no such data set, or it is a named one whose images have another side.
+    """
+    if name in NAMED_DATASETS:
+        dataset = NAMED_DATASETS[name]
+        if image_size not in (None, dataset.image_size):
+            raise UserError(f"image_size is {image_size}, but images of {name} have side {dataset.image_size}")
+        return dataset.reader, name
+    prefix, _, place = name.partition(":")
+    if prefix in PREFIXES and place:
+        return prefix, place
+    choices = ", ".join((*NAMED_DATASETS, "tfds:NAME", "folder:PATH"))
+    raise UserError(f"unknown data set {name}{did_you_mean(name, NAMED_DATASETS)}: give one of {choices}")
