@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,18 +24,10 @@ from dvpvae_tf.files import check_output, write_atomically
 if TYPE_CHECKING:
     import keras
     import numpy as np
-    from rich.table import Table
 
     from dvpvae_tf.evaluation.parts import Part
     from dvpvae_tf.models import DVPVAE
 
-TERMS = {
-    "diffusion": "diffusion",
-    "reconstruction": "reconstruction of u from y_0",
-    "prior_kl": "KL of y_1",
-    "cross_entropy": "cross-entropy",
-    "negative_entropy": "minus the entropy of r(u|x)",
-}
 FEWEST_FID_IMAGES = 4
 DEFAULT_SAMPLES = {"iwae": 10, "elbo": 1, "published": 100}
 DEFAULT_LIMIT = 500
@@ -217,74 +208,6 @@ def _feature_distances(
     return {"features": label, "temperature": 1.0, **distances._asdict()}
 
 
-def print_tables(results: dict[str, Any]) -> None:
-    """Prints the results of an evaluation for people.
-
-    Args:
-        results: what `Part.results` returns, and "feature_distances" where they were asked for.
-    """
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(_bound_table(results))
-    console.print(_layer_table(results))
-    data = f"{results['images']} images of {results['dataset']} ({results['split']}), seed {results['seed']}"
-    print(f"{data}; +- is the standard error over the images")
-    print(f"{results['seconds']:.1f} s, {results['image_samples_per_second']:.0f} images x samples per second")
-    if "feature_distances" in results:
-        found = results["feature_distances"]
-        print(
-            f"Frechet distance {found['frechet']:.3f}, kernel distance {found['kernel']:.4f} +- "
-            f"{found['kernel_standard_error']:.4f} between {found['num_real']} real images and as many generated at "
-            f"temperature 1 ({found['features']})"
-        )
-    if not results["is_bound"]:
-        print("The published estimate is not a bound: compare it with Table 1 of the paper only.")
-
-
-def _bound_table(results: dict[str, Any]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    from dvpvae_tf.evaluation.results import plus_minus
-
-    table = Table("-log p(x)", box=box.SIMPLE_HEAD, show_edge=False)
-    for title in ("nats", "bits per dimension"):
-        table.add_column(title, justify="right")
-
-    def add(title, value, style=None):
-        numbers = (plus_minus(value, digits, scale) for scale, digits in ((1.0, 2), (results["bits_per_nat"], 4)))
-        table.add_row(title, *numbers, style=style)
-
-    process = "" if results["steps"] is None else f", T = {results['steps']}, {results['process']}"
-    add(results["estimator"], results["nats"], "bold")
-    add(f"negative ELBO{process}", results["negative_elbo"])
-    if "continuous_time_negative_elbo" in results:
-        add("negative ELBO, continuous time", results["continuous_time_negative_elbo"])
-    add("reconstruction", results["reconstruction"])
-    add("KL of z", results["kl_z"])
-    if "kl_u" in results:
-        add(f"KL of u{process}", results["kl_u"])
-        for name, value in results["kl_u_terms"].items():
-            add(f"  {TERMS[name]}", value)
-    return table
-
-
-def _layer_table(results: dict[str, Any]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    from dvpvae_tf.evaluation.results import plus_minus
-
-    table = Table("layer", box=box.SIMPLE_HEAD, show_edge=False)
-    for title in ("KL, nats", "active units"):
-        table.add_column(title, justify="right")
-    for layer, value in results["kl_z_per_layer"].items():
-        table.add_row(layer, plus_minus(value), f"{results['active_units_per_layer'][layer]:.0%}")
-    table.add_row("all", plus_minus(results["kl_z"]), f"{results['active_units']:.0%}")
-    return table
-
-
 @exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
@@ -300,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_output(arguments.output, [".json"])
     from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
     from dvpvae_tf.evaluation.parts import output_of_parts, save_part
+    from dvpvae_tf.evaluation.report import report
 
     if arguments.shard:
         arguments.output = arguments.shard.part_of(output_of_parts(arguments.output))
@@ -309,21 +233,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"wrote {arguments.output}")
         return
     report(part.results() | ({"feature_distances": distances} if distances else {}), arguments.output)
-
-
-def report(results: dict[str, Any], output: Path | None) -> None:
-    """Writes results, then prints them.
-
-    Args:
-        results: as `print_tables` takes them.
-        output: the .json file to write, or None.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    if output:
-        write_atomically(output, lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
-    print_tables(results)
 
 
 if __name__ == "__main__":

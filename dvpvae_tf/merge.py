@@ -9,7 +9,6 @@ from typing import Any
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.sharding import check_same_job, parts_of
 from dvpvae_tf.errors import exit_on_error
-from dvpvae_tf.evaluate import report
 from dvpvae_tf.files import check_output, write_atomically
 
 
@@ -46,6 +45,7 @@ def merge_evaluations(output: Path) -> None:
         UserError: if a part is missing, damaged or of another job, or the file cannot be written.
     """
     from dvpvae_tf.evaluation.parts import load_part, merge_parts, output_of_parts
+    from dvpvae_tf.evaluation.report import report
 
     parts = parts_of(output_of_parts(output))
     report(merge_parts([*map(load_part, parts)]).results(), output)

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from dvpvae_tf import command_inputs, evaluation
-from dvpvae_tf import evaluate as evaluate_command
 from dvpvae_tf.data import pipelines
 from dvpvae_tf.data.pipelines import LoadedDataset
-from dvpvae_tf.evaluate import main
-from dvpvae_tf.evaluation import feature_distances, features
+from dvpvae_tf.evaluate import main, parse_arguments
+from dvpvae_tf.evaluation import feature_distances, features, report
 from dvpvae_tf.models.loading import load_model
 
 
@@ -81,14 +80,14 @@ def test_a_run_is_evaluated_on_its_own_test_data(run_folder, images, data, tmp_p
 def test_it_is_quick_by_default_and_writes_before_it_prints(run_folder, tmp_path, monkeypatch, capsys):
     """Of one image there is no standard error, and no NaN, which JSON does not have."""
     output, written = tmp_path / "results.json", []
-    monkeypatch.setattr(evaluate_command, "print_tables", lambda results: written.append(output.read_text()))
+    monkeypatch.setattr(report, "print_tables", lambda results: written.append(output.read_text()))
     evaluate(run_folder, "--limit", 1, "--output", output)
     assert len(written) == 1 and "NaN" not in written[0]
     results = json.loads(written[0])
     assert (results["images"], results["samples"], results["nats"]["standard_error"]) == (1, 10, None)
     assert "iwae of 1 of the 12 images of folder:blobs (test), 10 samples each (see --limit" in capsys.readouterr().out
-    parse = evaluate_command.parse_arguments
-    assert parse(["--model", "m"]).limit == 500 and parse(["--model", "m", "--limit", "all"]).limit is None
+    assert parse_arguments(["--model", "m"]).limit == 500
+    assert parse_arguments(["--model", "m", "--limit", "all"]).limit is None
 
 
 def test_the_published_estimate_is_labelled_wherever_it_shows(run_folder, tmp_path, capsys):
