@@ -231,7 +231,7 @@ class Evaluator:
 
     def _infer_twice_function(self):
         def infer_twice(data, seed, first):
-            num_images, shapes = tf.shape(data.target)[0], self._model.walk_noise_shapes
+            num_images, shapes = tf.shape(data.target)[0], self._model.latent_noise_shapes
             seeds = [noise.row_seeds(seed, Stream.FIRST_DRAW - k, first, num_images) for k in (0, 1)]
             both = [
                 self._model.walk(data.features, noise.normals(noise.fork(each, InferenceNoise.DRAW), shapes))

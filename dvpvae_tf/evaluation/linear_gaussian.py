@@ -218,7 +218,7 @@ def distribution_given_pseudoinputs(model: DVPVAE, mean: np.ndarray, covariance:
     """
     assert model.pseudoinput is not None
     deviation = model.likelihood.get_config()["deviation"]
-    shapes = model.walk_noise_shapes
+    shapes = model.latent_noise_shapes
     sizes = [math.prod(shape) for shape in shapes]
     probes = np.vstack([np.zeros(sum(sizes)), np.eye(sum(sizes))]).astype("float32")
     u, *noise = (

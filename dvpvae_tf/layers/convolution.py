@@ -59,7 +59,8 @@ class MemoryEfficientConv2D(keras.layers.Conv2D):
         return {**kept, "channels": self.filters, "size": size, "gain": self.gain, "silu": self.silu}
 
 
-# Keras files the weights of a list of layers under the name of their class: this one is that of all saved models.
+# In a saved model, Keras stores the weights of a list of layers under the snake case of their class's `__name__`, such
+# as `convolutions/convolution_1`; the registered name plays no part. Saved models have this name.
 MemoryEfficientConv2D.__name__ = "Convolution"
 
 

@@ -82,9 +82,9 @@ def draw(model: DVPVAE, data: ImageData, seeds: tf.Tensor, steps: int | None) ->
     """
     prior = model.prior
     sizes = (0, 0) if prior is None else (prior.bound_noise_size, prior.estimate_noise_size(steps))
-    shapes = [*((size,) for size in sizes), *model.walk_noise_shapes]
-    time_noise, estimate_noise, *walk_noise = noise.normals(noise.fork(seeds, InferenceNoise.DRAW), shapes)
-    inference = model.walk(data.features, walk_noise)
+    shapes = [*((size,) for size in sizes), *model.latent_noise_shapes]
+    time_noise, estimate_noise, *latent_noise = noise.normals(noise.fork(seeds, InferenceNoise.DRAW), shapes)
+    inference = model.walk(data.features, latent_noise)
     log_likelihood = model.likelihood.distribution(inference.likelihood_params).log_prob(data.target)
     if prior is None or model.pseudoinput is None:
         return Draw(inference, log_likelihood, None, None, None)

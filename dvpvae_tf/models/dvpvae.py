@@ -152,8 +152,8 @@ class DVPVAE(GenerativeModel):
         if seeds is None:
             seeds = noise.row_seeds(self.seed, Stream.EVALUATION, 0, tf.shape(images)[0])
         encoder_input, target = self.encoder_input_and_target(images, seeds)
-        bound_noise, *walk_noise = self._bound_noise(seeds)
-        inference = self.walk(self.extract_features(encoder_input), walk_noise)
+        bound_noise, *latent_noise = self._bound_noise(seeds)
+        inference = self.walk(self.extract_features(encoder_input), latent_noise)
         log_likelihood = self.likelihood.distribution(inference.likelihood_params).log_prob(target)
         kl_u = self._kl_u(inference.pseudoinput, bound_noise, training)
         return Elbo(-log_likelihood, tf.stack(inference.kl, axis=1), kl_u + tf.zeros_like(log_likelihood))
@@ -202,14 +202,14 @@ class DVPVAE(GenerativeModel):
         return target if self.binary_encoder_input else images, target
 
     @property
-    def walk_noise_shapes(self) -> list[tuple[int, ...]]:
+    def latent_noise_shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the noise that `walk` takes for one image: of u (`(0,)` for the Ladder VAE), then of each z."""
         return [self.pseudoinput.shape if self.pseudoinput else (0,), *self.top_down.latent_shapes]
 
     def _bound_noise(self, seeds):
         """Draws the noise of the bound on log r(u), and the noise of `walk`."""
         bound_size = self.prior.bound_noise_size if self.prior else 0
-        return noise.normals(noise.fork(seeds, InferenceNoise.DRAW), [(bound_size,), *self.walk_noise_shapes])
+        return noise.normals(noise.fork(seeds, InferenceNoise.DRAW), [(bound_size,), *self.latent_noise_shapes])
 
     def extract_features(self, images: tf.Tensor) -> Features:
         """Computes the bottom-up path and the mean of the pseudoinput.
@@ -233,19 +233,21 @@ class DVPVAE(GenerativeModel):
         features = self.bottom_up((255.0 * images - self.input_mean) / self.input_std)
         return dict(zip(self.top_down.scales, features, strict=True))
 
-    def walk(self, features: Features, walk_noise: list[tf.Tensor], temperature: float | tf.Tensor = 1.0) -> Inference:
+    def walk(
+        self, features: Features, latent_noise: list[tf.Tensor], temperature: float | tf.Tensor = 1.0
+    ) -> Inference:
         """Draws u and then z down the top-down path: from the posterior where there are features, else from the prior.
 
         Args:
             features: `Features`; where those of a scale are left out, z is drawn from the prior there.
-            walk_noise: float32 `[N, ...]`, standard normal, shaped as u (None for the Ladder VAE) and as each z, top
+            latent_noise: float32 `[N, ...]`, standard normal, shaped as u (None for the Ladder VAE) and as each z, top
                 layer first.
             temperature: factor of the standard deviation of those z that come from the prior.
 
         Returns:
             `Inference`.
         """
-        noise_u, *noise_z = walk_noise
+        noise_u, *noise_z = latent_noise
         u, condition = None, None
         if self.pseudoinput is not None:
             u = self.pseudoinput.sample(features.pseudoinput_mean, noise_u)
@@ -304,10 +306,12 @@ class DVPVAE(GenerativeModel):
         images = self.prepare(tf.convert_to_tensor(images))
         rows = tf.shape(images)[0]
         if sample:
-            _, *walk_noise = self._bound_noise(noise.row_seeds(seed, Stream.EVALUATION, first, rows))
+            _, *latent_noise = self._bound_noise(noise.row_seeds(seed, Stream.EVALUATION, first, rows))
         else:
-            walk_noise = [tf.zeros([rows, *shape]) if math.prod(shape) else None for shape in self.walk_noise_shapes]
-        return self.walk(self.extract_features(images), walk_noise)
+            latent_noise = [
+                tf.zeros([rows, *shape]) if math.prod(shape) else None for shape in self.latent_noise_shapes
+            ]
+        return self.walk(self.extract_features(images), latent_noise)
 
     def generate(
         self,

@@ -157,12 +157,12 @@ def partial_reconstructions(
     images = model.prepare(tf.convert_to_tensor(images))
     seeds = noise.row_seeds(seed, Stream.EVALUATION, 0, len(images))
     all_features = model.extract_features(model.encoder_input_and_target(images, seeds)[0])
-    walk_noise = noise.normals(noise.fork(seeds, InferenceNoise.DRAW), model.walk_noise_shapes)
+    latent_noise = noise.normals(noise.fork(seeds, InferenceNoise.DRAW), model.latent_noise_shapes)
     rows: dict[str, Any] = {"input": images}
     scales = model.top_down.scales[::-1]
     for inferred in range(0 if model.pseudoinput else 1, len(scales) + 1):
         features = {side: all_features.by_side[side] for side in scales[:inferred]}
-        inference = model.walk(all_features._replace(by_side=features), walk_noise, temperature)
+        inference = model.walk(all_features._replace(by_side=features), latent_noise, temperature)
         names = [f"z at {', '.join(f'{side} x {side}' for side in features)}"] if features else []
         if model.pseudoinput is not None:
             names = ["u", *names]

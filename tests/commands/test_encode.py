@@ -126,7 +126,7 @@ def test_typicality_is_a_mahalanobis_distance():
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
-def test_mistakes_are_told_in_one_line(folder, command, options, message, capsys):
+def test_mistakes_give_a_one_line_error(folder, command, options, message, capsys):
     np.savez("other.npz", a=1)
     with pytest.raises(SystemExit) as stop:
         command.main(options)

@@ -173,7 +173,7 @@ def test_distances_of_features_are_those_of_the_library(run_folder, images, monk
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_are_told_in_one_line(run_folder, models, options, message, capsys, monkeypatch):
+def test_mistakes_give_a_one_line_error(run_folder, models, options, message, capsys, monkeypatch):
     monkeypatch.chdir(models)
     with pytest.raises(SystemExit) as stop:
         evaluate(run_folder, *(option.format(tmp=models) for option in options))

@@ -106,7 +106,7 @@ def test_a_model_with_labels_draws_a_class_and_knows_it_by_bayes_rule(labelled, 
     np.testing.assert_array_equal(again.sample(3, label="dark"), model.sample(3, label=1))
 
 
-def test_classes_that_cannot_be_fitted_are_told_in_one_line(trained, images):
+def test_classes_that_cannot_be_fitted_give_a_one_line_error(trained, images):
     for labels, message in (
         ([0] * 10 + [2] * 10, r"label 1 \(dog\) has 0 training and 1 validation images"),
         ([-1] * 20, "there are negative ones"),
@@ -147,7 +147,7 @@ def test_the_command_takes_the_classes_of_subfolders(trained, images, tmp_path, 
     assert stop.value.code == 2 and "some of its pictures lie in no class subfolder" in capsys.readouterr().err
 
 
-def test_models_without_such_a_prior_are_told_in_one_line(trained, tiny, images, tmp_path, capsys):
+def test_models_without_such_a_prior_give_a_one_line_error(trained, tiny, images, tmp_path, capsys):
     ladder = tiny(pseudoinput="none")
     ladder.save(tmp_path / "ladder.keras")
     tiny(prior="standard").save(tmp_path / "raw.keras")

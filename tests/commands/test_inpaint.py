@@ -129,7 +129,7 @@ def test_small_pictures_are_enlarged(picture, models, capsys):
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
-def test_mistakes_are_told_in_one_line(picture, tmp_path, command, options, message, capsys):
+def test_mistakes_give_a_one_line_error(picture, tmp_path, command, options, message, capsys):
     Image.fromarray(np.zeros((2, 2), "uint8")).save("tiny.png")
     with pytest.raises(SystemExit) as stop:
         command.main([*options, "--output=x.npz"])

@@ -102,7 +102,7 @@ def test_bfloat16(command):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_are_told_in_one_line(command, capsys, flags, message):
+def test_mistakes_give_a_one_line_error(command, capsys, flags, message):
     with pytest.raises(SystemExit) as stop:
         command(*flags)
     output, error = capsys.readouterr()

@@ -145,7 +145,7 @@ def test_bfloat16_draws_much_the_same(command):
     ],
     ids=lambda value: " ".join(f"{key}={name}" for key, name in value.items()) if isinstance(value, dict) else "",
 )
-def test_mistakes_are_told_in_one_line(command, capsys, changes, message):
+def test_mistakes_give_a_one_line_error(command, capsys, changes, message):
     Path("full").mkdir()
     Path("full", "precious").touch()
     Path("file").touch()
@@ -218,7 +218,7 @@ def test_variations_of_a_picture_share_its_u(command, models, capsys):
         ("ladder", ["--from-image=none.png"], "is for models with pseudoinputs"),
     ],
 )
-def test_classes_and_pictures_that_cannot_be_had_are_told_in_one_line(command, model, options, message, capsys):
+def test_classes_and_pictures_that_cannot_be_had_give_a_one_line_error(command, model, options, message, capsys):
     with pytest.raises(SystemExit) as stop:
         command(*options, "--output=x.npz", model=model)
     error = capsys.readouterr().err

@@ -169,7 +169,7 @@ def test_a_file_without_alphabets_is_told(tmp_path, target):
         ("omniglot", "labels of omniglot are only in its chardata.mat: fetch .* or pass its path as omniglot_mat"),
     ],
 )
-def test_data_without_labels_are_told_in_one_line(tmp_path, name, message):
+def test_data_without_labels_give_a_one_line_error(tmp_path, name, message):
     with pytest.raises(UserError, match=message) as error:
         read_labelled(name, data_dir=tmp_path / "data", image_size=None if name[0] != "f" else 8)
     assert "\n" not in str(error.value)

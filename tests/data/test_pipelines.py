@@ -129,7 +129,7 @@ def test_a_flip_mirrors_about_half_of_the_training_images_from_left_to_right(fir
         (("mnist5k", 0), "batch_size is 0"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, message):
+def test_mistakes_give_a_one_line_error(arguments, message):
     with pytest.raises(UserError, match=message) as error:
         load_dataset(*arguments)
     assert "\n" not in str(error.value)

@@ -122,7 +122,7 @@ def test_no_data_and_no_network_is_one_line_and_leaves_nothing(tmp_path, monkeyp
     assert "Traceback" not in output and "Retrying" not in output
 
 
-def test_a_data_set_that_cannot_be_prepared_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_data_set_that_cannot_be_prepared_gives_a_one_line_error(tmp_path, monkeypatch):
     def broken(self, dl_manager):
         raise requests.ConnectionError("connection lost\nhalf-way")
 

@@ -253,7 +253,7 @@ def test_all_devices_give_what_one_gives(run, run_folder, tmp_path):
         (merge, {"output": "x.png"}, "the output is x.png: give it a name that ends in .json or .npz"),
     ],
 )
-def test_mistakes_are_told_in_one_line(run, capsys, module, options, message):
+def test_mistakes_give_a_one_line_error(run, capsys, module, options, message):
     for name in ("old-0-of-2", "two-0-of-1", "two-0-of-2", "broken-0-of-1", "broken-evaluation-0-of-1"):
         Path(f"{name}.npz").touch()
     Path("foreign-0-of-1").mkdir()

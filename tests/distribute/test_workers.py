@@ -148,7 +148,7 @@ def test_a_chief_that_does_not_come_is_told(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_the_loss_of_a_worker_is_told_in_one_line_with_exit_code_1(capsys):
+def test_the_loss_of_a_worker_gives_a_one_line_error_and_exit_code_1(capsys):
     with pytest.raises(SystemExit) as stop, exit_on_error(), workers.raise_worker_lost():
         raise tf.errors.UnavailableError(None, None, "Collective ops is aborted by: ...\n...")
     assert stop.value.code == LOST

@@ -207,12 +207,12 @@ def test_a_weight_is_made_of_its_densities(tiny, images, changes):
         np.cumsum(sizes + latents)[:-1],
         1,
     )
-    walk_noise = [parts[-3].reshape(5, 3, 3, 1) if prior else None, parts[-2].reshape(5, 2, 2, 1)]
-    walk_noise.append(parts[-1].reshape(5, 4, 4, 1))
+    latent_noise = [parts[-3].reshape(5, 3, 3, 1) if prior else None, parts[-2].reshape(5, 2, 2, 1)]
+    latent_noise.append(parts[-1].reshape(5, 4, 4, 1))
     inputs = model.prepare(tf.constant(data))
     binary = noise.uniform(noise.row_seeds(3, -1, 0, 5), 64).numpy().reshape(data.shape) < inputs.numpy()
     encoding = model.extract_features(tf.constant(binary, tf.float32) if "encoder_input" in changes else inputs)
-    inference = model.walk(encoding, [None if part is None else tf.constant(part) for part in walk_noise])
+    inference = model.walk(encoding, [None if part is None else tf.constant(part) for part in latent_noise])
 
     logits = np.float64(inference.likelihood_params)
     log_likelihood = special.log_expit(np.where(binary, logits, -logits)).sum(axis=(1, 2, 3))

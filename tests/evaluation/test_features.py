@@ -130,7 +130,7 @@ class TestInception:
         assert "".join(capfd.readouterr()) == ""
 
     @pytest.mark.parametrize("spoil", ["text", "cut", "suffix", "another network"])
-    def test_a_wrong_file_is_told_in_one_line(self, weights, tmp_path, recwarn, made_once, spoil):
+    def test_a_wrong_file_gives_a_one_line_error(self, weights, tmp_path, recwarn, made_once, spoil):
         path = tmp_path / "wrong.weights.h5"
         if spoil == "text":
             path.write_text("<html>not found</html>")
@@ -214,7 +214,7 @@ class TestClassifier:
         one, other = (classifier_features(each, digits[0][1], verbose=0) for each in (classifier, loaded))
         np.testing.assert_array_equal(one, other)
 
-    def test_a_file_that_does_not_fit_is_told_in_one_line(self, classifier, tmp_path):
+    def test_a_file_that_does_not_fit_gives_a_one_line_error(self, classifier, tmp_path):
         classifier.save(tmp_path / "good.keras")
         (tmp_path / "cut.keras").write_bytes((tmp_path / "good.keras").read_bytes()[:5000])
         (tmp_path / "text.keras").write_text("not a model")

@@ -315,7 +315,7 @@ def test_what_each_figure_draws(figure, adapted, images):
         ("table3", "cifar10 is not here"),
     ],
 )
-def test_mistakes_are_told_in_one_line(at_hand, options, message, tmp_path, capsys):
+def test_mistakes_give_a_one_line_error(at_hand, options, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         reproduce.main([*options.split(), "--output", str(tmp_path)])
     error = capsys.readouterr().err

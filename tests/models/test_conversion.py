@@ -552,7 +552,7 @@ def test_an_existing_output_is_kept_unless_told_otherwise(tmp_path, command, cap
     ],
     ids=lambda value: " ".join(f"{key}={name}" for key, name in value.items()) if isinstance(value, dict) else "",
 )
-def test_mistakes_are_told_in_one_line(tmp_path, command, capsys, changes, message):
+def test_mistakes_give_a_one_line_error(tmp_path, command, capsys, changes, message):
     (tmp_path / "text.npz").write_text("no arrays at all")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "weights.npz").read_bytes()[:-1000])
     np.savez(tmp_path / "other.npz", weight=np.zeros(2))

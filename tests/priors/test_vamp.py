@@ -92,9 +92,9 @@ def test_samples_come_from_the_posterior_at_a_pseudoinput(model):
     assert len(np.unique(cold.round(4), axis=0)) == COMPONENTS  # the only draw left is that of the component
     pseudoinputs = model.top_prior.pseudoinputs.numpy()
     features = model.extract_features(tf.constant(pseudoinputs))
-    walk_noise = [None, *(tf.zeros((COMPONENTS, *shape)) for shape in model.top_down.latent_shapes)]
-    z = model.walk(features, walk_noise).latents[0]
-    expected = model.top_down(walk_noise[1:], top_features=features.by_side[2])[0]
+    latent_noise = [None, *(tf.zeros((COMPONENTS, *shape)) for shape in model.top_down.latent_shapes)]
+    z = model.walk(features, latent_noise).latents[0]
+    expected = model.top_down(latent_noise[1:], top_features=features.by_side[2])[0]
     distances = np.abs(cold[:, None] - special.expit(expected)).max(axis=(2, 3, 4))
     assert distances.min(axis=1).max() < 1e-4
     drawn = model.generate(noise.row_seeds(0, 0, 0, 200)).images.numpy()

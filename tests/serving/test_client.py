@@ -92,7 +92,7 @@ def test_the_client_is_a_module_too(url):
     assert list(outputs["error"]) == ["", ""]
 
 
-def test_means_that_an_earlier_export_does_not_have_are_told_in_one_line(url, refused, command, monkeypatch, capsys):
+def test_means_that_an_earlier_export_does_not_have_give_a_one_line_error(url, refused, command, monkeypatch, capsys):
     command(url=url, num=1, pixels="mean", output="mean.npz")
     assert capsys.readouterr().out == "wrote mean.npz\n" and levels(np.load("mean.npz")["images"]) == [110]
     monkeypatch.setitem(client.SIGNATURES, "mean", "sample_of_means")  # which the server does not know, as then
@@ -256,7 +256,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for_nor_asked_for_again(refu
         b'{"outputs": {"image_bytes": [], "error": ["", ""]}}',
     ],
 )
-def test_nonsense_is_told_in_one_line(serve_answers, refused, answer):
+def test_nonsense_gives_a_one_line_error(serve_answers, refused, answer):
     with serve_answers((200, answer)) as (url, _):
         assert refused(url=url, num=2) == f"error: {url} does not answer as a served model does: check this address\n"
 
@@ -307,7 +307,7 @@ def test_what_the_server_says_is_passed_on(url, refused):
     ],
     ids=repr,
 )
-def test_mistakes_are_told_in_one_line(refused, changes, message):
+def test_mistakes_give_a_one_line_error(refused, changes, message):
     assert message in refused(**{"url": "http://127.0.0.1:1/v1/models/grey"} | changes)
 
 

@@ -181,7 +181,7 @@ def test_without_the_extra_it_says_that_the_first_answers_are_slow(quick, run_fo
         ("--temprature 1", "unknown option --temprature"),
     ],
 )
-def test_mistakes_are_told_in_one_line(quick, run_folder, tmp_path, options, message, capsys):
+def test_mistakes_give_a_one_line_error(quick, run_folder, tmp_path, options, message, capsys):
     with pytest.raises(SystemExit) as stop:
         run(run_folder, tmp_path / "blobs", *options.split())
     error = capsys.readouterr().err

@@ -312,7 +312,7 @@ def test_the_command_serves_until_it_is_told_to_stop(write_version, tmp_path):
     ],
     ids=repr,
 )
-def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, capsys, changes, message):
+def test_mistakes_give_a_one_line_error(tmp_path, monkeypatch, capsys, changes, message):
     monkeypatch.chdir(tmp_path)
     for folder in ("empty/.writing-1", "broken/1", "broken/3"):
         Path(folder).mkdir(parents=True)

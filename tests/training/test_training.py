@@ -294,7 +294,7 @@ def test_dry_run_measures_a_step_of_a_folder_smaller_than_the_batch(images, save
     assert re.search(r"Peak memory: \d+\.\d GB", printed)
 
 
-def test_mistakes_are_told_in_one_line_with_exit_code_2(capsys):
+def test_mistakes_give_a_one_line_error_and_exit_code_2(capsys):
     for arguments in (["--epochs", "many"], ["--dataset", "mnits"], ["--nonsense"], ["--config", "none.yaml"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)

@@ -166,7 +166,7 @@ def test_the_default_space_is_no_preset():
         ("8", "should hold settings, one `key: value` on a line"),
     ],
 )
-def test_a_mistake_in_a_space_is_told_in_one_line(text, message, tmp_path):
+def test_a_mistake_in_a_space_gives_a_one_line_error(text, message, tmp_path):
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(UserError, match=message) as caught:
         read_space(tmp_path / "space.yaml")
@@ -490,7 +490,7 @@ def test_one_trial_or_equal_ones_can_be_drawn(scores, make_tuner, instead_of_tra
         (["--space", "nowhere.yaml"], "nowhere.yaml: No such file or directory: give the YAML file of a search space"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, message, capsys, tmp_path):
+def test_mistakes_give_a_one_line_error(arguments, message, capsys, tmp_path):
     with pytest.raises(SystemExit) as caught:
         tune.main([*arguments, "--output", str(tmp_path / "out")])
     error = capsys.readouterr().err
