@@ -1,8 +1,9 @@
 """Covariances of the steps of a calibrated process: full matrices where u is small, else one variance an element."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 MOST_FULL_ELEMENTS = 300  # of u; a table of full covariances of more would be larger than most models
 
@@ -30,13 +31,16 @@ class FullCovariances:
     @staticmethod
     def pack(matrices: np.ndarray) -> np.ndarray:
         """Turns symmetric matrices `[K, P, P]` into rows of a table, float32 `[K, width]`."""
-        return tfp.math.fill_triangular_inverse(tf.constant(np.tril(matrices))).numpy().astype("float32")
+        row, column = np.tril_indices(matrices.shape[-1])
+        packed = np.empty([len(matrices), len(row)], "float32")
+        packed[:, _places_in_table(matrices.shape[-1])[row, column]] = matrices[:, row, column]
+        return packed
 
     @staticmethod
     def unpack(rows: tf.Tensor) -> tf.Tensor:
         """Turns rows of a table into symmetric matrices, float64 `[K, P, P]`."""
-        lower = tfp.math.fill_triangular(tf.cast(rows, tf.float64))
-        return lower + tf.linalg.set_diag(tf.linalg.matrix_transpose(lower), tf.zeros(lower.shape[:-1], tf.float64))
+        size = (math.isqrt(1 + 8 * rows.shape[-1]) - 1) // 2
+        return tf.gather(tf.cast(rows, tf.float64), _places_in_table(size), axis=1)
 
     @classmethod
     def of_steps(cls, rows: tf.Tensor, gain: tf.Tensor) -> "FullCovariances":
@@ -56,6 +60,17 @@ class FullCovariances:
     def whiten(self, values: tf.Tensor) -> tf.Tensor:
         """L^-1 x of float32 `[N, K, P]`."""
         return tf.einsum("kij,nkj->nki", self.inverses, values)
+
+
+def _places_in_table(size: int) -> np.ndarray:
+    """Where a row of a table holds each element of a symmetric matrix, int `[P, P]`.
+
+    The order is that of saved models, which is `tfp.math.fill_triangular`'s: the elements of a row from number P on,
+    and then all of them backwards, fill a square matrix, of which the lower triangle counts.
+    """
+    width = FullCovariances.width(size)
+    square = np.concatenate([np.arange(size, width), np.arange(width)[::-1]]).reshape(size, size)
+    return np.where(np.tri(size, dtype=bool), square, square.T)
 
 
 class DiagonalCovariances:

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
+from dvpvae_tf.layers.gaussian import log_density
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.noise import to_uniform
 from dvpvae_tf.priors.exact import ExactPrior
@@ -34,8 +34,8 @@ class MixturePrior(ExactPrior):
 
     def log_prob(self, u: tf.Tensor) -> tf.Tensor:
         flat = tf.reshape(u, [-1, 1, math.prod(self.shape)])
-        gaussians = tfp.distributions.MultivariateNormalDiag(self.means, tf.exp(0.5 * self.log_vars))
-        return tf.reduce_logsumexp(gaussians.log_prob(flat), axis=1) - math.log(self.components)
+        of_components = tf.reduce_sum(log_density(flat, self.means, self.log_vars), axis=2)
+        return tf.reduce_logsumexp(of_components, axis=1) - math.log(self.components)
 
     def sample_noise_size(self, steps: int | None = None) -> int:
         return 1 + math.prod(self.shape)

@@ -37,6 +37,15 @@ def normal(*shape, seed=0):
     return tf.random.stateless_normal(shape, (seed, 1))
 
 
+def test_a_table_holds_the_lower_triangles_in_the_order_of_saved_models():
+    matrices = random_covariances(2).astype("float32")
+    rows = covariances.FullCovariances.pack(matrices)
+    np.testing.assert_array_equal(tfp.math.fill_triangular(rows), np.tril(matrices))
+    unpacked = covariances.FullCovariances.unpack(tf.constant(rows)).numpy()
+    np.testing.assert_array_equal(np.tril(unpacked), np.tril(matrices))
+    np.testing.assert_array_equal(unpacked, unpacked.transpose(0, 2, 1))
+
+
 def draws(num, seed):
     u = np.random.default_rng(seed).multivariate_normal(np.zeros(SIZE), COVARIANCE, num)
     return u.reshape(-1, *SHAPE).astype("float32")
