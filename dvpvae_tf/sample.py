@@ -195,7 +195,7 @@ def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[
     if num > first:
         rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")
-    if model.has_steps:
+    if model.prior is not None and model.prior.has_steps:
         from dvpvae_tf.command_inputs import advise_calibration
 
         steps = model.prior.check_steps(arguments.steps)
