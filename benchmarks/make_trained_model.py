@@ -37,6 +37,7 @@ def main():
             "seed": arguments.seed,
             "samples": arguments.samples,
             "steps": result["steps"],
+            "process": result["process"],
             "prior": type(model.prior).__name__,
             "nats": result["nats"],
             "negative_elbo": result["negative_elbo"],

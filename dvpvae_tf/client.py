@@ -29,7 +29,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: arguments; None takes those of the process.
 
     Returns:
-        Namespace with `url`, `num`, `seed`, `temperature`, `pixels`, `batch_size`, `timeout`, `retries`, `output`.
+        Namespace with `url`, `num`, `seed`, `temperature`, `pixels`, `label`, `batch_size`, `timeout`, `retries` and
+        `output`.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -42,6 +43,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=seed, default=0, help="seed of the first image (default: %(default)s)")
     add_temperature_argument(parser)
     add_pixels_argument(parser)
+    parser.add_argument(
+        "--label",
+        type=int,
+        metavar="N",
+        help="draw only this class: its number, which the model card names. For models with labels",
+    )
     parser.add_argument("--batch-size", type=count, default=16, help="images in a request (default: %(default)s)")
     parser.add_argument(
         "--timeout", type=count, default=60, help="seconds to wait for an answer (default: %(default)s)"
@@ -91,7 +98,7 @@ def _draw(arguments: argparse.Namespace) -> Iterator[Samples]:
     seeds = arguments.seed + np.arange(arguments.num)
     for first in range(0, arguments.num, arguments.batch_size):
         of_batch = seeds[first : first + arguments.batch_size]
-        options = arguments.temperature, arguments.timeout, arguments.retries, arguments.pixels
+        options = arguments.temperature, arguments.timeout, arguments.retries, arguments.pixels, arguments.label
         yield client.sample(arguments.url, of_batch, *options)
         progress.add(len(of_batch))
 

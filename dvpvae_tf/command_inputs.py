@@ -38,6 +38,8 @@ def model_of(arguments: argparse.Namespace) -> DVPVAE:
 def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
     """Loads the model that the arguments name, its diffusion prior with the process that they name.
 
+    Says so where the prior is not calibrated, unless the ancestral process is asked for.
+
     Args:
         arguments: parsed options of `add_model_arguments` and `add_process_arguments` in `dvpvae_tf.command_line`.
 
@@ -53,21 +55,14 @@ def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
             raise UserError(
                 f"--{option} is for models with a diffusion prior, and {arguments.model} has none: leave it out"
             )
-    return with_ancestral_process(model) if arguments.ancestral else model
-
-
-def advise_calibration(arguments: argparse.Namespace, model: DVPVAE) -> None:
-    """Says that a diffusion prior is not calibrated, unless that is asked for.
-
-    Args:
-        arguments: parsed options of `add_model_arguments` and `add_process_arguments` in `dvpvae_tf.command_line`.
-        model: the model that they name.
-    """
-    if model.prior is not None and model.prior.process_name == "ancestral" and not arguments.ancestral:
+    if arguments.ancestral:
+        return with_ancestral_process(model)
+    if model.prior is not None and model.prior.process_name == "ancestral":
         print(
             "The diffusion prior is not calibrated: python -m dvpvae_tf.fit_prior --prior calibrated gives it better "
             "steps, and fewer"
         )
+    return model
 
 
 def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:

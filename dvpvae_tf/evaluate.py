@@ -117,7 +117,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     Raises:
         UserError: for a mistake that the user can put right.
     """
-    from dvpvae_tf.command_inputs import advise_calibration, data_settings, images_of, model_with_process_of
+    from dvpvae_tf.command_inputs import data_settings, images_of, model_with_process_of
     from dvpvae_tf.distribute.devices import copies_on_other_devices
     from dvpvae_tf.evaluation.bounds import estimate
     from dvpvae_tf.evaluation.layer_statistics import layer_sums
@@ -142,8 +142,6 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     distances = _feature_distances(arguments, model, split, copies) if arguments.fid else None
     shared = {"batch_size": arguments.batch_size, "first": rows.start, "copies": copies}
     mine = images[rows.start : rows.stop]
-    if arguments.estimator != "published":
-        advise_calibration(arguments, model)
     result = estimate(arguments.estimator, model, mine, arguments.samples, arguments.steps, arguments.seed, **shared)
     settings = {
         "model": str(arguments.model),

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,20 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], replace_
                 os.replace(temporary, path)
         finally:
             _remove(temporary)
+
+
+def write_json(path: str | Path, values: Any) -> None:
+    """Writes values to a JSON file, whole or not at all.
+
+    Args:
+        path: the file. It is replaced if it exists.
+        values: what `json` can write.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    text = json.dumps(values, indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @contextlib.contextmanager

@@ -196,12 +196,9 @@ def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[
         rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")
     if model.prior is not None and model.prior.has_steps:
-        from dvpvae_tf.command_inputs import advise_calibration
-
         steps = model.prior.check_steps(arguments.steps)
         evaluations = model.prior.predictions(steps)
         print(f"T = {steps} diffusion steps, {model.prior.process_name}: {evaluations} UNet evaluations an image")
-        advise_calibration(arguments, model)
 
 
 if __name__ == "__main__":

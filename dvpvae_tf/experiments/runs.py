@@ -11,7 +11,7 @@ import tensorflow as tf
 from dvpvae_tf import DVPVAE, evaluation, training
 from dvpvae_tf.evaluation.results import Evaluation
 from dvpvae_tf.experiments.descriptions import Row, Scale, row_config
-from dvpvae_tf.files import read_csv, write_atomically, write_csv
+from dvpvae_tf.files import read_csv, write_csv, write_json
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.models.refit import with_full_mixture
 
@@ -56,7 +56,7 @@ def run_row(
     results = _score(model, test, scale, seed, verbose, bounds)
     steps = len(train) // config.batch_size * config.epochs
     results |= {"seed": seed, "scale": scale_name, "steps": steps, "images_seen": steps * config.batch_size}
-    write_atomically(path, lambda place: place.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8"))
+    write_json(path, results)
     return results
 
 

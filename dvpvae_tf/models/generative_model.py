@@ -296,8 +296,7 @@ class GenerativeModel(BoundModel):
         images = gather_images(images)
         if validation is None:
             images, validation = np.delete(images, np.s_[::10], axis=0), images[::10]
-        u, validation_u = (
-            refit.draw_pseudoinputs(self, split, min(num, 10 * len(split)), seed)
-            for split, num in ((images, draws), (gather_images(validation), draws // 2))
-        )
+        validation = gather_images(validation)
+        u = refit.draw_pseudoinputs(self, images, min(draws, 10 * len(images)), seed)
+        validation_u = refit.draw_pseudoinputs(self, validation, min(draws // 2, 10 * len(validation)), seed + 1)
         return self.prior.calibrate(u, validation_u, steps, seed, verbose)

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from dvpvae_tf.errors import UserError, did_you_mean, first_line
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import write_atomically, write_json
 
 CONFIG_FILE = "config.json"
 METADATA_FILE = "metadata.json"
@@ -72,8 +72,8 @@ def save_model_folder(model: keras.Model, folder: str | Path, **metadata: Any) -
     def write(temporary: Path) -> None:
         temporary.mkdir()
         uncompiled.save_weights(temporary / WEIGHTS_FILE)
-        _write_json(temporary / CONFIG_FILE, keras.saving.serialize_keras_object(uncompiled))
-        _write_json(temporary / METADATA_FILE, _metadata(uncompiled, temporary / WEIGHTS_FILE) | metadata)
+        write_json(temporary / CONFIG_FILE, keras.saving.serialize_keras_object(uncompiled))
+        write_json(temporary / METADATA_FILE, _metadata(uncompiled, temporary / WEIGHTS_FILE) | metadata)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(folder, write, replace_folder=True)
@@ -201,10 +201,6 @@ def _trained_folder() -> Path:
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _write_json(file: Path, values: Any) -> None:
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -114,7 +114,8 @@ def with_full_mixture(
         The model with the fitted prior.
 
     Raises:
-        ValueError: if the model has no pseudoinputs, there are no images, or no fit is finite.
+        UserError: if no fit is finite.
+        ValueError: if the model has no pseudoinputs, or there are no images.
     """
     u, validation_u = draws_to_fit(model, gather_images(images), gather_images(validation), seed)
     return with_prior(model, fit_full_mixture(u, validation_u, seed=seed, verbose=verbose))
@@ -205,8 +206,8 @@ def with_labelled_mixture(
         The model with the fitted prior, a `LabelledMixturePrior`.
 
     Raises:
-        UserError: if a label is negative, or a class has fewer than two training images or no validation image.
-        ValueError: if no fit of a class is finite.
+        UserError: if a label is negative, a class has fewer than two training images or no validation image, or no fit
+            of a class is finite.
     """
     counts = count_classes((labels, validation_labels), class_names)
     class_names, mixtures = class_names[: len(counts)], []

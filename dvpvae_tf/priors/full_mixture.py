@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.gaussian import LOG_2_PI
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.noise import to_uniform
@@ -135,11 +136,11 @@ def fit_full_mixture(
         The prior, with the name "prior" that models expect.
 
     Raises:
-        ValueError: if no fit is finite.
+        UserError: if no fit is finite.
     """
     flat, held_out = (np.reshape(draws, [len(draws), -1]).astype("float64") for draws in (u, validation_u))
     if not np.isfinite(flat).all():
-        raise ValueError("The pseudoinputs are not finite: no mixture can be fitted to them.")
+        raise UserError("The pseudoinputs are not finite: no mixture can be fitted to them.")
     best, best_log_prob = None, -np.inf
 
     def better(number, reg_covar):
@@ -156,7 +157,7 @@ def fit_full_mixture(
         if number > len(flat) // 2 or not better(number, REG_COVARS[0]):
             break
     if best is None:
-        raise ValueError("No mixture could be fitted to the pseudoinputs.")
+        raise UserError("No mixture could be fitted to the pseudoinputs: their covariances collapse.")
     for reg_covar in REG_COVARS[1:]:
         better(best.n_components, reg_covar)
     prior = FullMixturePrior(best.n_components, name="prior")

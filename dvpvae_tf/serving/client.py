@@ -24,7 +24,6 @@ from dvpvae_tf.models.outputs import check_pixels
 
 RETRIED_STATUS = (429, 502, 503, 504)  # HTTP status of a server that may soon answer the same request
 FIRST_WAIT = 0.5  # seconds before the first retry over gRPC; each further wait is twice as long
-SIGNATURES = {"draw": "sample_png", "mean": "sample_mean_png"}
 MAX_GRPC_RETRIES = 4  # a limit of gRPC
 
 
@@ -35,6 +34,7 @@ def sample(
     timeout: float = 60,
     retries: int = 3,
     pixels: Literal["draw", "mean"] = "draw",
+    label: int | None = None,
 ) -> Samples:
     """Draws images from a served model, one for each seed.
 
@@ -47,6 +47,7 @@ def sample(
         retries: how often to retry, after waits that double, where the connection fails or the server says that it is
             overloaded or unavailable; over gRPC at most 4.
         pixels: "draw" draws x from p(x|z). "mean" takes its mean, which exports of earlier versions do not have.
+        label: number of a class, for models whose prior has labels. None draws from all classes.
 
     Returns:
         `dvpvae_tf.models.dvpvae.Samples` of uint8 arrays `[N, D, D, C]`; `pseudoinputs` is None for the Ladder VAE.
@@ -61,12 +62,19 @@ def sample(
         "seed": seeds,
         "temperature": np.full(seeds.shape, temperature, "float32"),
     }
+    signature = "sample_mean" if pixels == "mean" else "sample"
+    if label is not None:
+        inputs["label"] = np.full(seeds.shape, label, "int32")
+        signature += "_label"
     try:
-        outputs = predict(url, SIGNATURES[pixels], inputs, timeout, retries)
+        outputs = predict(url, f"{signature}_png", inputs, timeout, retries)
     except UserError as error:
-        if pixels == "mean" and SIGNATURES[pixels] in str(error):  # the server knows no such signature
-            raise UserError(f"{url} has no means of p(x|z): export the model again, or ask for draws") from error
-        raise
+        if signature == "sample" or signature not in str(error):
+            raise
+        raise UserError(
+            f"{url} does not have the signature {signature}_png: it is an older export"
+            + (", or its model has no labels" if label is not None else "")
+        ) from error
     with _explain_bad_answer(url):
         for seed, problem in zip(seeds, outputs["error"], strict=True):
             if problem:

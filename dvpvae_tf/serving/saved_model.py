@@ -4,7 +4,6 @@ This is the layout of TensorFlow Serving. What describes a version lies in its s
 """
 
 import importlib.util
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from dvpvae_tf.config import TrainConfig, settings_as_yaml
 from dvpvae_tf.errors import UserError, first_line
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import write_atomically, write_json
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.serving import signatures
 from dvpvae_tf.serving.model_card import model_card
@@ -144,7 +143,7 @@ def write_version(
             without_paths = config.model_copy(update={"data_dir": None, "omniglot_mat": None, "output": "runs"})
             (extra / "config.yaml").write_text(settings_as_yaml(without_paths), encoding="utf-8")
         if bound is not None:
-            (extra / "bound.json").write_text(json.dumps(bound, indent=2) + "\n", encoding="utf-8")
+            write_json(extra / "bound.json", bound)
         if has_serving_api():
             _write_warmup_requests(extra / WARMUP, name, served)
 

@@ -60,7 +60,8 @@ def make_signatures(
       `model.sample(1, seed=seed)`. `sample_png` returns the same as PNG files, `image_bytes` and `pseudoinput_bytes`.
     * `sample_mean` and `sample_mean_png` do the same with the mean of p(x|z) in place of a draw: smoother pictures, but
       no samples of the model. With a Bernoulli likelihood both are the mean.
-    * `sample_label` takes `label` int32 `[N]`, too, and draws of that class: for models whose prior has labels.
+    * `sample_label`, `sample_label_png`, `sample_mean_label` and `sample_mean_label_png` take `label` int32 `[N]`, too,
+      and give images of that class. Only models whose prior has labels have them.
     * `decode` takes `pseudoinput` float32 `[N, d, d, C]`, `seed` and `temperature`, draws every z given this u, and
       returns `images`, the mean of p(x|z). Models without pseudoinputs do not have it.
     * `reconstruct` takes `images` and returns `reconstructions`; `reconstruct_png` takes `image_bytes`, PNG files of
@@ -86,19 +87,18 @@ def make_signatures(
     seed = tf.TensorSpec([None], tf.int64, "seed")
     temperature = tf.TensorSpec([None], tf.float32, "temperature")
     image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
-    # A function within a function is traced once: those of PNG files call those of arrays.
-    sample = functools.partial(_sample, model, steps, prior_temperature)
-    draw = tf.function(functools.partial(sample, "draw"), input_signature=[seed, temperature])
-    mean = draw
-    if not isinstance(model.likelihood, BernoulliLikelihood):
-        mean = tf.function(functools.partial(sample, "mean"), input_signature=[seed, temperature])
     reconstruct = tf.function(functools.partial(_reconstruct, model), input_signature=[images])
     reconstruct_png = _taking_png(_returning_png(reconstruct), model.image_shape)
-    return _of_some_models(model, sample, seed, temperature) | {
-        "sample": draw,
-        "sample_png": tf.function(_returning_png(draw), input_signature=[seed, temperature]),
-        "sample_mean": mean,
-        "sample_mean_png": tf.function(_returning_png(mean), input_signature=[seed, temperature]),
+    sample = functools.partial(_sample, model, steps, prior_temperature)
+    found = _samplers(model, sample, "", [seed, temperature])
+    if isinstance(model.prior, LabelledMixturePrior):
+        label = tf.TensorSpec([None], tf.int32, "label")
+        found |= _samplers(model, sample, "_label", [seed, temperature, label])
+    if model.pseudoinput is not None:
+        pseudoinput = tf.TensorSpec([None, *model.pseudoinput.shape], tf.float32, "pseudoinput")
+        decode = functools.partial(_decode, model)
+        found["decode"] = tf.function(decode, input_signature=[pseudoinput, seed, temperature])
+    return found | {
         "reconstruct": reconstruct,
         "reconstruct_png": tf.function(reconstruct_png, input_signature=[image_bytes]),
         "encode": tf.function(functools.partial(_encode, model), input_signature=[images]),
@@ -106,20 +106,20 @@ def make_signatures(
     }
 
 
-def _of_some_models(
-    model: DVPVAE, sample: Signature, seed: tf.TensorSpec, temperature: tf.TensorSpec
+def _samplers(
+    model: DVPVAE, sample: Signature, suffix: str, inputs: list[tf.TensorSpec]
 ) -> dict[str, tf.types.experimental.PolymorphicFunction]:
-    """The signatures that only models with pseudoinputs, or with labels, have."""
-    found = {}
-    if model.pseudoinput is not None:
-        pseudoinput = tf.TensorSpec([None, *model.pseudoinput.shape], tf.float32, "pseudoinput")
-        decode = functools.partial(_decode, model)
-        found["decode"] = tf.function(decode, input_signature=[pseudoinput, seed, temperature])
-    if isinstance(model.prior, LabelledMixturePrior):
-        label = tf.TensorSpec([None], tf.int32, "label")
-        of_label = functools.partial(sample, "draw")
-        found["sample_label"] = tf.function(of_label, input_signature=[seed, temperature, label])
-    return found
+    """The signatures that sample: draws and means of p(x|z), as arrays and as PNG files."""
+    # A function within a function is traced once: those of PNG files call those of arrays.
+    draw = mean = tf.function(functools.partial(sample, "draw"), input_signature=inputs)
+    if not isinstance(model.likelihood, BernoulliLikelihood):
+        mean = tf.function(functools.partial(sample, "mean"), input_signature=inputs)
+    return {
+        f"sample{suffix}": draw,
+        f"sample{suffix}_png": tf.function(_returning_png(draw), input_signature=inputs),
+        f"sample_mean{suffix}": mean,
+        f"sample_mean{suffix}_png": tf.function(_returning_png(mean), input_signature=inputs),
+    }
 
 
 def _sample(

@@ -20,7 +20,7 @@ from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, traini
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.strategies import make_strategy
 from dvpvae_tf.errors import DISK_IS_FULL, UserError
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import write_atomically, write_json
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.models.loading import load_model
@@ -281,24 +281,33 @@ def _fit_final_prior(folder, images, classes):
         )
     elif config.model.prior == "full_mixture":
         print(f"Fitting the prior over u of {folder.best}")
-        model = with_full_mixture(model, training, validation, config.seed)
+        try:
+            model = with_full_mixture(model, training, validation, config.seed)
+        except UserError as error:
+            print(f"{error} The model keeps its diffusion prior")
+            _calibrate(model, folder, training, validation)
     else:
-        print(f"Calibrating the prior over u of {folder.best}")
-        steps = config.model.diffusion_steps
-        if model.calibrate(training, validation, steps, config.seed, verbose=1) is None:
-            print("Its predictions are not finite, so it keeps the ancestral process")
+        _calibrate(model, folder, training, validation)
     write_atomically(folder.best, model.save)
     return model
 
 
+def _calibrate(model, folder, training, validation):
+    print(f"Calibrating the prior over u of {folder.best}")
+    steps = folder.config.model.diffusion_steps
+    if model.calibrate(training, validation, steps, folder.config.seed, verbose=1) is None:
+        print("Its predictions are not finite, so it keeps the ancestral process")
+
+
 def _report(folder, images, classes):
-    """Gives the best model its final prior, evaluates that on the test set and draws its pictures."""
+    """Gives the best model its final prior, draws its pictures, and writes its bound on the test set."""
     folder.check_best()
     model, test = _fit_final_prior(folder, images, classes), images[2]
     rows_of = {"samples": pictures.samples(model), "reconstructions": pictures.reconstructions(model, test[:10])}
     for name, rows in rows_of.items():
         write_atomically(folder.path / f"{name}.png", functools.partial(pictures.save, rows=rows))
     bound = evaluation.negative_elbo(model, test, folder.config.batch_size)
+    write_json(folder.test_bound, bound)
     if folder.config.labels:
         bound["of_labels"] = evaluation.score_labels(model, test, classes.labels[2], seed=folder.config.seed)
     return bound

@@ -52,6 +52,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.best = self.path / "best.keras"
         self.last = self.path / "last.keras"
+        self.test_bound = self.path / "test_bound.json"
 
     @contextlib.contextmanager
     def open(self, resume: bool, images: Sequence[np.ndarray]) -> Iterator[None]:

@@ -60,19 +60,26 @@ def test_the_methods_of_the_model_and_load_model_take_model_folders(model, folde
 
 
 @pytest.mark.slow
-def test_the_seeded_bound_is_the_same_in_another_process(model, folder, images):
+def test_another_process_has_the_same_weights_and_seeded_bound(model, folder, images):
     code = (
         "import sys, numpy as np; from dvpvae_tf.models.model_folder import load_model_folder; "
         "model = load_model_folder(sys.argv[1]); images = np.load(sys.argv[2]); "
-        "print(*model(images).negative_elbo.numpy().tolist())"
+        "print(*model(images).negative_elbo.numpy().tolist()); "
+        "np.savez(sys.argv[3], *model.get_weights())"
     )
     np.save(folder / "images.npy", images(5))
     shown = subprocess.run(
-        [sys.executable, "-c", code, folder, folder / "images.npy"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, folder, folder / "images.npy", folder / "weights.npz"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     np.testing.assert_allclose(
         np.array(shown.stdout.split(), "float32"), model(images(5)).negative_elbo.numpy(), rtol=1e-5
     )
+    with np.load(folder / "weights.npz") as weights:
+        for name, weight in zip(weights, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(weights[name], weight)
 
 
 def test_without_weights_the_model_starts_anew(model, folder):

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import special, stats
 
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.priors import FullMixturePrior, MixturePrior, StandardPrior, fit_full_mixture
 
 SHAPE = (2, 2, 1)
@@ -145,7 +146,7 @@ def test_full_mixture_of_constant_elements_is_regular_and_one_of_nan_is_refused(
     u = np.zeros((40, *SHAPE), "float32")
     prior = fit_full_mixture(u, u, (1, 2), verbose=0)
     assert np.isfinite(prior(u)[0]).all()
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(UserError, match="not finite"):
         fit_full_mixture(u * np.nan, u, verbose=0)
 
 

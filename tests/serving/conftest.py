@@ -44,6 +44,9 @@ class StandIn(tf.Module):
     def sample_mean_png(self, seed, temperature):
         return self.sample_png(seed + 100, temperature)
 
+    def sample_label_png(self, seed, temperature, label):
+        return self.sample_png(seed + 10 * tf.cast(label, "int64"), temperature)
+
     def sample_alone(self, seed, temperature):
         outputs = self.sample_png(seed, temperature)
         return {name: outputs[name] for name in ("image_bytes", "error")}
@@ -80,6 +83,7 @@ def write_version():
         seed, temperature = tf.TensorSpec([None], "int64", "seed"), tf.TensorSpec([None], "float32", "temperature")
         model = StandIn(number)
         takes = {name: (seed, temperature) for name in ("sample", "sample_png", "sample_mean_png", "sample_alone")}
+        takes["sample_label_png"] = (seed, temperature, tf.TensorSpec([None], "int32", "label"))
         takes |= {name: (images,) for name in ("reconstruct", "brightness")}
         takes["reconstruct_png"] = (tf.TensorSpec([None], "string", "image_bytes"),)
         takes["fails"] = (seed,)

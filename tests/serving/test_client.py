@@ -92,12 +92,13 @@ def test_the_client_is_a_module_too(url):
     assert list(outputs["error"]) == ["", ""]
 
 
-def test_means_that_an_earlier_export_does_not_have_give_a_one_line_error(url, refused, command, monkeypatch, capsys):
-    command(url=url, num=1, pixels="mean", output="mean.npz")
-    assert capsys.readouterr().out == "wrote mean.npz\n" and levels(np.load("mean.npz")["images"]) == [110]
-    monkeypatch.setitem(client.SIGNATURES, "mean", "sample_of_means")  # which the server does not know, as then
-    assert refused(url=url, pixels="mean") == (
-        f"error: {url} has no means of p(x|z): export the model again, or ask for draws\n"
+def test_signatures_that_an_export_does_not_have_give_a_one_line_error(url, refused, command, capsys):
+    for options, level in (({"pixels": "mean"}, 110), ({"label": 3}, 40)):
+        command(url=url, num=1, output="one.npz", **options)
+        assert capsys.readouterr().out == "wrote one.npz\n" and levels(np.load("one.npz")["images"]) == [level]
+    assert refused(url=url, pixels="mean", label=1) == (
+        f"error: {url} does not have the signature sample_mean_label_png: it is an older export, or its model has no "
+        "labels\n"
     )
     with pytest.raises(ValueError, match='^pixels is \'mode\': give "draw" or "mean".$'):
         client.sample(url, [1], pixels="mode")

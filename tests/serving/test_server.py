@@ -157,7 +157,7 @@ def test_concurrent_requests_have_each_its_own_answer(url):
         (
             {"signature_name": "sampel", "instances": [ROW]},
             "there is no signature sampel (did you mean sample?): there are brightness, fails, reconstruct, "
-            "reconstruct_png, sample, sample_alone, sample_mean_png, sample_png, "
+            "reconstruct_png, sample, sample_alone, sample_label_png, sample_mean_png, sample_png, "
             "serving_default",
         ),
         ({"signature_name": 5, "instances": [ROW]}, "there is no signature 5: there are "),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dvpvae_tf import evaluation
 from dvpvae_tf.models import refit
+from dvpvae_tf.pictures import to_uint8
 from dvpvae_tf.priors import FullMixturePrior, LabelledMixturePrior
 from dvpvae_tf.serving import signatures
 from dvpvae_tf.serving.model_card import model_card
@@ -263,11 +264,15 @@ def test_a_model_with_labels_serves_a_class(tiny, images):
     model.adapt(images(20))
     model = refit.with_prior(model, LabelledMixturePrior.join(mixtures, [0.5, 0.5], ["cat", "dog"]))
     seeds, temperatures = tf.constant([1, 1, 2], tf.int64), tf.ones(3)
-    outputs = signatures.make_signatures(model)["sample_label"](seeds, temperatures, tf.constant([0, 1, 2]))
+    made = signatures.make_signatures(model)
+    outputs = made["sample_label"](seeds, temperatures, tf.constant([0, 1, 2]))
     assert list(outputs["error"].numpy()) == [b"", b"", b"label must be from 0 to 1"]
     card = model_card("blobs", 1, model, {}, None, None, None, 1.0, None)
+    means = made["sample_mean_label_png"](seeds, temperatures, tf.constant([0, 1, 2]))["image_bytes"]
     assert "\n* Labels, for `sample_label`: 0 cat, 1 dog.\n" in card
     for row, label in enumerate((0, "dog")):
         own = model.sample_with_pseudoinputs(1, seed=1, label=label)
         np.testing.assert_allclose(outputs["pseudoinputs"][row], own.pseudoinputs[0], atol=1e-4)
         np.testing.assert_allclose(outputs["images"][row], own.images[0], atol=1e-4)
+        mean = to_uint8(model.sample(1, seed=1, label=label, pixels="mean")[0])
+        assert np.abs(tf.io.decode_png(means[row]).numpy().astype(int) - mean).max() <= 1

@@ -18,11 +18,12 @@ from dvpvae_tf import evaluation, training
 from dvpvae_tf.config import load_config
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers import ResBlock
-from dvpvae_tf.models import refit
+from dvpvae_tf.models import DVPVAE, refit
 from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.priors import DiffusionPrior, FullMixturePrior
 from dvpvae_tf.train import main
 from dvpvae_tf.training import callbacks, loop
+from dvpvae_tf.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +94,9 @@ def test_a_run_leaves_what_it_promises_and_resumes_exactly(make_config, splits, 
     names = {path.name for path in folder.iterdir()}
     assert names == {
         ".lock", "config.yaml", "images.npz", "metrics.csv", "gradient_norms.csv", "tensorboard", "checkpoints",
-        "best.keras", "last.keras", "samples.png", "reconstructions.png",
+        "best.keras", "last.keras", "samples.png", "reconstructions.png", "test_bound.json",
     }  # fmt: skip
+    assert json.loads((folder / "test_bound.json").read_text()) == bound
     assert load_config(folder / "config.yaml") == whole
     rows = read_metrics(folder)
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
@@ -211,6 +213,26 @@ def test_a_run_may_end_with_a_full_mixture_and_report_its_bound(make_config, spl
     assert (bound["process"], bound["steps"]) == (None, None)
     assert bound["nats"]["mean"] == pytest.approx(np.mean(best(splits[2]).negative_elbo), rel=1e-5)
     assert "nats on validation images" in capsys.readouterr().out
+
+
+def test_a_prior_that_cannot_be_fitted_is_told_and_the_one_before_it_stays(make_config, splits, monkeypatch, capsys):
+    config = make_config("full_mixture")
+    folder = RunFolder(config)
+    folder.path.mkdir()
+    model = training.make_model(config, 1)
+    model.adapt(splits[0])
+    model.save(folder.best)
+
+    def fail(*_):
+        raise UserError("No mixture could be fitted.")
+
+    monkeypatch.setattr(loop, "with_full_mixture", fail)
+    assert loop._fit_final_prior(folder, splits, None).prior.process_name == "calibrated"
+    assert "No mixture could be fitted. The model keeps its diffusion prior\nCalibrating" in capsys.readouterr().out
+    model.save(folder.best)
+    monkeypatch.setattr(DVPVAE, "calibrate", lambda *_, **__: None)
+    assert loop._fit_final_prior(folder, splits, None).prior.process_name == "ancestral"
+    assert "Its predictions are not finite, so it keeps the ancestral process\n" in capsys.readouterr().out
 
 
 def test_classes_that_cannot_be_fitted_are_told_before_the_first_step(make_config, splits, tmp_path):
@@ -396,6 +418,7 @@ tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 from dvpvae_tf import DVPVAE
 from dvpvae_tf.config import load_config
 from dvpvae_tf.training import callbacks, loop
+from dvpvae_tf.training.run_folder import RunFolder
 
 call, make_model, save, models = DVPVAE.call, loop.make_model, callbacks.SaveEpoch.on_epoch_end, []
 
