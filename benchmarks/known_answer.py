@@ -1,6 +1,6 @@
 """Draws how the estimators behave where log p(x) is known: `python benchmarks/known_answer.py`, needs matplotlib.
 
-The model is that of `dvpvae_tf.evaluation.linear_gaussian`; the picture is that of the README.
+The model is that of `dvpvae_tf.evaluation.linear_gaussian`; the picture is that of docs/evaluation.md.
 """
 
 import argparse
