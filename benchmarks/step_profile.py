@@ -5,6 +5,7 @@ Times are summed over the threads that run operations, so that they may add up t
 
 import argparse
 import collections
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -21,10 +22,10 @@ from dvpvae_tf.experiments.costs import time_training_steps
 from dvpvae_tf.training.loop import make_model
 
 KINDS = {
-    "convolution, forward": ("Conv2D", "_FusedConv2D"),
+    "convolution, forward": ("Conv2D", "FusedConv2D"),
     "convolution, gradient of the input": ("Conv2DBackpropInput",),
     "convolution, gradient of the kernel": ("Conv2DBackpropFilter",),
-    "matrix product": ("MatMul", "BatchMatMulV2", "_FusedMatMul", "Einsum"),
+    "matrix product": ("MatMul", "BatchMatMulV2", "FusedMatMul", "Einsum"),
     "sigmoid and its gradient (SiLU)": ("Sigmoid", "SigmoidGrad"),
     "concatenation and slices": ("ConcatV2", "Slice", "StridedSlice", "Split", "SplitV", "Pack", "Unpack"),
     "transposition, reshaping, padding": ("Transpose", "Reshape", "Pad", "Tile", "SpaceToBatchND", "BatchToSpaceND"),
@@ -41,6 +42,7 @@ KINDS = {
 
 def kind_of(operation):
     """The kind of an operation of TensorFlow; all that is not in `KINDS` is element by element, or small."""
+    operation = re.sub("^_(Mkl(Native)?)?", "", operation)  # where oneDNN computes it, or it is fused with another
     return next((kind for kind, names in KINDS.items() if operation in names), "element by element, and the rest")
 
 

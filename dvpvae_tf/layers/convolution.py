@@ -50,7 +50,9 @@ class MemoryEfficientConv2D(keras.layers.Conv2D):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         convolve = _convolve_silu if self.silu else _convolve
-        return convolve(inputs, tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias))
+        outputs = convolve(inputs, tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias))
+        # On CPUs with AVX-512, TensorFlow's convolution of no rows has the channels of its inputs.
+        return tf.reshape(outputs, [-1, *inputs.shape[1:3], self.filters])
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

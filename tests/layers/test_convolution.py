@@ -64,6 +64,20 @@ def test_saved_models_know_the_layer_by_its_old_name(tmp_path):
     assert any(name.endswith("res_block/convolutions/convolution_3/vars/1") for name in names)
 
 
+@pytest.mark.parametrize("silu", [False, True])
+def test_no_rows_have_the_channels_of_the_layer(silu):
+    layer = MemoryEfficientConv2D(6, 3, silu=silu)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 7, 7, 4])])
+    def value_and_gradient(inputs):
+        outputs = layer(inputs)
+        return outputs, tf.gradients(outputs, [inputs, layer.kernel.value])
+
+    outputs, (of_inputs, of_kernel) = value_and_gradient(tf.zeros([0, 7, 7, 4]))
+    assert (outputs.shape, of_inputs.shape) == ((0, 7, 7, 6), (0, 7, 7, 4))
+    np.testing.assert_array_equal(of_kernel, np.zeros((3, 3, 4, 6)))
+
+
 def test_the_gradient_of_the_silu_is_finite_where_its_exponential_is_not():
     layer = MemoryEfficientConv2D(1, 1, silu=True)
     inputs = tf.constant([-1e4, -100.0, 0.0, 100.0, 1e4], shape=(5, 1, 1, 1))
