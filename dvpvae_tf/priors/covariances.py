@@ -31,6 +31,7 @@ class FullCovariances:
     @staticmethod
     def pack(matrices: np.ndarray) -> np.ndarray:
         """Turns symmetric matrices `[K, P, P]` into rows of a table, float32 `[K, width]`."""
+        matrices = np.asarray(matrices)
         row, column = np.tril_indices(matrices.shape[-1])
         packed = np.empty([len(matrices), len(row)], "float32")
         packed[:, _places_in_table(matrices.shape[-1])[row, column]] = matrices[:, row, column]
