@@ -14,6 +14,7 @@ from dvpvae_tf.errors import UserError
 LEVELS_PER_UNIT = 127.5  # a pixel in [-1, 1] has 256 levels, 1 / 127.5 apart
 LOG_SCALE_MIN, LOG_SCALE_MAX = -8.0, 1.0
 PARAMETERS_PER_MIXTURE = {1: 3, 3: 10}  # by number of channels
+SMALLEST_QUANTILE = 2.0**-25  # in place of 0, whose logistic number is infinite
 COEFFICIENTS = ((), (0,), (1, 2))  # for each channel, those that multiply the channels below it
 
 
@@ -26,6 +27,7 @@ class DiscretizedLogisticMixture(tfd.Distribution):
 
     * `log_prob` takes each value at its nearest level and gives nats per image. Its temperature is above 0.
     * `sample` returns values on the 256 levels; at temperature 0, the locations of randomly drawn components.
+      `from_uniform` makes the same of given uniform numbers.
     * `mode` returns the locations of each pixel's most probable component, rounded to the levels. It ignores
       that wide components may put more mass into an open edge bin.
     * `mean` returns the locations averaged over the components, given the averages of the channels below,
@@ -37,7 +39,8 @@ class DiscretizedLogisticMixture(tfd.Distribution):
             in component m. For one channel K = 3 M: logits, means, log-scales. Log-scales are clipped to
             [-8, 1]. Coefficients go through tanh: 0 is green on red, 1 blue on red, 2 blue on green.
         num_mixtures: Number of components M.
-        temperature: Scalar that multiplies all scales, after the clipping.
+        temperature: Scalar that multiplies all scales, after the clipping; or a tensor that broadcasts against
+            [..., H, W, M].
         validate_args: As in every TFP distribution.
         allow_nan_stats: As in every TFP distribution.
         name: As in every TFP distribution.
@@ -67,7 +70,7 @@ class DiscretizedLogisticMixture(tfd.Distribution):
             scales = tf.exp(tf.clip_by_value(log_scales, LOG_SCALE_MIN, LOG_SCALE_MAX))
             # One tensor [..., H, W, M] for each channel (or coefficient).
             self._means = tf.unstack(means, axis=-2)
-            self._scales = tf.unstack(scales * tf.cast(temperature, tf.float32), axis=-2)
+            self._scales = [scale * tf.cast(temperature, tf.float32) for scale in tf.unstack(scales, axis=-2)]
             self._coefficients = tf.unstack(tf.tanh(coefficients[0]), axis=-2) if coefficients else []
             self._event_size = raw_parameters.shape[-3:-1] + [self._channels]
         super().__init__(
@@ -108,12 +111,27 @@ class DiscretizedLogisticMixture(tfd.Distribution):
             log_prob += _log_bin_probability(level, location, self._scales[channel])
         return tf.reduce_logsumexp(log_prob, axis=-1)
 
+    def from_uniform(self, uniform: tf.Tensor) -> tf.Tensor:
+        """Turns uniform numbers into a sample.
+
+        Args:
+            uniform: float32 `[..., H, W, 1 + C]` in [0, 1): a pixel's first number chooses its component, the others
+                are the quantiles of its channels.
+
+        Returns:
+            float32 `[..., H, W, C]`, on the 256 levels.
+        """
+        cumulative = tf.cumsum(tf.nn.softmax(self._logits), axis=-1)
+        below = cumulative <= uniform[..., :1] * cumulative[..., -1:]  # never all of them
+        # Floats are counted, as TensorFlow adds up int32 on the CPU alone.
+        components = tf.cast(tf.reduce_sum(tf.cast(below, tf.float32), axis=-1), tf.int32)
+        quantiles = tf.maximum(uniform[..., 1:], SMALLEST_QUANTILE)
+        logistic = tf.math.log(quantiles) - tf.math.log1p(-quantiles)
+        return self._channel_by_channel(self._one_hot(components), logistic, _to_grid)
+
     def _sample_n(self, n, seed=None):
-        component_seed, noise_seed = tfp.random.split_seed(seed, n=2, salt="DiscretizedLogisticMixture")
-        components = tfd.Categorical(self._logits).sample(n, component_seed)
-        noise_shape = tf.concat([tf.shape(components), [self._channels]], axis=0)
-        noise = tfd.Logistic(0.0, 1.0).sample(noise_shape, noise_seed)
-        return self._channel_by_channel(self._one_hot(components), noise, _to_grid)
+        shape = tf.concat([[n], tf.shape(self._logits)[:-1], [1 + self._channels]], axis=0)
+        return self.from_uniform(tfd.Uniform().sample(shape, seed))
 
     def _mode(self):
         components = self._one_hot(tf.argmax(self._logits, axis=-1))
@@ -218,7 +236,7 @@ class Likelihood:
 
         Args:
             parameters: decoder outputs `[..., H, W, K]` of any float type; computed with in float32.
-            temperature: scalar that multiplies the scale, if there is one.
+            temperature: scalar, or `[N, 1, 1, 1]`, that multiplies the scale, if there is one.
 
         Raises:
             ValueError: if K is wrong.
@@ -356,13 +374,13 @@ class DiscretizedLogisticMixtureLikelihood(Likelihood):
     ) -> tf.Tensor:
         if seeds is None:
             return (self.distribution(parameters).mode() + 1.0) / 2.0
-        temperatures = tf.broadcast_to(tf.cast(temperature, tf.float32), [tf.shape(seeds)[0], 1, 1, 1])
-        drawn = tf.vectorized_map(
-            lambda row: self.distribution(row[0], row[1]).sample(seed=row[2]),
-            (parameters, temperatures, seeds),
-            warn=False,
-        )
-        return tf.where(temperatures > 0.0, (drawn + 1.0) / 2.0, self.mean_images(parameters))
+        temperature = tf.cast(temperature, tf.float32)
+        distribution = self.distribution(parameters, temperature)
+        height, width, channels = distribution.event_shape
+        shape = height, width, 1 + channels
+        uniform = tf.reshape(noise.uniform(seeds, math.prod(shape)), [-1, *shape])
+        drawn = (distribution.from_uniform(uniform) + 1.0) / 2.0
+        return tf.where(temperature > 0.0, drawn, self.mean_images(parameters))
 
     def pixel_log_probs(self, parameters: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         return self.distribution(parameters).pixel_log_probs(target)

@@ -224,10 +224,21 @@ def chi_square_p_value(counts, probabilities):
     return stats.chisquare(observed, expected, sum_check=False).pvalue
 
 
-def test_sample_frequencies_of_grey_pixels():
+def sample_as_a_distribution(raw, num, seed):
+    return DiscretizedLogisticMixture(raw, 2).sample(num, seed=[seed, seed + 1]).numpy()
+
+
+def sample_with_a_seed_each(raw, num, seed):
+    images = DiscretizedLogisticMixtureLikelihood(2).images(
+        np.tile(raw, [num, 1, 1, 1]), noise.row_seeds(seed, 0, 0, num)
+    )
+    return 2.0 * images.numpy() - 1.0
+
+
+@pytest.mark.parametrize("sample", [sample_as_a_distribution, sample_with_a_seed_each])
+def test_sample_frequencies_of_grey_pixels(sample):
     raw = mixture_parameters([0.3, -0.4], [[-0.95, 0.8]], [[-2.5, -2.0]])
-    samples = DiscretizedLogisticMixture(raw, 2).sample(40_000, seed=[3, 4]).numpy().ravel()
-    levels = (samples + 1.0) * 127.5
+    levels = (sample(raw, 40_000, seed=3).ravel() + 1.0) * 127.5
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
     counts = np.bincount(np.round(levels).astype(int), minlength=256)
     probabilities = np.exp([pixel_log_prob(raw[0, 0], [value], 2) for value in GRID])
@@ -235,24 +246,42 @@ def test_sample_frequencies_of_grey_pixels():
     assert chi_square_p_value(counts, np.roll(probabilities, 1)) < 1e-6
 
 
-def test_joint_sample_frequencies_of_colour_pixels():
+@pytest.mark.parametrize("sample", [sample_as_a_distribution, sample_with_a_seed_each])
+def test_joint_sample_frequencies_of_colour_pixels(sample):
     means = [[-0.99, 0.3], [0.5, -0.2], [0.1, 0.4]]
     raw = mixture_parameters([0.5, 0.0], means, [[-5.5, -5.3]] * 3, [[0.8, -0.5], [-0.6, 0.7], [0.4, 1.5]])
 
     def draw_levels(seed):
-        samples = DiscretizedLogisticMixture(raw, 2).sample(20_000, seed=seed).numpy().reshape(-1, 3)
-        return np.round((samples + 1.0) * 127.5).astype(int)
+        return np.round((sample(raw, 20_000, seed).reshape(-1, 3) + 1.0) * 127.5).astype(int)
 
-    cells, sizes = np.unique(draw_levels([5, 6]), axis=0, return_counts=True)
+    cells, sizes = np.unique(draw_levels(5), axis=0, return_counts=True)
     cells = cells[sizes >= 5]  # fixed by one draw, counted in another
-    counts = np.all(draw_levels([7, 8])[:, None] == cells, -1).sum(0)
+    counts = np.all(draw_levels(7)[:, None] == cells, -1).sum(0)
     probabilities = np.exp([pixel_log_prob(raw[0, 0], 2 * cell / 255 - 1, 2) for cell in cells])
     counts = np.append(counts, 20_000 - counts.sum())
     probabilities = np.append(probabilities, 1 - probabilities.sum())
     assert chi_square_p_value(counts, probabilities) > 0.01
     # Red is dark in the first component, green in the second: sharing one, exactly one of them is dark.
-    levels = draw_levels([9, 10])
+    levels = draw_levels(9)
     assert np.all((levels[:, 0] < 60) != (levels[:, 1] < 96))
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2.0**-24])
+def test_the_ends_of_uniform_noise_give_finite_pixels_of_possible_components(uniform):
+    raw = mixture_parameters([-1e4, 0.0, -1e4], [[-1.0, 0.2, 0.9]], [[-8.0] * 3])
+    pixel = DiscretizedLogisticMixture(raw, 3).from_uniform(tf.fill([1, 1, 2], uniform))
+    np.testing.assert_allclose(pixel, [[[0.2]]], atol=18 * np.exp(-8.0) + 1 / 255)
+
+
+def test_uniform_noise_gives_components_and_quantiles():
+    """The pixel is the quantile of the chosen component, to the nearest level; SciPy has the quantiles."""
+    weights, means, scales = np.array([0.2, 0.5, 0.3]), np.array([-0.5, 0.0, 0.4]), np.exp([-3.0, -2.5, -3.5])
+    raw = mixture_parameters(np.log(weights), [means], [np.log(scales)])
+    uniform = np.random.default_rng(0).uniform(0.01, 0.99, (500, 1, 1, 2)).astype("float32")
+    component = np.searchsorted(np.cumsum(weights), uniform[..., :1], side="right")
+    expected = stats.logistic.ppf(uniform[..., 1:], means[component], scales[component])
+    pixels = DiscretizedLogisticMixture(raw, 3).from_uniform(uniform)
+    np.testing.assert_allclose(pixels, np.clip(expected, -1, 1), atol=1 / 255 + 1e-5)
 
 
 def test_same_seed_same_sample():
@@ -341,7 +370,7 @@ def test_graph_mode_with_unknown_shapes_equals_eager_mode(channels):
 
     @tf.function(input_signature=[parameters, tf.TensorSpec([None, 2], tf.int32), tf.TensorSpec([])], autograph=False)
     def draw_and_score(parameters, seeds, temperature):
-        images = likelihood.images(parameters, seeds, temperature)
+        images = likelihood.images(tf.ensure_shape(parameters, [None, *raw.shape[1:]]), seeds, temperature)
         distribution = likelihood.distribution(parameters)
         return (
             images,
@@ -424,6 +453,17 @@ def test_an_image_depends_on_its_own_seed_only():
     same = likelihood.images(np.repeat(raw[:1], 4, 0), seeds)
     np.testing.assert_array_equal(same[1], same[2])
     assert np.any(same[1] != same[3])
+
+
+def test_each_image_may_have_its_own_temperature():
+    likelihood = DiscretizedLogisticMixtureLikelihood(3)
+    raw, seeds = random_parameters(np.random.default_rng(14), 3, 2, 3, 3), noise.row_seeds(0, 0, 0, 3)
+    temperatures = [0.0, 0.5, 1.0]
+    images = likelihood.images(raw, seeds, tf.reshape(temperatures, [3, 1, 1, 1]))
+    for row, temperature in enumerate(temperatures):
+        expected = likelihood.images(raw, seeds, temperature)[row]
+        np.testing.assert_allclose(images[row], expected, atol=1e-6)
+    np.testing.assert_allclose(images[0], likelihood.mean_images(raw)[0], atol=1e-6)
 
 
 def test_number_of_parameters():
