@@ -113,9 +113,12 @@ def keys_of(seeds: tf.Tensor, stream: int) -> tf.Tensor:
 def normal(seeds: tf.Tensor, size: int) -> tf.Tensor:
     """Draws standard normal numbers, each row from its own key.
 
+    A larger `size` changes all numbers of a row: the first half of its uniform numbers gives the radii, the second half
+    the angles.
+
     Args:
         seeds: int32 `[N, 2]`, see `row_seeds`.
-        size: numbers a row.
+        size: numbers a row; an odd one gives the numbers of the next even one but for the last.
 
     Returns:
         float32 `[N, size]`.
@@ -127,6 +130,8 @@ def normal(seeds: tf.Tensor, size: int) -> tf.Tensor:
 
 def uniform(seeds: tf.Tensor, size: int) -> tf.Tensor:
     """Draws numbers from U[0, 1), each row from its own key.
+
+    A larger `size` adds numbers to a row and keeps those before.
 
     Args:
         seeds: int32 `[N, 2]`, see `row_seeds`.
@@ -148,8 +153,8 @@ def _bits(seeds, size):
     """
     keys = tf.cast(tf.bitcast(seeds, tf.uint32), tf.uint64)[..., tf.newaxis]
     keys = [keys[:, 0], keys[:, 1]]
-    counter = tf.range((size + 3) // 4)[tf.newaxis] + tf.zeros_like(seeds[:, :1])
-    words = [tf.cast(counter, tf.uint64)] + 3 * [tf.zeros_like(counter, tf.uint64)]
+    counter = tf.cast(tf.range((size + 3) // 4), tf.uint64) + tf.zeros_like(keys[0])
+    words = [counter] + 3 * [tf.zeros_like(counter)]
     for round_index in range(PHILOX_ROUNDS):
         first, second = words[0] * PHILOX_MULTIPLIERS[0], words[2] * PHILOX_MULTIPLIERS[1]
         round_keys = [
@@ -168,6 +173,8 @@ def _bits(seeds, size):
 
 def normals(seeds: tf.Tensor, shapes: Sequence[tuple[int, ...]]) -> list[tf.Tensor | None]:
     """Draws several arrays of standard normal numbers a row, all from the row's one key.
+
+    They are parts of one call of `normal`, so that another shape of one array changes all of them.
 
     Args:
         seeds: int32 `[N, 2]`, see `row_seeds`.

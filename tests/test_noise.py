@@ -88,6 +88,26 @@ def test_seeds_streams_and_rows_share_nothing(draw, first, second):
     assert correlation(one, other) < 4
 
 
+def chi_square_p_value(*values, bins):
+    """Of numbers in [0, 1), or of tuples of them, being uniform: counts in equal bins along each axis."""
+    counts, _ = np.histogramdd([np.ravel(each) for each in values], bins=bins, range=len(values) * [(0, 1)])
+    assert counts.sum() == np.size(values[0]) and counts.mean() >= 20
+    return stats.chisquare(counts.ravel()).pvalue
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_uniform_numbers_fill_equal_bins_across_rows_and_streams_alike(seed):
+    """Also as pairs of neighbours along each axis: of streams, of rows, of numbers in a row."""
+    values = noise.uniform(noise.row_seeds(seed, tf.range(-30, 30), 0, 60), 60).numpy().reshape(60, 60, 60)
+    p_values = [chi_square_p_value(values, bins=256)]
+    for axis in range(3):
+        along = np.moveaxis(values, axis, 0)
+        p_values += [chi_square_p_value(along[:, i, i], bins=3) for i in range(0, 60, 6)]
+        p_values.append(chi_square_p_value(along[::2], along[1::2], bins=32))
+    assert min(p_values) > 0.05 / len(p_values)
+    assert stats.kstest(p_values, "uniform").pvalue > 0.001
+
+
 def test_numbers_of_a_row_and_neighbouring_rows_are_uncorrelated():
     values = noise.normal(noise.row_seeds(2, 1, 0, 5000), 4).numpy()
     assert correlation(values[:, 0], values[:, 1]) < 4
@@ -100,9 +120,21 @@ def test_no_two_keys_of_many_streams_are_equal():
     assert len(np.unique(keys, axis=0)) == len(keys)
 
 
-def test_the_first_numbers_of_a_row_do_not_depend_on_how_many_are_drawn():
+def test_the_first_uniform_numbers_of_a_row_do_not_depend_on_how_many_are_drawn():
     seeds = noise.row_seeds(1, 1, 0, 3)
     np.testing.assert_array_equal(noise.uniform(seeds, 50)[:, :7], noise.uniform(seeds, 7))
+
+
+def test_normal_numbers_depend_on_how_many_are_drawn():
+    """Box and Muller's formula in float64: the first half of a row's uniform numbers are radii, the rest angles."""
+    seeds = noise.row_seeds(1, 1, 0, 3)
+    for size in (6, 8):
+        radii, angles = np.split(noise.uniform(seeds, size).numpy().astype("float64"), 2, axis=1)
+        points = np.sqrt(-2 * np.log(1 - radii)) * np.exp(2j * np.pi * angles)
+        values = noise.normal(seeds, size)
+        np.testing.assert_allclose(values, np.concatenate([points.real, points.imag], axis=1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(noise.normal(seeds, size - 1), values[:, :-1])
+    assert not np.isclose(noise.normal(seeds, 8)[:, :6], noise.normal(seeds, 6)).any()
 
 
 def test_normal_numbers_reach_far_and_are_finite():
