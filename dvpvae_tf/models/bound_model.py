@@ -241,7 +241,10 @@ class BoundModel(BuiltModel):
         }
 
     def _accumulated_gradients(self, batch, scale):
-        """The sums of the bound's terms over the images, and the gradients of the loss, part by part."""
+        """The sums of the bound's terms over the images, and the gradients of the loss, part by part.
+
+        The parts take a loop in the graph: only parts that wait for one another share the memory of one.
+        """
         parts = self.gradient_accumulation
         if parts == 1:
             return self._sums_and_gradients(batch, scale)

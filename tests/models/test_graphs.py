@@ -1,24 +1,78 @@
 """Graphs are made once, and anew for a model that has changed; nothing is in them that a GPU would suffer from."""
 
+import functools
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import kernels
 
 from dvpvae_tf import FusedAdamax
 from dvpvae_tf.evaluation.evaluator import Evaluator
 
 LOOPS = {"While", "StatelessWhile", "MapDefun"}
 OF_PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
+COLOUR = {"image_channels": 3, "likelihood": "discretized_logistic_mixture", "mixtures": 2}
 
 
 def nodes_of(function):
     """All nodes of a concrete function and of the functions that it calls."""
     graph = function.graph.as_graph_def()
-    return [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+    nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+    assert len(nodes) > 100
+    return nodes
 
 
-def dtypes_of(node):
-    return {value.type for value in node.attr.values() if value.WhichOneof("value") == "type"}
+def loops_of(nodes):
+    assert not OF_PYTHON & {node.op for node in nodes}
+    return [node.op for node in nodes if node.op in LOOPS]
+
+
+def types_of(value):
+    """The types that the value of an attribute holds: one, several, or none."""
+    return [value.type] if value.WhichOneof("value") == "type" else list(value.list.type)
+
+
+def strings_of(nodes):
+    string = tf.string.as_datatype_enum
+    return [node.name for node in nodes if any(string in types_of(value) for value in node.attr.values())]
+
+
+@functools.cache
+def kernels_of(operation):
+    return [kernel for kernel in kernels.get_registered_kernels_for_op(operation).kernel if not kernel.label]
+
+
+def has_kernel(node, device):
+    """Whether TensorFlow has code for a node's operation, with the node's types, on a kind of device."""
+    return any(
+        kernel.device_type in (device, "DEFAULT")
+        and all(
+            set(types_of(node.attr[constraint.name])) <= set(constraint.allowed_values.list.type)
+            for constraint in kernel.constraint
+        )
+        for kernel in kernels_of(node.op)
+    )
+
+
+def without_kernel(nodes, device):
+    """Operations and types of the nodes that cannot run on a kind of device."""
+    found = {
+        (
+            node.op,
+            *(f"{name}={tf.dtypes.as_dtype(t).name}" for name in sorted(node.attr) for t in types_of(node.attr[name])),
+        )
+        for node in nodes
+        if not has_kernel(node, device)
+    }
+    return sorted(found)
+
+
+def train_step_nodes(model):
+    with tf.device(None):
+        step = tf.function(model.train_step, autograph=False)  # as Keras compiles it
+        return nodes_of(step.get_concrete_function(tf.TensorSpec([4, 8, 8, 1], tf.uint8)))
 
 
 @pytest.fixture(scope="module")
@@ -26,27 +80,94 @@ def model(tiny, images):
     model = tiny()
     model.adapt(images())
     model.compile(FusedAdamax(1e-3))
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
-def test_a_training_step_has_no_loops_strings_or_calls_of_python(model):
-    step = tf.function(model.train_step, autograph=False)  # as Keras compiles it
-    nodes = nodes_of(step.get_concrete_function(tf.TensorSpec([4, 8, 8, 1], tf.uint8)))
-    assert len(nodes) > 100
-    assert not (LOOPS | OF_PYTHON) & {node.op for node in nodes}
-    assert not [node.name for node in nodes if tf.string.as_datatype_enum in dtypes_of(node)]
+@pytest.fixture(scope="module")
+def train_step(model):
+    return train_step_nodes(model)
 
 
-def test_no_variable_is_int32(model):
-    """TensorFlow keeps int32 variables on the CPU, where a step that XLA compiles for a GPU cannot reach them."""
-    variables = [*model.variables, *model.optimizer.variables]
-    assert variables and not [each.path for each in variables if np.dtype(each.dtype) == np.int32]
+def test_a_training_step_has_no_loops_strings_or_calls_of_python(train_step):
+    assert not loops_of(train_step)
+    assert not strings_of(train_step)
+
+
+def test_a_training_step_in_parts_has_one_loop(model):
+    """That over the parts, which wait for one another so that they share memory."""
+    model.gradient_accumulation = 2
+    try:
+        nodes = train_step_nodes(model)
+    finally:
+        model.gradient_accumulation = 1
+    assert len(loops_of(nodes)) == 1
+    assert not strings_of(nodes)
+
+
+def test_nothing_in_a_training_step_is_tied_to_the_host(train_step):
+    assert not [(node.name, node.device) for node in train_step if "CPU" in node.device]
+
+
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
+def test_all_operations_of_a_training_step_have_kernels(train_step, device):
+    """TensorFlow runs an operation without a GPU kernel on the host, with copies to it and back."""
+    if not any(kernel.device_type == device for kernel in kernels_of("Conv2D")):
+        pytest.skip(f"this build of TensorFlow has no kernels for a {device}")
+    assert not without_kernel(train_step, device)
+
+
+def test_an_operation_without_a_kernel_is_found():
+    png, strings = tf.compat.v1.NodeDef(op="DecodePng"), tf.compat.v1.NodeDef(op="Relu")
+    png.attr["dtype"].type = tf.uint8.as_datatype_enum
+    strings.attr["T"].type = tf.string.as_datatype_enum
+    assert without_kernel([png], "CPU") == []
+    assert without_kernel([png], "GPU") == [("DecodePng", "dtype=uint8")]
+    assert without_kernel([strings], "CPU") == [("Relu", "T=string")]
+
+
+@pytest.mark.parametrize("likelihood", [{}, COLOUR])
+@pytest.mark.parametrize(("prior", "most"), [("diffusion", 1), ("mixture", 0)])
+def test_sampling_loops_over_the_steps_of_a_diffusion_prior_alone(tiny, likelihood, prior, most):
+    model = tiny(prior=prior, **likelihood)
+    nodes = nodes_of(model.generate_function.get_concrete_function(tf.TensorSpec([None, 2], tf.int32)))
+    assert len(loops_of(nodes)) <= most
+    assert not strings_of(nodes)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_encoding_has_no_loops(model, sample):
+    images, number = tf.TensorSpec([None, 8, 8, 1], tf.uint8), tf.TensorSpec([], tf.int32)
+    nodes = nodes_of(model.encode_function.get_concrete_function(images, sample, number, number))
+    assert not loops_of(nodes)
+    assert not strings_of(nodes)
 
 
 def test_the_bound_of_several_draws_has_no_loops(model):
-    nodes = nodes_of(Evaluator(model)._draw_sums_function(None, False))
-    assert len(nodes) > 100
-    assert not (LOOPS | OF_PYTHON) & {node.op for node in nodes}
+    assert not loops_of(nodes_of(Evaluator(model)._draw_sums_function(None, False)))
+
+
+def test_xla_computes_the_same_step(tiny, images):
+    """One step of gradient descent, so long that the new weights are the gradients up to a factor."""
+    model, rng, steps = tiny(scales=(4,), layers_per_scale=(1,)), np.random.default_rng(0), []
+    model.adapt(images())
+    for weight in model.trainable_variables:  # far from the start, where many gradients are 0
+        weight.assign_add(0.1 * rng.standard_normal(weight.shape))
+        weight.constraint = None
+    weights = model.get_weights()
+    for compiled in (False, True):
+        model.set_weights(weights)
+        model.compile(keras.optimizers.SGD(1e6), jit_compile=compiled)
+        logs = model.train_on_batch(images(4), return_dict=True)
+        steps.append((logs, [weight.numpy() for weight in model.trainable_variables]))
+    (graph_logs, graph), (xla_logs, xla) = steps
+    assert xla_logs == pytest.approx(graph_logs, rel=1e-4) and graph_logs["skipped_steps"] == 0
+    norms = [np.linalg.norm(each) for each in graph]
+    errors = [np.linalg.norm(one - other) for one, other in zip(graph, xla, strict=True)]
+    rounding = 1e-7 * np.linalg.norm(norms)  # that of a gradient whose terms cancel
+    paths = [weight.path for weight in model.trainable_variables]
+    assert not [each for each in zip(paths, norms, errors, strict=True) if each[2] > 1e-4 * each[1] + rounding]
+    assert np.median(norms) > 1e4 * rounding
 
 
 def test_a_model_that_has_changed_is_compiled_anew(tiny):
