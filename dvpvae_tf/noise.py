@@ -86,13 +86,15 @@ def row_seeds(
         seed = tf.constant(seed, tf.int32)
     if isinstance(stream, int):
         stream = int(stream)  # TensorFlow takes no `Stream`
-    streams = tf.cast(stream, tf.int32)
-    places = tf.stack([tf.fill(tf.shape(streams), seed), streams], axis=-1)
+    # All in uint32: a GPU leaves sums of int32 to the CPU, and each step of training would wait for it.
+    streams = tf.cast(stream, tf.uint32)
+    places = tf.stack([tf.cast(seed, tf.uint32) + tf.zeros_like(streams), streams], axis=-1)
     # Random, so that the rows of one stream do not run into those of the next.
-    keys = tf.bitcast(_bits(tf.reshape(places, [-1, 2]), 2), tf.int32)
-    rows = tf.cast(first_row, tf.int32) + tf.range(num_rows)
+    keys = _bits(tf.bitcast(tf.reshape(places, [-1, 2]), tf.int32), 2)
+    rows = tf.cast(tf.cast(first_row, tf.int32) + tf.range(num_rows), tf.uint32)
     first, second = keys[:, :1], keys[:, 1:] + rows
-    return tf.reshape(tf.stack([tf.broadcast_to(first, tf.shape(second)), second], axis=2), [-1, 2])
+    pairs = tf.stack([first + tf.zeros_like(second), second], axis=2)
+    return tf.bitcast(tf.reshape(pairs, [-1, 2]), tf.int32)
 
 
 def keys_of(seeds: tf.Tensor, stream: int) -> tf.Tensor:

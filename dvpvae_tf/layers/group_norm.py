@@ -50,7 +50,9 @@ class AdaptiveGroupNorm(keras.layers.GroupNormalization):
         if channels == self.groups:
             return values
         grouped = keras.ops.reshape(values, (-1, self.groups, channels // self.groups))
-        return keras.ops.repeat(keras.ops.mean(grouped, axis=2), channels // self.groups, axis=1)
+        means = keras.ops.mean(grouped, axis=2, keepdims=True)
+        # `repeat` would compute shapes, on a GPU with a copy to the host.
+        return keras.ops.reshape(means * keras.ops.ones(grouped.shape[2]), (-1, channels))
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

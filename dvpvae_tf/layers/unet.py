@@ -120,13 +120,16 @@ class SelfAttention(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         _, height, width, channels = inputs.shape
-        tokens = keras.ops.reshape(self.norm(inputs), (-1, height * width, channels))
-        query, key, value = keras.ops.split(self.query_key_value(tokens), 3, axis=-1)
+        # Dense layers see matrices: for more axes they compute shapes, on a GPU with a copy to the host.
+        rows = self.query_key_value(keras.ops.reshape(self.norm(inputs), (-1, channels)))
+        tokens = keras.ops.reshape(rows, (-1, height * width, 3 * channels))
+        query, key, value = keras.ops.split(tokens, 3, axis=-1)
         logits = keras.ops.matmul(query / channels**0.5, keras.ops.swapaxes(key, 1, 2))
         # The softmax over positions is taken in float32: bfloat16 cannot sum small weights.
         weights = keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
         mixed = keras.ops.matmul(keras.ops.cast(weights, self.compute_dtype), value)
-        return inputs + keras.ops.reshape(self.projection(mixed), (-1, height, width, channels))
+        projected = self.projection(keras.ops.reshape(mixed, (-1, channels)))
+        return inputs + keras.ops.reshape(projected, (-1, height, width, channels))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.framework import kernels
+from tensorflow.python.framework import kernels, op_def_registry
 
 from dvpvae_tf import FusedAdamax
 from dvpvae_tf.evaluation.evaluator import Evaluator
@@ -16,10 +16,15 @@ OF_PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 COLOUR = {"image_channels": 3, "likelihood": "discretized_logistic_mixture", "mixtures": 2}
 
 
-def nodes_of(function):
-    """All nodes of a concrete function and of the functions that it calls."""
+def parts_of(function):
+    """The nodes of a concrete function, and those of each function that it calls, by name."""
     graph = function.graph.as_graph_def()
-    nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+    parts = [graph.node, *(each.node_def for each in graph.library.function)]
+    return [{node.name: node for node in part} for part in parts]
+
+
+def nodes_of(function):
+    nodes = [node for part in parts_of(function) for node in part.values()]
     assert len(nodes) > 100
     return nodes
 
@@ -44,16 +49,16 @@ def kernels_of(operation):
     return [kernel for kernel in kernels.get_registered_kernels_for_op(operation).kernel if not kernel.label]
 
 
-def has_kernel(node, device):
-    """Whether TensorFlow has code for a node's operation, with the node's types, on a kind of device."""
-    return any(
-        kernel.device_type in (device, "DEFAULT")
-        and all(
-            set(types_of(node.attr[constraint.name])) <= set(constraint.allowed_values.list.type)
-            for constraint in kernel.constraint
-        )
+def kernel_of(node, device):
+    """TensorFlow's code for a node's operation and types on a kind of device; None if it has none."""
+    fitting = (
+        kernel
+        for kind in (device, "DEFAULT")
         for kernel in kernels_of(node.op)
+        if kernel.device_type == kind
+        and all(set(types_of(node.attr[each.name])) <= set(each.allowed_values.list.type) for each in kernel.constraint)
     )
+    return next(fitting, None)
 
 
 def without_kernel(nodes, device):
@@ -64,15 +69,72 @@ def without_kernel(nodes, device):
             *(f"{name}={tf.dtypes.as_dtype(t).name}" for name in sorted(node.attr) for t in types_of(node.attr[name])),
         )
         for node in nodes
-        if not has_kernel(node, device)
+        if kernel_of(node, device) is None
     }
     return sorted(found)
 
 
-def train_step_nodes(model):
+def names_of(arguments, node):
+    """The name of each tensor among a node's inputs or outputs: those of a list have one name."""
+
+    def length(argument):
+        if argument.number_attr:
+            return node.attr[argument.number_attr].i
+        return len(node.attr[argument.type_list_attr].list.type) if argument.type_list_attr else 1
+
+    return [argument.name for argument in arguments for _ in range(length(argument))]
+
+
+def copies_to_the_host(nodes):
+    """The pairs of nodes of a function where a GPU's memory is copied to the host, so that the host waits for the GPU.
+
+    What constants determine is left out: TensorFlow computes it once.
+    """
+
+    def sources(node):
+        return [each.split(":") for each in node.input if not each.startswith("^")]
+
+    @functools.cache
+    def is_constant(name):
+        node = nodes.get(name)  # None for an argument of the function
+        before = [source[0] for source in sources(node)] if node else []
+        return bool(node) and (node.op == "Const" or bool(before) and all(map(is_constant, before)))
+
+    def on_host(node, output):
+        """`output` is what follows the name of the node: nothing, a number, or the name of an output and a number."""
+        names = names_of(op_def_registry.get(node.op).output_arg, node)
+        name = output[0] if len(output) == 2 else names[int(output[0]) if output else 0]
+        return name in kernel_of(node, "GPU").host_memory_arg
+
+    def is_copied(source, output):
+        node = nodes.get(source)
+        if node is None or node.op == "Placeholder" or is_constant(source):  # two kinds of arguments, and constants
+            return False
+        return not on_host(node, output)
+
+    return [
+        (source, node.name)
+        for node in nodes.values()
+        for name, (source, *output) in zip(
+            names_of(op_def_registry.get(node.op).input_arg, node), sources(node), strict=True
+        )
+        if name in kernel_of(node, "GPU").host_memory_arg and is_copied(source, output)
+    ]
+
+
+def train_step_of(model):
     with tf.device(None):
         step = tf.function(model.train_step, autograph=False)  # as Keras compiles it
-        return nodes_of(step.get_concrete_function(tf.TensorSpec([4, 8, 8, 1], tf.uint8)))
+        return step.get_concrete_function(tf.TensorSpec([4, 8, 8, 1], tf.uint8))
+
+
+def sampling_of(model):
+    return model.generate_function.get_concrete_function(tf.TensorSpec([None, 2], tf.int32))
+
+
+def need_kernels(device):
+    if not any(kernel.device_type == device for kernel in kernels_of("Conv2D")):
+        pytest.skip(f"this build of TensorFlow has no kernels for a {device}")
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +148,20 @@ def model(tiny, images):
 
 @pytest.fixture(scope="module")
 def train_step(model):
-    return train_step_nodes(model)
+    return train_step_of(model)
 
 
 def test_a_training_step_has_no_loops_strings_or_calls_of_python(train_step):
-    assert not loops_of(train_step)
-    assert not strings_of(train_step)
+    nodes = nodes_of(train_step)
+    assert not loops_of(nodes)
+    assert not strings_of(nodes)
 
 
 def test_a_training_step_in_parts_has_one_loop(model):
     """That over the parts, which wait for one another so that they share memory."""
     model.gradient_accumulation = 2
     try:
-        nodes = train_step_nodes(model)
+        nodes = nodes_of(train_step_of(model))
     finally:
         model.gradient_accumulation = 1
     assert len(loops_of(nodes)) == 1
@@ -106,15 +169,28 @@ def test_a_training_step_in_parts_has_one_loop(model):
 
 
 def test_nothing_in_a_training_step_is_tied_to_the_host(train_step):
-    assert not [(node.name, node.device) for node in train_step if "CPU" in node.device]
+    assert not [(node.name, node.device) for node in nodes_of(train_step) if "CPU" in node.device]
 
 
 @pytest.mark.parametrize("device", ["CPU", "GPU"])
-def test_all_operations_of_a_training_step_have_kernels(train_step, device):
+def test_all_operations_have_kernels(model, train_step, device):
     """TensorFlow runs an operation without a GPU kernel on the host, with copies to it and back."""
-    if not any(kernel.device_type == device for kernel in kernels_of("Conv2D")):
-        pytest.skip(f"this build of TensorFlow has no kernels for a {device}")
-    assert not without_kernel(train_step, device)
+    need_kernels(device)
+    for function in (train_step, sampling_of(model)):
+        assert not without_kernel(nodes_of(function), device)
+
+
+def test_the_host_waits_for_no_result_of_a_gpu(model, train_step):
+    need_kernels("GPU")
+    for function in (train_step, sampling_of(model)):
+        assert not [pair for nodes in parts_of(function) for pair in copies_to_the_host(nodes)]
+
+
+def test_a_copy_to_the_host_is_found():
+    need_kernels("GPU")
+    zeros = tf.function(lambda size: tf.fill([tf.cast(size, tf.int32), tf.cast(tf.constant(2.0), tf.int32)], 0.0))
+    [nodes] = parts_of(zeros.get_concrete_function(tf.TensorSpec([], tf.float32)))
+    assert [(nodes[source].op, nodes[name].op) for source, name in copies_to_the_host(nodes)] == [("Cast", "Pack")]
 
 
 def test_an_operation_without_a_kernel_is_found():
@@ -130,7 +206,7 @@ def test_an_operation_without_a_kernel_is_found():
 @pytest.mark.parametrize(("prior", "most"), [("diffusion", 1), ("mixture", 0)])
 def test_sampling_loops_over_the_steps_of_a_diffusion_prior_alone(tiny, likelihood, prior, most):
     model = tiny(prior=prior, **likelihood)
-    nodes = nodes_of(model.generate_function.get_concrete_function(tf.TensorSpec([None, 2], tf.int32)))
+    nodes = nodes_of(sampling_of(model))
     assert len(loops_of(nodes)) <= most
     assert not strings_of(nodes)
 
