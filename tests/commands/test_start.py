@@ -12,9 +12,9 @@ from dvpvae_tf.config.datasets import NAMED_DATASETS
 from dvpvae_tf.data.pipelines import read_images
 
 PROJECT = Path(__file__).parents[2]
-SELDOM_NEEDED = ("tensorflow_datasets", "keras_tuner")
-# TensorFlow, and what it, Keras or the package imports with it.
-OF_TENSORFLOW = ("tensorflow", "keras", "scipy", "sklearn", "requests", "matplotlib", "tensorflow_probability")
+SELDOM_NEEDED = ("tensorflow_datasets", "tensorflow_probability", "keras_tuner")
+# TensorFlow, and what it and Keras import with them.
+OF_TENSORFLOW = ("tensorflow", "keras", "scipy", "sklearn", "requests", "matplotlib")
 # Where TensorFlow is imported, the process ends with a code of its own, or as by Ctrl-C.
 INSTEAD_OF_TENSORFLOW = f"""
 import os, sys

@@ -10,11 +10,8 @@ from scipy import special, stats
 
 from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.models.likelihoods import (
-    BernoulliLikelihood,
-    DiscretizedLogisticMixture,
-    DiscretizedLogisticMixtureLikelihood,
-)
+from dvpvae_tf.models.likelihoods import BernoulliLikelihood, DiscretizedLogisticMixtureLikelihood
+from dvpvae_tf.models.logistic_mixture import DiscretizedLogisticMixture
 
 GRID = 2.0 * np.arange(256) / 255.0 - 1.0
 NUM_PARAMETERS = {1: 3, 3: 10}
