@@ -51,8 +51,7 @@ class MemoryEfficientConv2D(keras.layers.Conv2D):
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         convolve = _convolve_silu if self.silu else _convolve
         outputs = convolve(inputs, tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias))
-        # On CPUs with AVX-512, TensorFlow's convolution of no rows has the channels of its inputs.
-        return tf.reshape(outputs, [-1, *inputs.shape[1:3], self.filters])
+        return _with_channels(outputs, inputs, self.filters)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -66,12 +65,28 @@ class MemoryEfficientConv2D(keras.layers.Conv2D):
 MemoryEfficientConv2D.__name__ = "Convolution"
 
 
+def _with_channels(outputs, inputs, channels):
+    """Gives the outputs of a convolution of no rows their own channels.
+
+    On CPUs with AVX-512, TensorFlow's convolution leaves them those of the inputs.
+    """
+    return tf.reshape(outputs, [-1, *inputs.shape[1:3], channels])
+
+
+def _convolve_with_bias(inputs, kernel, bias):
+    """Convolves and adds the bias, which TensorFlow does in one operation where nothing lies between the two."""
+    outputs = tf.nn.conv2d(inputs, kernel, 1, "SAME")
+    if inputs.shape[0] == 0:
+        outputs = _with_channels(outputs, inputs, kernel.shape[-1])
+    return tf.nn.bias_add(outputs, bias)
+
+
 @tf.custom_gradient
 def _convolve(inputs, kernel, bias):
     def gradient(upstream):
         return _convolution_gradients(inputs, kernel, upstream)
 
-    return tf.nn.bias_add(tf.nn.conv2d(inputs, kernel, 1, "SAME"), bias), gradient
+    return _convolve_with_bias(inputs, kernel, bias), gradient
 
 
 @tf.custom_gradient
@@ -82,7 +97,7 @@ def _convolve_silu(inputs, kernel, bias):
         of_activated, *of_weights = _convolution_gradients(activated, kernel, upstream)
         return (_silu_gradient(inputs, of_activated), *of_weights)
 
-    return tf.nn.bias_add(tf.nn.conv2d(tf.nn.silu(inputs), kernel, 1, "SAME"), bias), gradient
+    return _convolve_with_bias(tf.nn.silu(inputs), kernel, bias), gradient
 
 
 def _convolution_gradients(inputs, kernel, upstream):

@@ -73,6 +73,7 @@ def test_no_rows_have_the_channels_of_the_layer(silu):
         outputs = layer(inputs)
         return outputs, tf.gradients(outputs, [inputs, layer.kernel.value])
 
+    assert layer(tf.zeros([0, 7, 7, 4])).shape == (0, 7, 7, 6)
     outputs, (of_inputs, of_kernel) = value_and_gradient(tf.zeros([0, 7, 7, 4]))
     assert (outputs.shape, of_inputs.shape) == ((0, 7, 7, 6), (0, 7, 7, 4))
     np.testing.assert_array_equal(of_kernel, np.zeros((3, 3, 4, 6)))

@@ -160,7 +160,6 @@ import sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 import keras, numpy as np
 from dvpvae_tf import DVPVAE
 from dvpvae_tf.models.likelihoods import BernoulliLikelihood
