@@ -19,7 +19,7 @@ REDUCED = {
     "01_quickstart": {"EPOCHS": 1},
     "02_how_it_works": {"EPOCHS": 1, "IMAGES": 20, "TOY_STEPS": 20, "TOY_SAMPLES": 100},
     "03_your_own_images": {"STRIDE": 32, "EPOCHS": 1, "TEST_IMAGES": 20, "SAMPLES": 2},
-    "04_bounds": {"TOY_IMAGES": 8, "TOY_EPOCHS": 1, "TOY_SAMPLES": 2, "EPOCHS": 1, "IMAGES": 4, "SAMPLES": 4},
+    "04_bounds": {"TOY_IMAGES": 8, "TOY_EPOCHS": 1, "TOY_SAMPLES": 2, "IMAGES": 4, "SAMPLES": 4, "PRIOR_STEPS": 20},
     "05_using_a_model": {"IMAGES": 20, "ROUNDS": 2, "CHAINS": 2, "COLUMNS": 10},
 }
 # Ten steps of two layers show what a hundred of eight do.
