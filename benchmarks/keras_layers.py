@@ -5,15 +5,18 @@ All models take their steps in turn, so that all meet the changes of speed of th
 
 import argparse
 import concurrent.futures
+import contextlib
 import multiprocessing
 from unittest import mock
 
 from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
 
+import evaluate
 import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf import DVPVAE
 from dvpvae_tf.config import TrainConfig, load_config
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.experiments.costs import peak_memory, time_training_steps
@@ -80,6 +83,30 @@ class Variant:
         return time_training_steps(self._model, self._images, number)
 
 
+def print_evaluation(arguments):
+    """Times draws of `iwae` with a diffusion prior of T = 25, in turn with our layers and with Keras's."""
+    shape = (100, *DVPVAE.from_preset(arguments.preset).image_shape)
+    images = np.random.default_rng(0).integers(0, 256, shape, "uint8")
+    dtype, evaluations = "mixed_bfloat16" if arguments.mixed_precision else "float32", {}
+    for name, (replaced, with_keras_adamax) in VARIANTS.items():
+        if not with_keras_adamax:
+            with contextlib.ExitStack() as patches:
+                for each in replaced:
+                    patches.enter_context(mock.patch.object(*each))
+                evaluations[name] = evaluate.make_evaluations(arguments.preset, dtype, images, steps=25)["evaluation"]
+                evaluations[name](0)  # traces
+    seconds = evaluate.measure(evaluations, arguments.pairs)
+    print("| `iwae`, 100 rows, T = 25 | ms | ratio of times to ours, median and range |\n|---|---|---|")
+    for name, times in seconds.items():
+        print(f"| {name} | {1000 * np.median(times):.0f} | {ratio_of(times, seconds['ours'])} |")
+
+
+def ratio_of(times, ours):
+    """The ratios of pairs of times, as text."""
+    ratios = np.divide(times, ours)
+    return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+
+
 def memory_of(name, config):
     """Returns the peak memory in GB of a process that trains one variant, and the seconds of its first step."""
     return Variant(name, config).first_step, peak_memory() / 1e9
@@ -91,11 +118,14 @@ def parse_arguments():
     parser.add_argument("--batch-size", type=int, default=250, help="images in a step (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=5, help="timed steps of each (default: %(default)s)")
     parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--evaluation", action="store_true", help="time iwae instead of training")
     return parser.parse_args()
 
 
 def main():
     arguments = parse_arguments()
+    if arguments.evaluation:
+        return print_evaluation(arguments)
     settings = {"batch_size": arguments.batch_size, "mixed_precision": arguments.mixed_precision}
     with exit_on_error():
         config = load_config(arguments.preset, settings)
@@ -109,13 +139,10 @@ def main():
     print("| | images per second | ratio of times to ours, median and range | first step, s | peak memory, GB |")
     print("|---|---|---|---|---|")
     for name in VARIANTS:
-        ratios = sorted(each[name] / each["ours"] for each in rounds)
-        rate = config.batch_size / np.median([each[name] for each in rounds])
+        times, ours = ([each[variant] for each in rounds] for variant in (name, "ours"))
         first, memory = costs[name]
-        print(
-            f"| {name} | {rate:.1f} | {np.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) "
-            f"| {first:.1f} | {memory:.2f} |"
-        )
+        rate = config.batch_size / np.median(times)
+        print(f"| {name} | {rate:.1f} | {ratio_of(times, ours)} | {first:.1f} | {memory:.2f} |")
 
 
 if __name__ == "__main__":

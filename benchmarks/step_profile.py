@@ -26,7 +26,7 @@ KINDS = {
     "convolution, gradient of the input": ("Conv2DBackpropInput",),
     "convolution, gradient of the kernel": ("Conv2DBackpropFilter",),
     "matrix product": ("MatMul", "BatchMatMulV2", "FusedMatMul", "Einsum"),
-    "sigmoid and its gradient (SiLU)": ("Sigmoid", "SigmoidGrad"),
+    "SiLU and its gradient": ("Swish", "Sigmoid", "SigmoidGrad"),
     "concatenation and slices": ("ConcatV2", "Slice", "StridedSlice", "Split", "SplitV", "Pack", "Unpack"),
     "transposition, reshaping, padding": ("Transpose", "Reshape", "Pad", "Tile", "SpaceToBatchND", "BatchToSpaceND"),
     "resizing": (

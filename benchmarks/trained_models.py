@@ -1,22 +1,27 @@
-"""Evaluates trained models on test images and writes a table for `docs/results/`; `--help` lists the options.
+"""Evaluates trained models on test images and writes a page for `docs/results/`; `--help` lists the options.
 
-Each model is evaluated with every estimator on the same images. The prior over u is named with its steps.
+Each model is evaluated with every estimator on the same images. The page names the prior over u and its steps.
 """
 
 import argparse
 import json
 import math
 import platform
+import shlex
+import sys
 from datetime import date
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from plots import axes_of_picture
 
 from dvpvae_tf import evaluation, load_model
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import exit_on_error
+from dvpvae_tf.experiments.tables import markdown_table
+from dvpvae_tf.files import read_csv
 
 # As cited in the paper or in their own reports, of other budgets: estimates of -log p(x) in nats.
 OTHERS = [
@@ -37,30 +42,56 @@ def parse_arguments():
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
     parser.add_argument("--limit", type=int, default=1000, help="test images (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=100, help="K of iwae and published (default: %(default)s)")
+    parser.add_argument("--more-samples", type=int, metavar="K", help="a second, larger K for iwae")
+    parser.add_argument("--more-limit", type=int, default=200, help="its test images (default: %(default)s)")
+    parser.add_argument(
+        "--curves", nargs="+", default=[], metavar="NAME=RUN", help="run folders to draw the learning of"
+    )
     parser.add_argument("--batch-size", type=int, default=500, help="rows computed at a time (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.md", help="table to write, JSON beside it")
     return parser.parse_args()
 
 
-def measure(model, images, samples, seed, batch_size):
+def measure(model, images, arguments):
     """Evaluates one model: the summaries of all estimators, and its layers."""
-    settings = {"seed": seed, "batch_size": batch_size}
-    statistics = evaluation.layer_statistics(model, images, seed)
+    settings = {"seed": arguments.seed, "batch_size": arguments.batch_size}
+    statistics = evaluation.layer_statistics(model, images, arguments.seed)
     results = {
-        "iwae": evaluation.iwae(model, images, samples, **settings),
+        "iwae": evaluation.iwae(model, images, arguments.samples, **settings),
         "elbo": evaluation.elbo(model, images, samples=1, **settings),
-        "published": evaluation.published(model, images, samples, **settings),
+        "published": evaluation.published(model, images, arguments.samples, **settings),
     }
+    if arguments.more_samples:
+        few = images[: arguments.more_limit]
+        results["more"] = evaluation.iwae(model, few, arguments.more_samples, **settings)
     return {
-        "prior": "none" if model.prior is None else type(model.prior).__name__,
-        "steps": results["iwae"].steps,
+        "prior": _prior_of(model),
         "parameters": model.num_parameters,
         **{name: result.summary() for name, result in results.items()},
         "estimates": {name: np.asarray(result.estimates).tolist() for name, result in results.items()},
         "kl_per_layer": [float(value) for value in statistics.kl],
         "active_units": float(statistics.all_active_units),
     }
+
+
+def _prior_of(model):
+    if model.prior is None:
+        return "none"
+    if model.prior.process_name is None:
+        return f"{type(model.prior).__name__}, {model.prior.components} components"
+    return f"diffusion, {model.prior.process_name}, T = {model.prior.steps}"
+
+
+def draw_curves(runs, path):
+    """Draws the validation bound of each epoch of several runs."""
+    with axes_of_picture(path, "epoch", "validation negative ELBO, nats") as axes:
+        for name, folder in runs.items():
+            bounds = [float(row["val_negative_elbo"]) for row in read_csv(Path(folder) / "metrics.csv")]
+            axes.plot(range(1, len(bounds) + 1), bounds, marker="o", markersize=4, label=name)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_minor_formatter("{x:.0f}")
 
 
 def _shown(summary):
@@ -72,23 +103,33 @@ def as_markdown(measured, arguments):
         f"# {arguments.dataset}: trained models on {arguments.limit} test images",
         "",
         f"Written on {date.today()} with TensorFlow {tf.__version__}, Keras {keras.__version__}, Python "
-        f"{platform.python_version()}. Nats for each image, mean and standard error over the images; "
-        f"K = {arguments.samples}, seed {arguments.seed}. Lower is better.",
+        f"{platform.python_version()}. All numbers are nats for each image: mean and standard error over the images. "
+        f"K = {arguments.samples}, seed {arguments.seed}. Lower is better. `published` is the authors' estimate, which "
+        "is no bound and always takes the ancestral process.",
         "",
-        "| model | prior over u | iwae (a bound) | negative ELBO (a bound) | published (no bound) | active units |",
-        "|---|---|---|---|---|---|",
+        *markdown_table(
+            ["model", "prior over u", "iwae", "negative ELBO", "published", "active units"],
+            [
+                [name, each["prior"], *(_shown(each[key]["nats"]) for key in ("iwae", "elbo", "published"))]
+                + [f"{each['active_units']:.1%}"]
+                for name, each in measured.items()
+            ],
+        ),
     ]
-    for name, each in measured.items():
-        process = each["prior"] + ("" if each["steps"] is None else f", T = {each['steps']}")
-        cells = [_shown(each[key]["nats"]) for key in ("iwae", "elbo", "published")]
-        lines.append(f"| {name} | {process} | {' | '.join(cells)} | {each['active_units']:.1%} |")
-    lines += ["", "The terms of the negative ELBO, nats:", "", "| model | reconstruction | KL of z | KL of u |"]
-    lines.append("|---|---|---|---|")
-    for name, each in measured.items():
-        terms = [
-            each["elbo"][key]["mean"] if key in each["elbo"] else 0.0 for key in ("reconstruction", "kl_z", "kl_u")
-        ]
-        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in terms) + " |")
+    if arguments.more_samples:
+        lines += ["", f"`iwae` with K = {arguments.more_samples} on the first {arguments.more_limit} images:", ""]
+        rows = [[name, _shown(each["more"]["nats"])] for name, each in measured.items()]
+        lines += markdown_table(["model", "iwae"], rows)
+    lines += ["", "The terms of the negative ELBO, and the KL of each layer from z_L to z_1, nats:", ""]
+    terms = ("reconstruction", "kl_z", "kl_u")
+    lines += markdown_table(
+        ["model", "reconstruction", "KL of z", "KL of u", "KL of each layer"],
+        [
+            [name, *(f"{each['elbo'][key]['mean'] if key in each['elbo'] else 0:.2f}" for key in terms)]
+            + [", ".join(f"{value:.2f}" for value in each["kl_per_layer"])]
+            for name, each in measured.items()
+        ],
+    )
     first, *others = measured
     if others:
         lines += ["", f"Paired difference of `iwae` from {first!r} over the images, nats:", ""]
@@ -97,12 +138,13 @@ def as_markdown(measured, arguments):
             error = difference.std(ddof=1) / math.sqrt(len(difference))
             lines.append(f"* {name}: {difference.mean():+.2f} ± {error:.2f}")
     if arguments.dataset == "mnist":
-        lines += ["", "Other work, as its authors report it, with other budgets:", "", "| model | nats |", "|---|---|"]
-        lines += [f"| {name} | {value:.2f} |" for name, value in OTHERS]
-    models = " ".join(f'"{each}"' for each in arguments.models)
-    lines += ["", "```bash", f"python benchmarks/trained_models.py {models} \\", f"    --dataset {arguments.dataset} "]
-    lines[-1] += f"--limit {arguments.limit} --samples {arguments.samples} --output {arguments.output}"
-    return "\n".join([*lines, "```", ""])
+        lines += ["", "Other work, as its authors report it, after far longer trainings:", ""]
+        lines += markdown_table(["model", "nats"], [[name, f"{value:.2f}"] for name, value in OTHERS])
+    if arguments.curves:
+        lines += ["", f"![The validation bound of each epoch]({arguments.output.with_suffix('.png').name})", ""]
+        lines += ["*The validation bound in continuous time, with averaged weights, after each epoch.*"]
+    command = ["python", f"benchmarks/{Path(__file__).name}", *sys.argv[1:]]
+    return "\n".join([*lines, "", "```bash", shlex.join(command), "```", ""])
 
 
 def main():
@@ -113,8 +155,10 @@ def main():
         measured = {}
         for name, path in models.items():
             print(name)
-            measured[name] = measure(load_model(path), images, arguments.samples, arguments.seed, arguments.batch_size)
+            measured[name] = measure(load_model(path), images, arguments)
             arguments.output.with_suffix(".json").write_text(json.dumps(measured) + "\n")
+        if arguments.curves:
+            draw_curves(dict(each.split("=", 1) for each in arguments.curves), arguments.output.with_suffix(".png"))
         arguments.output.write_text(as_markdown(measured, arguments))
 
 
