@@ -57,8 +57,8 @@ def parse_arguments():
     parser.add_argument(
         "figures", nargs="+", help="keys of its JSON, such as images_per_second or rates.float32.evaluation"
     )
-    parser.add_argument("--first", default="", metavar="OPTIONS", help="of the script, in one word")
-    parser.add_argument("--second", default="", metavar="OPTIONS", help="of the script, in one word")
+    parser.add_argument("--first", default="", metavar="OPTIONS", help="options of the script, quoted as one argument")
+    parser.add_argument("--second", default="", metavar="OPTIONS", help="options of the script, quoted as one argument")
     parser.add_argument("--first-revision", metavar="REVISION", help="of git (default: the files as they are)")
     parser.add_argument("--second-revision", metavar="REVISION", help="of git (default: the files as they are)")
     parser.add_argument("--pairs", type=int, default=3, help="(default: %(default)s)")

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that the first argument names with the other arguments.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for an unknown command or a mistake in its options.

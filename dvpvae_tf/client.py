@@ -26,7 +26,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: arguments; None takes those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Returns:
         Namespace with `url`, `num`, `seed`, `temperature`, `pixels`, `label`, `batch_size`, `timeout`, `retries` and
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: arguments; None takes those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can correct.

@@ -36,9 +36,9 @@ def model_of(arguments: argparse.Namespace) -> DVPVAE:
 
 
 def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
-    """Loads the model that the arguments name, its diffusion prior with the process that they name.
+    """Loads the model that the arguments name. Its diffusion prior gets the process that they name.
 
-    Says so where the prior is not calibrated, unless the ancestral process is asked for.
+    Prints a line if the prior is not calibrated, unless the ancestral process is asked for.
 
     Args:
         arguments: parsed options of `add_model_arguments` and `add_process_arguments` in `dvpvae_tf.command_line`.
@@ -47,7 +47,7 @@ def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
         The model, see `model_of`.
 
     Raises:
-        UserError: if there is no such model, or it has no diffusion prior and an option is about that.
+        UserError: if there is no such model, or an option is for diffusion priors and it has none.
     """
     model = model_of(arguments)
     for option in ("steps", "ancestral"):
@@ -162,7 +162,7 @@ def dataset_of(
 
 
 def _check(images: np.ndarray, split: str, arguments: argparse.Namespace, model: DVPVAE, name: str) -> None:
-    """Checks that the images of a split fit the model and are none that it was trained on."""
+    """Checks that the images of a split fit the model, and that the model was not trained on them."""
     if images.shape[1:] != model.image_shape:
         sizes = [" x ".join(map(str, shape)) for shape in (images.shape[1:], model.image_shape)]
         raise UserError(f"{name} has images of {sizes[0]} but the model is for {sizes[1]}")

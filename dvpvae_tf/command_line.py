@@ -147,7 +147,7 @@ def add_process_arguments(parser: Parser) -> None:
     Args:
         parser: takes the options.
     """
-    parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: those of the model)")
+    parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: the model's own)")
     parser.add_argument(
         "--ancestral",
         action="store_true",
@@ -244,7 +244,7 @@ def add_dataset_arguments(parser: Parser) -> None:
     Args:
         parser: takes the options.
     """
-    parser.add_argument("--dataset", help="data set, as in training (default: that of the run)")
+    parser.add_argument("--dataset", help="data set, as in training (default: the run's)")
     add_source_arguments(parser)
 
 

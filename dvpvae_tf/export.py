@@ -27,11 +27,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: arguments; None takes those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Returns:
         Namespace with `model`, `mixed_precision`, `seed`, `output`, `version`, `steps`, `ancestral`,
-        `prior_temperature`, `bound_images`, `bound_samples` and those of `dvpvae_tf.command_line.add_data_arguments`.
+        `prior_temperature`, `bound_images`, `bound_samples` and what `dvpvae_tf.command_line.add_data_arguments` adds.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -61,8 +61,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=count,
         default=10,
         metavar="K",
-        help="samples an image of that bound (iwae). The time grows with N times K: 1000 and 100 give a precise bound "
-        "in minutes to hours (default: %(default)s)",
+        help="draws for each image of that bound (iwae). The time grows with N times K: 1000 and 100 give a precise "
+        "bound in minutes to hours (default: %(default)s)",
     )
     add_data_arguments(parser)
     return parser.parse_args(argv)
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: arguments; None takes those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can correct.

@@ -120,7 +120,7 @@ def append_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Args:
         path: the file.
-        rows: the rows. The columns are those of the file, or of the first row where the file is new.
+        rows: the rows. The file's columns are used, or the first row's where the file is new.
 
     Raises:
         UserError: if it cannot be written.

@@ -30,7 +30,7 @@ class Stream(enum.IntEnum):
 
 
 class InferenceNoise(enum.IntEnum):
-    """What a row's noise is for where an image is given."""
+    """What the noise of a row is used for when an image is given."""
 
     TARGET = 0  # the binary draw that is the likelihood's target
     DRAW = 1  # u, the estimate of log r(u), and z, all from one array

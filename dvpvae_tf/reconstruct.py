@@ -25,7 +25,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: the arguments; those of the process by default.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Returns:
         `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `dataset`, `split`, `data_dir`, `image_size`,
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: the arguments; those of the process by default.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.

@@ -30,7 +30,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Returns:
         The options, with `samples`, `steps`, `ancestral`, `reference`, `references`, `limit`, `batch_size` and
@@ -47,9 +47,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_model_arguments(parser)
     add_data_arguments(parser)
-    parser.add_argument("--samples", type=count, default=10, metavar="K", help="draws an image (default: %(default)s)")
+    parser.add_argument(
+        "--samples",
+        type=count,
+        default=10,
+        metavar="K",
+        help="draws of the latents for each image (default: %(default)s)",
+    )
     add_process_arguments(parser)
-    parser.add_argument("--reference", metavar="DATASET", help="data set of typical images (default: that of the run)")
+    parser.add_argument("--reference", metavar="DATASET", help="data set of typical images (default: the run's)")
     parser.add_argument(
         "--references",
         type=count,
@@ -73,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.

@@ -18,7 +18,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: arguments; None takes those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Returns:
         Namespace with `model`, `name`, `host`, `port`, `max_rows` and `max_body_mb`.
@@ -38,7 +38,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FOLDER",
         help="folder that holds the versions 1, 2, ... of an export",
     )
-    parser.add_argument("--name", help="name of the model in the URL (default: that of the folder)")
+    parser.add_argument("--name", help="name of the model in the URL (default: the folder's name)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8501, help="0 takes a free one (default: %(default)s)")
     parser.add_argument(
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command until Ctrl-C or SIGTERM; the server answers open requests before it ends.
 
     Args:
-        argv: arguments; None takes those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can correct; with 130 after

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.

@@ -28,7 +28,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Returns:
         The options; `space` is the `Space` of the file.
@@ -38,7 +38,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     description = "Search for better settings; the same command goes on after a stop."
     parser = Parser("tune", description, epilog=f"{COUNTED} {SEVERAL_MACHINES}")
-    parser.add_argument("--dataset", help=f"data set, as in training (default: {DEFAULT_DATASET}, or that of --base)")
+    parser.add_argument(
+        "--dataset", help=f"data set, as in training (default: the one in --base, or {DEFAULT_DATASET})"
+    )
     parser.add_argument("--base", metavar="CONFIG", help="preset or YAML file with the settings that are not searched")
     parser.add_argument(
         "--space", metavar="FILE", help="YAML file with the ranges to search (default: configs/tuning.yaml)"
@@ -48,7 +50,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-parameters", type=count, help="the most trainable parameters of a model; larger ones are not drawn"
     )
-    parser.add_argument("--epochs", type=count, help="epochs of a trial (default: those of the config)")
+    parser.add_argument("--epochs", type=count, help="epochs of a trial (default: as in the config)")
     parser.add_argument(
         "--output", type=Path, default=Path("tuning"), help="folder for the results (default: %(default)s)"
     )
@@ -109,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Raises:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.

@@ -67,7 +67,7 @@ def load_config(name_or_path: str | Path, overrides: dict[str, Any] | None = Non
         overrides: settings that win over the file's, e.g. `{"epochs": 5, "model": {"channels": 64}}`.
 
     Returns:
-        The settings. Where neither file nor overrides give a `name`, it is that of the file.
+        The settings. Where neither file nor overrides give a `name`, the file's name is used.
 
     Raises:
         UserError: if the file cannot be read or a setting is wrong, in one line that names it.
@@ -116,7 +116,7 @@ def write_config(config: TrainConfig, path: str | Path) -> None:
 
 
 def _find_file(name_or_path: str | Path, folder: Path = Path()) -> Path:
-    """A preset, else a file in the folder; a mere word that is no file is taken for an unknown preset."""
+    """A preset, else a file in the folder. A word that names neither is reported as an unknown preset."""
     name, path = str(name_or_path), folder / name_or_path
     if name in list_presets() or not (path.exists() or path.suffix or len(Path(name).parts) > 1):
         return find_preset(name)

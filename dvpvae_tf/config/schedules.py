@@ -25,7 +25,7 @@ def learning_rate_at(
 
 
 def ema_momentum_for(steps: int, momentum: float = 0.999) -> float:
-    """Momentum of the weights' average: that of Table 7, or less where the run is too short for it.
+    """Momentum of the weights' average: 0.999 as in Table 7, or less where the run is too short for it.
 
     Args:
         steps: training steps of the whole run.

@@ -92,7 +92,7 @@ def parse_train_arguments(argv: Sequence[str] | None = None) -> TrainArguments:
     """Parses the command line; `--help` prints and exits.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Returns:
         The arguments. Every mistake that can be seen before the images are read has been found.

@@ -233,7 +233,7 @@ def _prefetch(batches: tf.data.Dataset) -> tf.data.Dataset:
 def share_of_worker(batches: tf.data.Dataset, batch_size: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
     """Selects the rows of every global batch that one worker takes: device i of N takes the i-th of N equal parts.
 
-    The devices are counted through: those of the first worker, then those of the second, and so on. Where the last
+    Devices are numbered through all workers: first the first worker's, then the second's, and so on. Where the last
     batch is smaller, the last devices find fewer images or none.
 
     Args:

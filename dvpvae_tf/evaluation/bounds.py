@@ -40,7 +40,7 @@ def iwae(
         images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
         samples: K, the draws of each image.
         steps: T, the diffusion steps of the prior; None takes the prior's own.
-        seed: seed of all noise, below 2^31. Results depend on it and on the index of an image, not on the batch size.
+        seed: random seed, below 2^31. Results depend on it and on the index of an image, not on the batch size.
         batch_size: images times draws that go through the model at a time. The memory grows with it, and with T.
         verbose: 1 for a progress bar with the estimate so far, 0 for no output.
 
@@ -72,7 +72,7 @@ def elbo(
         images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
         samples: the draws of each image, of which the mean is taken.
         steps: T, the diffusion steps of the prior; None takes the prior's own.
-        seed: seed of all noise, below 2^31. Results depend on it and on the index of an image, not on the batch size.
+        seed: random seed, below 2^31. Results depend on it and on the index of an image, not on the batch size.
         batch_size: images times draws that go through the model at a time. The memory grows with it, and with T.
         verbose: 1 for a progress bar with the estimate so far, 0 for no output.
 
@@ -104,7 +104,7 @@ def published(
         images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
         samples: K, the draws of each image.
         steps: T, the diffusion steps of the prior; None takes the prior's own.
-        seed: seed of all noise, below 2^31. Results depend on it and on the index of an image, not on the batch size.
+        seed: random seed, below 2^31. Results depend on it and on the index of an image, not on the batch size.
         batch_size: images times draws that go through the model at a time. The memory grows with it, and with T.
         verbose: 1 for a progress bar with the estimate so far, 0 for no output.
 
@@ -137,7 +137,7 @@ def estimate(
         images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
         samples: K, the draws of each image.
         steps: T, the diffusion steps of the prior; None takes the prior's own.
-        seed: seed of all noise, below 2^31.
+        seed: random seed, below 2^31.
         batch_size: images times draws that go through the model at a time.
         verbose: 1 for a progress bar with the estimate so far, 0 for no output.
         first: index of the first of the images in the whole data set, see `results.concatenate`.
@@ -197,7 +197,7 @@ def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verb
     `model.evaluate` gives that in continuous time instead, which training minimises.
 
     Args:
-        model: an adapted `DVPVAE`; its own seed is the seed of all noise.
+        model: an adapted `DVPVAE`; its own seed is used.
         images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
         batch_size: images that go through the model at a time.
         verbose: 1 for a progress bar, 0 for no output.

@@ -64,7 +64,7 @@ class Evaluator:
 
         Args:
             images: `[N, D, D, C]`: uint8, or float in [0, 1].
-            seed: seed of all noise.
+            seed: random seed.
             first: index of the first of the images.
 
         Returns:
@@ -87,12 +87,12 @@ class Evaluator:
 
         Args:
             data: of N images.
-            seed: seed of all noise.
+            seed: random seed.
             first: index of the first of the images.
             draws: numbers of the draws.
             num_draws: K, the number of all draws: draw k takes its time in stratum k of K in continuous time.
             steps: T, as `check_steps` gives it.
-            published: whether the weights are those of the released test code.
+            published: whether to weight the draws as the authors' test code does.
 
         Returns:
             The terms of `bound_terms`, for a diffusion prior "continuous_time_negative_elbo" too, as sums over the
@@ -109,7 +109,7 @@ class Evaluator:
 
         Args:
             data: of N images.
-            seed: seed of all noise.
+            seed: random seed.
             first: index of the first of the images.
             draws: numbers of the draws, K of them.
             steps: T, as `check_steps` gives it.
@@ -123,11 +123,11 @@ class Evaluator:
             return function(data, *_integers(seed, first), tf.constant(draws, tf.int32))
 
     def infer_twice(self, data: ImageData, seed: int, first: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Infers the latents of each image with two independent draws of all noise.
+        """Infers the latents of each image with two independent draws of the noise.
 
         Args:
             data: of N images.
-            seed: seed of all noise.
+            seed: random seed.
             first: index of the first of the images.
 
         Returns:
@@ -138,11 +138,11 @@ class Evaluator:
             return self._infer_twice_function()(data, *_integers(seed, first))
 
     def bound(self, images: np.ndarray, seed: int, first: int) -> dict[str, tf.Tensor]:
-        """Computes the negative ELBO of each image from one draw, its prior term that of the prior's own T steps.
+        """Computes the negative ELBO of each image from one draw, with the prior's own T steps.
 
         Args:
             images: `[N, D, D, C]`: uint8, or float in [0, 1].
-            seed: seed of all noise.
+            seed: random seed.
             first: index of the first of the images.
 
         Returns:

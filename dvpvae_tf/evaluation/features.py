@@ -1,4 +1,4 @@
-"""Features of images, to take distances between: those of InceptionV3, or of a small classifier trained here."""
+"""Features of images for Frechet and kernel distances, by InceptionV3 or by a small classifier trained here."""
 
 import os
 import warnings
@@ -90,7 +90,7 @@ def inception_features(
 def train_classifier(
     images: np.ndarray, labels: np.ndarray, seed: int = 0, steps: int = 1500, verbose: int = 1
 ) -> keras.Model:
-    """Trains a small convolutional classifier. Its features suit small grey images better than those of InceptionV3.
+    """Trains a small convolutional classifier. Its features suit small grey images better than InceptionV3's.
 
     Args:
         images: `[N, H, W, C]`: uint8, or float in [0, 1].

@@ -87,7 +87,7 @@ def layer_statistics(model: DVPVAE, images: np.ndarray, seed: int = 0, batch_siz
     Args:
         model: an adapted `DVPVAE`.
         images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
-        seed: seed of all noise, below 2^31.
+        seed: random seed, below 2^31.
         batch_size: images that go through the model at a time.
 
     Returns:
@@ -113,7 +113,7 @@ def layer_sums(
     Args:
         model: an adapted `DVPVAE`.
         images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
-        seed: seed of all noise, below 2^31.
+        seed: random seed, below 2^31.
         batch_size: images that go through the model at a time.
         first: index of the first of the images in the whole data set.
         copies: copies of the model on other devices, which take batches in turn with it.

@@ -86,7 +86,7 @@ class GaussianDiffusionPrior(DiffusionPrior):
 class GaussianLikelihood(Likelihood):
     """p(x|z) = N(parameters, deviation^2 I) over images in [0, 1].
 
-    Its methods are those of `dvpvae_tf.models.likelihoods.Likelihood`. Images are the means, which may leave [0, 1].
+    It has the methods of `dvpvae_tf.models.likelihoods.Likelihood`. Images are the means, which may leave [0, 1].
 
     Args:
         deviation: standard deviation of each pixel.

@@ -64,7 +64,7 @@ class Evaluation:
         samples: K, the number of draws an image.
         steps: T, or None without a diffusion prior.
         process: "ancestral" or "calibrated", how the diffusion prior takes its steps; None without one.
-        seed: seed of all noise.
+        seed: random seed.
         seconds: duration, with the tracing of the graph.
         image_samples_per_second: draws a second, without the first batch.
         bits_per_nat: nats an image times this are bits per dimension.
@@ -127,7 +127,7 @@ def concatenate(parts: Sequence[Evaluation]) -> Evaluation:
         parts: in their order, all with the same settings; each evaluated with `first`, the index of its first image.
 
     Returns:
-        `Evaluation` of the whole. Its seconds are those of the slowest part, its rate is the sum of the rates.
+        `Evaluation` of the whole. `seconds` is the time of the slowest part. The rate is the sum of the rates.
     """
     names = [field.name for field in dataclasses.fields(Evaluation)]
     arrays = [name for name in names if isinstance(getattr(parts[0], name), np.ndarray)]

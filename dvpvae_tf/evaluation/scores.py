@@ -46,7 +46,7 @@ def score(
         images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
         samples: K, the draws of each image.
         steps: T of a diffusion prior; None takes its own.
-        seed: of all noise. A score depends on it and on the index of the image, not on the batch size.
+        seed: random seed. A score depends on it and on the index of the image, not on the batch size.
         batch_size: images times draws that go through the model at a time.
         verbose: 1 for a progress bar, 0 for no output.
 
@@ -114,7 +114,7 @@ def label_log_probs(model: DVPVAE, scores: Scores) -> np.ndarray:
 
 
 class LabelResults(NamedTuple):
-    """How well a model with labels knows those of images.
+    """How well a model with labels classifies images.
 
     Attributes:
         nats: the bound on -log p(x|c) of each image and its own label, as a mean.
@@ -155,7 +155,7 @@ def score_labels(
         labels: int `[N]`.
         samples: K, the draws of each image.
         limit: the most images to take; they are chosen at random.
-        seed: of all noise and of the choice.
+        seed: random seed of the noise and of the choice.
         verbose: 1 for a progress bar, 0 for no output.
 
     Returns:
@@ -177,7 +177,7 @@ def score_labels(
 
 
 def typicality(terms: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Measures how far the terms of the bound of each image are from those of reference images.
+    """Measures how far the terms of each image's bound are from the terms of reference images.
 
     A probable image need not be a typical one: a blank image has a higher p(x) than any digit.
 

@@ -24,7 +24,7 @@ WARM_UP_STEPS = 2  # the first traces the graph
 def measure_in_new_process(
     config: TrainConfig, images: np.ndarray, timed_steps: int, timed_images: int
 ) -> dict[str, float]:
-    """Runs `measure` in a process of its own, whose peak memory is that of this model alone.
+    """Runs `measure` in a process of its own, whose peak memory this model alone causes.
 
     Args:
         config: the settings of the model and its training.
@@ -156,7 +156,7 @@ def _einsum(op: tf.Operation) -> int:
 
 
 def peak_memory() -> int:
-    """Reads the peak of the GPU's memory, or, where there is none, of that of the process.
+    """Reads the peak memory of the GPU or, without one, of the process.
 
     Returns:
         Bytes.

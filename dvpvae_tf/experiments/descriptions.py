@@ -109,7 +109,7 @@ def rows_of(experiment: Table, scale_name: str) -> list[Row]:
 
 
 def _with_settings(row: Row, settings: dict[str, Any]) -> Row:
-    """Changes settings of the model of a row. Settings equal to those of its config are dropped."""
+    """Changes settings of the model of a row. Settings that equal its config are dropped."""
     if not settings:
         return row
     model = load_config(row.config, row.overrides).model
@@ -123,7 +123,7 @@ def row_config(row: Row, overrides: dict[str, Any], seed: int, folder: str | Pat
 
     Args:
         row: the row.
-        overrides: the changes of the scale; those of the row win.
+        overrides: the changes of the scale. The row's own changes win.
         seed: the seed of the run.
         folder: the folder of all runs.
 

@@ -89,7 +89,7 @@ def _write_test_bounds(path: Path, bound: Evaluation) -> None:
 def _score(
     model: DVPVAE, images: np.ndarray, scale: Scale, seed: int, verbose: int, bounds: Path
 ) -> dict[str, float | str]:
-    """The scores of a model; those of each image are written to `bounds`."""
+    """The scores of a model. The scores of each image are written to `bounds`."""
     evaluated = evaluation.iwae(model, images, scale.samples, seed=seed, verbose=verbose)
     _write_test_bounds(bounds, evaluated)
     bound = evaluated.summary()

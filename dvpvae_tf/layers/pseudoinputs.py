@@ -152,7 +152,7 @@ class Pseudoinput(keras.layers.Layer):
             u: float32 tensor `[N, d, d, C]`.
 
         Returns:
-            float32 tensor `[N, D, D, C]`, pixels; those of an unlikely u may leave [0, 1].
+            float32 tensor `[N, D, D, C]`, pixels. An unlikely u may give pixels outside [0, 1].
         """
         return (resize_bilinear(u, self.image_shape[0]) + 1.0) / 2.0
 
@@ -173,7 +173,7 @@ class Pseudoinput(keras.layers.Layer):
 class DCTPseudoinput(Pseudoinput):
     """The lowest frequencies of an image, each divided by its largest absolute value S (Algorithms 1 and 2).
 
-    S is found by `adapt`. Arguments and shapes are those of `Pseudoinput`.
+    S is found by `adapt`. Takes the arguments of `Pseudoinput`, with the same shapes.
     """
 
     def build(self, input_shape: Shape) -> None:
@@ -220,7 +220,7 @@ class DCTPseudoinput(Pseudoinput):
         """Computes f(x) of large images from small ones. Each pixel of a small image is the mean over a square.
 
         A mean over m pixels shrinks the cosine of frequency k by sin(m a) / (m sin a), with a = pi k / 2D. This is
-        corrected. Frequencies of the large image above those of the small one are taken to be 0.
+        corrected. Frequencies that the small image does not have are 0 in the large one.
 
         Args:
             images: `[N, s, s, C]`: uint8, or float in [0, 1]; s is at least d and at most D.
@@ -258,7 +258,7 @@ class DCTPseudoinput(Pseudoinput):
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class DownsamplePseudoinput(Pseudoinput):
-    """A bilinearly downsampled image in [-1, 1] (Figure 5). Arguments and shapes are those of `Pseudoinput`."""
+    """A bilinearly downsampled image in [-1, 1] (Figure 5). Arguments as in `Pseudoinput`."""
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         return resize_bilinear(2.0 * images - 1.0, self.size)
@@ -266,7 +266,7 @@ class DownsamplePseudoinput(Pseudoinput):
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class LearnablePseudoinput(Pseudoinput):
-    """A trained linear map of an image in [-1, 1] (Figure 6). Arguments and shapes are those of `Pseudoinput`."""
+    """A trained linear map of an image in [-1, 1] (Figure 6). Arguments as in `Pseudoinput`."""
 
     bounded = False
 

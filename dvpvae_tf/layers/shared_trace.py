@@ -25,8 +25,8 @@ class SharedTrace:
         """Calls a layer.
 
         Args:
-            layer: built. It is called as it is outside of graphs, and where it has states such as those of dropout, or
-                is rematerialised.
+            layer: a built layer. It shares no trace outside of graphs, if it is rematerialised, or if it has states,
+                as dropout has.
             *arguments: of its call.
             **options: of its call.
 

@@ -34,7 +34,7 @@ class BoundModel(BuiltModel):
 
     Args:
         image_shape: `(D, D, C)`.
-        seed: seed of all noise in training and evaluation.
+        seed: random seed of training and evaluation.
         **kwargs: passed to `keras.Model`.
 
     Raises:
@@ -108,7 +108,7 @@ class BoundModel(BuiltModel):
         weighted_metrics: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Prepares the model for training. Arguments are those of `keras.Model.compile`.
+        """Prepares the model for training. Takes the arguments of `keras.Model.compile`.
 
         Raises:
             ValueError: if a loss or metrics are given, or an optimizer that scales the loss.
@@ -130,7 +130,7 @@ class BoundModel(BuiltModel):
         self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """Trains the model. Arguments and result are those of `keras.Model.fit`.
+        """Trains the model. Takes and returns what `keras.Model.fit` does.
 
         Data sets may yield images, tuples of images and labels, or dictionaries with "image"; labels are not used.
 
@@ -148,7 +148,7 @@ class BoundModel(BuiltModel):
             return super().fit(**given)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
-        """Evaluates the bound. Arguments and result are those of `keras.Model.evaluate`; for data sets see `fit`.
+        """Evaluates the bound. Takes and returns what `keras.Model.evaluate` does; for data sets see `fit`.
 
         Raises:
             ValueError: as `fit` does.
@@ -157,7 +157,7 @@ class BoundModel(BuiltModel):
             return super().evaluate(**self._checked_arguments(super().evaluate, x, *args, **kwargs))
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Elbo:
-        """Computes the terms of the bound of each image. Arguments are those of `keras.Model.predict`.
+        """Computes the terms of the bound of each image. Takes the arguments of `keras.Model.predict`.
 
         Returns:
             `Elbo` of arrays; it does not depend on the batch size, and its mean is what `evaluate` gives.
@@ -170,7 +170,7 @@ class BoundModel(BuiltModel):
             return super().predict(self._checked_data(x), *args, **kwargs)
 
     def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
-        """Takes one training step. Arguments and result are those of `keras.Model.train_on_batch`.
+        """Takes one training step. Takes and returns what `keras.Model.train_on_batch` does.
 
         Raises:
             ValueError: as `fit` does.
@@ -178,7 +178,7 @@ class BoundModel(BuiltModel):
         return super().train_on_batch(**self._checked_arguments(super().train_on_batch, x, *args, **kwargs))
 
     def test_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
-        """Evaluates the bound of one batch. Arguments and result are those of `keras.Model.test_on_batch`.
+        """Evaluates the bound of one batch. Takes and returns what `keras.Model.test_on_batch` does.
 
         Raises:
             ValueError: as `fit` does.

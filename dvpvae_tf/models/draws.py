@@ -94,7 +94,7 @@ def draw(model: DVPVAE, data: ImageData, seeds: tf.Tensor, steps: int | None) ->
 
 
 def bound_terms(model: DVPVAE, drawn: Draw) -> dict:
-    """Computes the negative ELBO of each row (Eq. 15), its prior term that of T steps (Eq. 31).
+    """Computes the negative ELBO of each row (Eq. 15), with T steps of the prior (Eq. 31).
 
     Args:
         model: `DVPVAE`.
@@ -119,7 +119,7 @@ def negative_elbo_terms(model: DVPVAE, images: tf.Tensor, seeds: tf.Tensor, step
         model: `DVPVAE`.
         images: float32 `[N, D, D, C]` in [0, 1].
         seeds: int32 `[N, 2]`, one key an image, see `dvpvae_tf.noise.row_seeds`.
-        steps: T; None takes that of the prior.
+        steps: T; None takes the prior's own.
 
     Returns:
         dict of float32 tensors `[N]` in nats: "negative_elbo" and its terms, "reconstruction", "kl_z" and

@@ -55,7 +55,7 @@ class DVPVAE(GenerativeModel):
             grey image.
         input_mean: subtracted from the pixels in 0..255 before the encoder.
         input_std: divisor of the pixels, after `input_mean` is subtracted.
-        seed: seed of all noise in training and evaluation.
+        seed: random seed of training and evaluation.
         **kwargs: passed to `keras.Model`.
 
     Raises:
@@ -239,7 +239,7 @@ class DVPVAE(GenerativeModel):
         """Draws u and then z down the top-down path: from the posterior where there are features, else from the prior.
 
         Args:
-            features: `Features`; where those of a scale are left out, z is drawn from the prior there.
+            features: `Features`. Where a scale has none, z is drawn from the prior.
             latent_noise: float32 `[N, ...]`, standard normal, shaped as u (None for the Ladder VAE) and as each z, top
                 layer first.
             temperature: factor of the standard deviation of those z that come from the prior.

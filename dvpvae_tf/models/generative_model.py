@@ -34,7 +34,7 @@ class GenerativeModel(BoundModel):
 
     Args:
         image_shape: `(D, D, C)`.
-        seed: seed of all noise in training and evaluation.
+        seed: random seed of training and evaluation.
         **kwargs: passed to `keras.Model`.
     """
 
@@ -105,7 +105,7 @@ class GenerativeModel(BoundModel):
         Args:
             num: the number of images.
             temperature: see `SamplingOptions`.
-            seed: of all noise, below 2^31.
+            seed: random seed, below 2^31.
             **options: see `SamplingOptions`.
 
         Returns:
@@ -124,7 +124,7 @@ class GenerativeModel(BoundModel):
         Args:
             num: the number of images.
             temperature: see `SamplingOptions`.
-            seed: of all noise, below 2^31.
+            seed: random seed, below 2^31.
             **options: see `SamplingOptions`.
 
         Returns:
@@ -148,7 +148,7 @@ class GenerativeModel(BoundModel):
                 first in a tuple, or under "image" in a dictionary.
             sample: False gives the means of r(u|x) and q(z_l|z_above, x, u), all those above being means. True draws
                 from them.
-            seed: of the draws; that of an image depends on its index too, but not on the batch.
+            seed: random seed. The draw of an image depends on the seed and its index, not on the batch.
             batch_size: images in a batch of an array.
 
         Returns:
@@ -176,7 +176,7 @@ class GenerativeModel(BoundModel):
             latents: what `encode` gives, or a part of it, changed or not.
             temperature: factor of the standard deviation of each z that is drawn.
             pixels: "mean" gives the mean of p(x|z), "draw" a draw; see `SamplingOptions`.
-            seed: of all noise; that of a row depends on its index too, but not on the batch.
+            seed: random seed. The noise of a row depends on the seed and its index, not on the batch.
             batch_size: rows in a batch.
 
         Returns:
@@ -210,7 +210,7 @@ class GenerativeModel(BoundModel):
             approximate: takes the end of one chain, without weights: faster, but not the model's posterior.
             pixels: "draw" draws the missing pixels from p(x|z), "mean" takes its mean.
             steps: T of a diffusion prior; None takes its own.
-            seed: of all noise; that of an image depends on its index too, but not on the batch.
+            seed: random seed. The noise of an image depends on the seed and its index, not on the batch.
 
         Returns:
             `Inpainted`: the images, float32 `[N, D, D, C]`, and how many independent draws each choice is worth.

@@ -70,7 +70,7 @@ def inpaint(
         pixels: "draw" draws the missing pixels from p(x|z) of the candidate, "mean" takes its mean. A Bernoulli
             likelihood draws black or white.
         steps: T of a diffusion prior; None takes its own.
-        seed: of all noise; that of an image depends on its index too, but not on the batch.
+        seed: random seed. The noise of an image depends on the seed and its index, not on the batch.
 
     Returns:
         `Inpainted`.

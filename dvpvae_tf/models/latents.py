@@ -59,7 +59,7 @@ def encode_in_batches(
 def encode_batch(
     model: "GenerativeModel", images: tf.Tensor, sample: bool, seed: tf.Tensor, first: tf.Tensor
 ) -> tuple[tf.Tensor | None, list[tf.Tensor]]:
-    """Gives u and z of one batch, for a graph; arguments are those of `DVPVAE.infer`."""
+    """Gives u and z of one batch, for a graph. Takes the arguments of `DVPVAE.infer`."""
     inference = model.infer(images, sample, seed, first)
     return inference.pseudoinput, inference.latents
 

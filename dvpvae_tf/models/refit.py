@@ -140,7 +140,7 @@ def with_diffusion_prior(
         validation: other images, which choose the shrinkage and T of the calibrated process.
         steps: T of the process; None takes the smallest within 0.2 nats of T = 50.
         training_steps: of the network, with 250 draws of u each.
-        seed: of the draws of u and of all noise.
+        seed: random seed.
         verbose: 1 shows progress bars, 0 nothing.
 
     Returns:

@@ -39,7 +39,7 @@ def sample_in_batches(
     Args:
         model: an adapted `DVPVAE`.
         num: the number of images, at least 1.
-        seed: of all noise.
+        seed: random seed.
         batch_size: images in a batch; bounds the memory.
         first: index of the first image, where those before it are drawn elsewhere.
         copies: copies of the model on other devices, which take batches in turn with it, see
@@ -116,7 +116,7 @@ def decode_in_batches(
         latents: of N rows; what is left out is drawn.
         temperature: see `SamplingOptions`.
         pixels: see `SamplingOptions`.
-        seed: of all noise.
+        seed: random seed.
         batch_size: rows in a batch.
 
     Yields:

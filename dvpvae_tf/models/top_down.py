@@ -152,7 +152,7 @@ class TopDown(keras.layers.Layer):
         """Computes the Gaussian q(z_L|x).
 
         Args:
-            encoder_features: `[N, side, side, channels]`, those of the coarsest scale.
+            encoder_features: `[N, side, side, channels]`, of the coarsest scale.
 
         Returns:
             Its mean and log-variance, float32 `[N, side, side, latent channels]`.

@@ -16,7 +16,7 @@ def checked_data(data: Any, image_shape: tuple[int, int, int], jit_compile: bool
 
     Args:
         data: an array, a data set, or what else Keras takes.
-        image_shape: `(D, D, C)`, that of the model.
+        image_shape: `(D, D, C)`, as the model has it.
         jit_compile: whether XLA compiles the model. It drops assertions, so that pixels are checked as they are read.
 
     Returns:

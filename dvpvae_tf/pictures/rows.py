@@ -58,7 +58,7 @@ def samples(model: DVPVAE, columns: int = 16, seed: int = 0) -> list[np.ndarray]
     Args:
         model: an adapted model.
         columns: the number of samples.
-        seed: of all noise.
+        seed: random seed.
 
     Returns:
         Two arrays `[columns, D, D, C]` in [0, 1]; the images alone for the Ladder VAE.
@@ -99,7 +99,7 @@ def samples_of_one_pseudoinput(
         rows: the number of images.
         temperature: factor of the standard deviation of every p(z_l|z_above, u).
         prior_temperature: factor of the noise of the prior over u.
-        seed: of all noise.
+        seed: random seed.
 
     Returns:
         float32 `[1 + rows, D, D, C]` in [0, 1]: the pseudoinput, then the images.
@@ -143,7 +143,7 @@ def partial_reconstructions(
         model: an adapted model.
         images: `[columns, D, D, C]`: uint8, or float32 in [0, 1].
         temperature: factor of the standard deviation of those z that come from their priors.
-        seed: of the noise; that of an image depends on its place in `images`.
+        seed: random seed. The noise of an image depends on the seed and its place in `images`.
 
     Returns:
         dict from what is inferred to a float32 array `[columns, D, D, C]` in [0, 1], top row first: "input",

@@ -120,7 +120,7 @@ def find_label(prior: Prior | None, label: int | str) -> int:
     """Finds a label by its number or by the name of its class. A name wins over a number.
 
     Args:
-        prior: that of a model, or None for the Ladder VAE.
+        prior: of a model, or None for the Ladder VAE.
         label: what the user asks for, such as 3, "3" or "cat".
 
     Returns:

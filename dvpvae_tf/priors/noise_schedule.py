@@ -24,7 +24,7 @@ class LinearNoiseSchedule:
 
     Args:
         gamma_min: float, gamma(0): minus the log signal-to-noise ratio of almost clean pseudoinputs.
-        gamma_max: float, gamma(1): minus that of almost pure noise.
+        gamma_max: float, gamma(1): minus the log-SNR of almost pure noise.
 
     Raises:
         ValueError: if `gamma_min` is not below `gamma_max`.
@@ -73,7 +73,7 @@ class LinearNoiseSchedule:
         with fresh e and c = 1 - SNR(t) / SNR(s): all n_t are one linear map of the fresh noise.
 
         Args:
-            noise: float32 `[N, T + 1, d, d, C]`, standard normal: that of y_1, then that of each step.
+            noise: float32 `[N, T + 1, d, d, C]`, standard normal: for y_1, then for each step.
             gamma: float64 `[T + 1]`, minus the log signal-to-noise ratio at the times of the states, from 1 to 0.
 
         Returns:

@@ -162,7 +162,7 @@ class ReverseProcess(abc.ABC):
 class AncestralProcess(ReverseProcess):
     """The paper's process: T equal steps with the variance of Eq. 28, then u from r(u|y_0) of Eq. 30.
 
-    Its arguments are those of `ReverseProcess`.
+    Takes the arguments of `ReverseProcess`.
     """
 
     kind = "ancestral"
@@ -200,7 +200,7 @@ class CalibratedProcess(ReverseProcess):
     this mean it has the least expected KL from q(y_s|y_t, u).
 
     Args:
-        *arguments: those of `ReverseProcess`; T is at most `MOST_CALIBRATED_STEPS`.
+        *arguments: passed to `ReverseProcess`; T is at most `MOST_CALIBRATED_STEPS`.
         covariances: float32 `[101, width]`, C_t at `GRID_TIMES`, packed as `kind_of(P)` does.
         paths: integers `[100, 101]`: row T - 1 starts with the places of the T + 1 times in the grid, from 1 to 0.
 

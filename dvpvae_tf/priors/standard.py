@@ -11,7 +11,7 @@ from dvpvae_tf.priors.exact import ExactPrior
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class StandardPrior(ExactPrior):
-    """The standard normal distribution over pseudoinputs; arguments are those of `ExactPrior`."""
+    """The standard normal distribution over pseudoinputs. Takes the arguments of `ExactPrior`."""
 
     def log_prob(self, u: tf.Tensor) -> tf.Tensor:
         return -0.5 * tf.reduce_sum(tf.square(u) + LOG_2_PI, axis=[1, 2, 3])

@@ -70,7 +70,7 @@ class VampPrior(keras.layers.Layer):
 
         Args:
             latents: float32 tensor `[N, h, w, c]`, z_L.
-            means: float32 tensor `[K, h, w, c]`, those of q(z_L|pseudoinput).
+            means: float32 tensor `[K, h, w, c]`, the means of q(z_L|pseudoinput).
             log_vars: float32 tensor like `means`.
 
         Returns:

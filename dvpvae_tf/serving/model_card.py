@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it was trained on, what it is worth, and how to call it."""
+"""The model card of an exported model: its training data, its measured bound, and how to call it."""
 
 from collections.abc import Iterable, Mapping
 
@@ -31,7 +31,7 @@ deviation of z: below 1, images are cleaner and more alike. `sample_mean` takes 
 smoother pictures, but no samples of the model (with a Bernoulli likelihood, both take the mean).
 
 `reconstruct` and `encode` use no noise: `pseudoinput` is the mean of r(u|x), `z_l` are the posterior means. `score`
-returns for each image `negative_elbo`, {score}, from one draw of all noise, in nats,
+returns for each image `negative_elbo`, {score}, from one draw of the noise, in nats,
 and its terms. The lower it is, the more the image is like the training images. One draw is noisy: average over seeds.
 
 PNG files may have 1 to 16 bits a channel; transparent pixels are laid on white.

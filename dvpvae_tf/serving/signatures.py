@@ -56,7 +56,7 @@ def make_signatures(
     """Makes the signatures of a model.
 
     * `sample` takes `seed` int64 `[N]` and `temperature` float32 `[N]` (of z, at least 0). It returns `images` and
-      `pseudoinputs`, float32 `[N, D, D, C]` in [0, 1]. For seeds from 0 to 2^31 - 1 the image is that of
+      `pseudoinputs`, float32 `[N, D, D, C]` in [0, 1]. For seeds from 0 to 2^31 - 1 the image equals
       `model.sample(1, seed=seed)`. `sample_png` returns the same as PNG files, `image_bytes` and `pseudoinput_bytes`.
     * `sample_mean` and `sample_mean_png` do the same with the mean of p(x|z) in place of a draw: smoother pictures, but
       no samples of the model. With a Bernoulli likelihood both are the mean.

@@ -238,7 +238,7 @@ def _begin_as_chief(strategy, model, done, progress, fingerprint):
 
 
 def _fingerprint(config, images):
-    """A number that two workers have in common if they are to do the same."""
+    """A checksum of settings and images. Workers with the same task have the same one."""
     number = zlib.crc32(repr(config.model_dump(exclude=FREE_TO_MOVE)).encode())
     for split in images:
         number = zlib.crc32(split, number)

@@ -211,7 +211,7 @@ def make_tuner(
         space: the search space, or its YAML file; None takes `configs/tuning.yaml`.
         tuner: "random", "bayesian" (the first third of the trials at random, the others where a Gaussian process
             expects most) or "hyperband".
-        max_trials: trials in all, those of an earlier search included.
+        max_trials: trials in all, with the trials of an earlier search.
         output: the folder that all files are written to.
         max_parameters: how many trainable parameters a model may have; None for no limit. Larger models are not drawn.
 
