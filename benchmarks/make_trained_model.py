@@ -28,7 +28,7 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     with exit_on_error():
-        model = load_model(arguments.model)
+        model = load_model(arguments.model, "float32")
         test = read_images(arguments.dataset, arguments.data_dir)[2][: arguments.limit]
         result = evaluation.iwae(model, test, arguments.samples, seed=arguments.seed, batch_size=500).summary()
         bound = {

@@ -155,7 +155,7 @@ def main():
         measured = {}
         for name, path in models.items():
             print(name)
-            measured[name] = measure(load_model(path), images, arguments)
+            measured[name] = measure(load_model(path, "float32"), images, arguments)
             arguments.output.with_suffix(".json").write_text(json.dumps(measured) + "\n")
         if arguments.curves:
             draw_curves(dict(each.split("=", 1) for each in arguments.curves), arguments.output.with_suffix(".png"))
