@@ -143,7 +143,11 @@ def as_markdown(measured, arguments):
     if arguments.curves:
         lines += ["", f"![The validation bound of each epoch]({arguments.output.with_suffix('.png').name})", ""]
         lines += ["*The validation bound in continuous time, with averaged weights, after each epoch.*"]
-    command = ["python", f"benchmarks/{Path(__file__).name}", *sys.argv[1:]]
+    given = sys.argv[1:]
+    if "--data-dir" in given:  # a folder of this machine
+        place = given.index("--data-dir")
+        del given[place : place + 2]
+    command = ["python", f"benchmarks/{Path(__file__).name}", *given]
     return "\n".join([*lines, "", "```bash", shlex.join(command), "```", ""])
 
 
