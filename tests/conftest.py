@@ -21,7 +21,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def trace_faster():
     """Turns off TensorFlow's rewriting of graphs, which is a third of the time to a first step.
 
-    The snippets, the notebooks and the commands that run in processes of their own have it, as their users do.
+    The snippets and the commands that run in processes of their own have it, as their users do.
     """
     if "tensorflow" in sys.modules:
         sys.modules["tensorflow"].config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

@@ -22,9 +22,12 @@ REDUCED = {
     "04_bounds": {"TOY_IMAGES": 8, "TOY_EPOCHS": 1, "TOY_SAMPLES": 2, "IMAGES": 4, "SAMPLES": 4, "PRIOR_STEPS": 20},
     "05_using_a_model": {"IMAGES": 20, "ROUNDS": 2, "CHAINS": 2, "COLUMNS": 10},
 }
-# Ten steps of two layers show what a hundred of eight do.
+# Ten steps of two layers show what a hundred of eight do, and so do graphs that TensorFlow has not rewritten.
 SMALLER = f"""{SHALLOW_PRESETS}
 import dvpvae_tf
+import tensorflow as _tf
+
+_tf.config.optimizer.set_experimental_options({{"disable_meta_optimizer": True}})
 
 def _load_less(*arguments, load_dataset=dvpvae_tf.load_dataset, **options):
     train, validation, test = load_dataset(*arguments, **options)
