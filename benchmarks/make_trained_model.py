@@ -38,7 +38,7 @@ def main():
             "samples": arguments.samples,
             "steps": result["steps"],
             "process": result["process"],
-            "prior": type(model.prior).__name__,
+            "prior": None if model.prior is None else type(model.prior).__name__,
             "nats": result["nats"],
             "negative_elbo": result["negative_elbo"],
         }
