@@ -79,7 +79,7 @@ def _prior_of(model):
     if model.prior is None:
         return "none"
     if model.prior.process_name is None:
-        return f"{type(model.prior).__name__}, {model.prior.components} components"
+        return f"mixture of {model.prior.components}"
     return f"diffusion, {model.prior.process_name}, T = {model.prior.steps}"
 
 
@@ -89,9 +89,6 @@ def draw_curves(runs, path):
         for name, folder in runs.items():
             bounds = [float(row["val_negative_elbo"]) for row in read_csv(Path(folder) / "metrics.csv")]
             axes.plot(range(1, len(bounds) + 1), bounds, marker="o", markersize=4, label=name)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:.0f}")
-        axes.yaxis.set_minor_formatter("{x:.0f}")
 
 
 def _shown(summary):
