@@ -1,6 +1,7 @@
 """The noise schedule of the diffusion prior (Appendix A; Table 7's "log SNR min / max")."""
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -30,30 +31,30 @@ class LinearNoiseSchedule:
         ValueError: if `gamma_min` is not below `gamma_max`.
     """
 
-    def __init__(self, gamma_min=-6.0, gamma_max=7.0):
+    def __init__(self, gamma_min: float = -6.0, gamma_max: float = 7.0):
         if not gamma_min < gamma_max:
             raise ValueError(f"gamma_min must be below gamma_max, got {gamma_min} and {gamma_max}.")
         self.gamma_min = float(gamma_min)
         self.gamma_max = float(gamma_max)
 
     @property
-    def slope(self):
+    def slope(self) -> float:
         """float, gamma'(t), the same at every t."""
         return self.gamma_max - self.gamma_min
 
-    def gamma(self, time):
-        """Minus the log signal-to-noise ratio at `time` (float32, any shape)."""
+    def gamma(self, time: Any) -> Any:
+        """Minus the log signal-to-noise ratio at `time`: a number, an array or a tensor, like the result."""
         return self.gamma_min + self.slope * time
 
-    def alpha(self, time):
+    def alpha(self, time: tf.Tensor) -> tf.Tensor:
         """The factor of the clean pseudoinput at `time` (Eq. 25)."""
         return tf.sqrt(tf.sigmoid(-self.gamma(time)))
 
-    def sigma(self, time):
+    def sigma(self, time: tf.Tensor) -> tf.Tensor:
         """The standard deviation of the noise at `time` (Eq. 25)."""
         return tf.sqrt(tf.sigmoid(self.gamma(time)))
 
-    def diffuse(self, u, time, noise):
+    def diffuse(self, u: tf.Tensor, time: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Draws y_t from q(y_t|u) with the given noise (Eq. 25).
 
         Args:
@@ -112,7 +113,9 @@ class LinearNoiseSchedule:
         """
         return 0.5 * dimensions * (1.0 + LOG_2_PI + self.gamma_min)
 
-    def posterior(self, y, u, source, target):
+    def posterior(
+        self, y: tf.Tensor, u: tf.Tensor, source: tf.Tensor, target: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean and standard deviation of q(y_s|y_t, u), s < t (Eq. 26 to 28).
 
         With c = 1 - SNR(t) / SNR(s) the mean is (alpha_s / alpha_t)(1 - c) y_t + c alpha_s u and the variance c

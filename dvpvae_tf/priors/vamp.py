@@ -1,6 +1,7 @@
 """The VampPrior over the top latent: the baseline that the paper compares with (Section 2.2, Table 6)."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import tensorflow as tf
 from dvpvae_tf.layers.gaussian import LOG_2_PI
 from dvpvae_tf.layers.pixels import gather_images, to_unit_range
 from dvpvae_tf.layers.pseudoinputs import ClipWeights
+from dvpvae_tf.layers.shape import Shape
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -23,12 +25,12 @@ class VampPrior(keras.layers.Layer):
         **kwargs: passed to `keras.layers.Layer`. The dtype is float32 always.
     """
 
-    def __init__(self, components=500, from_data=True, **kwargs):
+    def __init__(self, components: int = 500, from_data: bool = True, **kwargs: Any):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.components = components
         self.from_data = from_data
 
-    def build(self, image_shape):
+    def build(self, image_shape: Shape) -> None:
         # Minus one says "not adapted yet": no pixel is negative.
         start = keras.initializers.Constant(-1.0) if self.from_data else keras.initializers.RandomUniform(0.0, 1.0)
         self.pseudoinputs = self.add_weight(
@@ -40,11 +42,11 @@ class VampPrior(keras.layers.Layer):
         )
 
     @property
-    def adapted(self):
+    def adapted(self) -> bool:
         """bool, whether the pseudoinputs have their starting values."""
         return bool(np.all(self.pseudoinputs.numpy() >= 0))
 
-    def adapt(self, images, seed=0):
+    def adapt(self, images: np.ndarray | tf.data.Dataset, seed: int = 0) -> None:
         """Starts the pseudoinputs as training images, drawn without replacement, if they are to start so.
 
         Args:
@@ -62,7 +64,7 @@ class VampPrior(keras.layers.Layer):
         chosen = np.random.default_rng(seed).permutation(len(images))[: self.components]
         self.pseudoinputs.assign(to_unit_range(tf.convert_to_tensor(images[chosen]), self.pseudoinputs.shape[1:]))
 
-    def log_prob(self, latents, means, log_vars):
+    def log_prob(self, latents: tf.Tensor, means: tf.Tensor, log_vars: tf.Tensor) -> tf.Tensor:
         """The log-density of the mixture of the components with equal weights.
 
         The squared distances of all latents to all components come from matrix products, in float64 because they are
@@ -88,7 +90,7 @@ class VampPrior(keras.layers.Layer):
         log_prob = tf.reduce_logsumexp(-0.5 * (distances + constants), axis=1) - math.log(self.components)
         return tf.cast(log_prob, tf.float32)
 
-    def choose(self, uniform):
+    def choose(self, uniform: tf.Tensor) -> tf.Tensor:
         """Picks a component for each row.
 
         Args:
@@ -100,5 +102,5 @@ class VampPrior(keras.layers.Layer):
         index = tf.minimum(tf.cast(uniform * self.components, tf.int32), self.components - 1)
         return tf.gather(self.pseudoinputs.value, index)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "components": self.components, "from_data": self.from_data}

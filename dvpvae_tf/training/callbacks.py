@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from typing import Any
 
 import keras
 import numpy as np
@@ -31,7 +32,7 @@ class TakeAverage(keras.callbacks.Callback):
         super().__init__()
         self.averaged = averaged
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         swap = keras.callbacks.SwapEMAWeights()
         swap.set_model(self.model)
         swap.on_test_begin()
@@ -51,10 +52,10 @@ class StopWhenNotFinite(keras.callbacks.Callback):
         self.folder = folder
         self.skipped_in_a_row = 0
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.total = 0.0  # the metric starts anew, too
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Counts the skipped steps.
 
         Raises:
@@ -91,7 +92,7 @@ class FollowProgress(keras.callbacks.Callback):
         self.steps = steps
         self.patience = patience
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.healthy = self.steps.skipped_in_a_row == 0 and math.isfinite(logs[MONITORED])
         if self.healthy and logs[MONITORED] < self.progress.best:
             self.progress = Progress(float(logs[MONITORED]), epoch + 1)
@@ -118,15 +119,15 @@ class LogEpochs(keras.callbacks.Callback):
         super().__init__()
         self.folder = folder
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.norms = []
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.norms: list[float] = []
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # A sum of one number, read from the first device at hand: `result` would need all workers.
         norms = self.model.distribute_strategy.experimental_local_results(self.model.last_gradient_norm.total.value)
         self.norms.append(float(norms[0]))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         append_csv(self.folder.metrics, [{"epoch": epoch, **logs}])
         norms = [{"epoch": epoch, "step": step, "gradient_norm": norm} for step, norm in enumerate(self.norms)]
         append_csv(self.folder.gradient_norms, norms)
@@ -150,7 +151,7 @@ class SaveEpoch(keras.callbacks.Callback):
         self.averaged = averaged
         self.follower = follower
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if not self.follower.healthy:
             return
         write_atomically(self.folder.last, self.averaged.save)
@@ -176,7 +177,7 @@ class TensorBoardPictures(keras.callbacks.Callback):
         self.every = every
         self.writer = tf.summary.create_file_writer(str(folder.tensorboard / "pictures"))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
             return
         statistics = evaluation.layer_statistics(self.averaged, self.images)

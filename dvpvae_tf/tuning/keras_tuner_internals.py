@@ -55,7 +55,7 @@ class HyperbandOracle(WithinBudget, keras_tuner.oracles.HyperbandOracle):
 class BayesianOracle(WithinBudget, keras_tuner.oracles.BayesianOptimizationOracle):
     """Draws the first trials at random, and the others where a Gaussian process expects most."""
 
-    def populate_space(self, trial_id):
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Proposes the settings of a trial; where the process proposes a model that is too large, random ones."""
         proposal = super().populate_space(trial_id)
         if proposal["status"] == "RUNNING" and not self.fits(proposal["values"]):

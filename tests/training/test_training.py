@@ -353,7 +353,7 @@ def test_the_command_trains_on_a_folder_of_pictures_in_bfloat16(images, tmp_path
 @pytest.mark.parametrize("dataset", ["omniglot", "cifar10"])
 def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
     """A narrow model, one pass: the bound must come out far below that of the starting weights."""
-    narrow = "--model.channels 8 --model.hidden-channels 8 --model.encoder-blocks 1 --model.prior-channels 16 "
+    narrow = "--validate-raw-weights --model.channels 8 --model.hidden-channels 8 --model.encoder-blocks 1 "
     narrow += "--model.prior-blocks 1 --model.layers-per-scale"
     narrow += " 1,1" if dataset == "omniglot" else " 1,1,1,1"
     place = f"--data-dir {shared}/data/tfds --omniglot-mat {shared}/data/omniglot_subset/chardata.mat"
