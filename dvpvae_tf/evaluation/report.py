@@ -1,6 +1,5 @@
 """The results of an evaluation, as a file and as tables for people."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dvpvae_tf.evaluation.results import plus_minus
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import write_json
 
 TERMS = {
     "diffusion": "diffusion",
@@ -31,7 +30,7 @@ def report(results: dict[str, Any], output: Path | None) -> None:
         UserError: if it cannot be written.
     """
     if output:
-        write_atomically(output, lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
+        write_json(output, results)
     print_tables(results)
 
 

@@ -419,7 +419,6 @@ tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 from dvpvae_tf import DVPVAE
 from dvpvae_tf.config import load_config
 from dvpvae_tf.training import callbacks, loop
-from dvpvae_tf.training.run_folder import RunFolder
 
 call, make_model, save, models = DVPVAE.call, loop.make_model, callbacks.SaveEpoch.on_epoch_end, []
 
