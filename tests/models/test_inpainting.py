@@ -9,7 +9,7 @@ from dvpvae_tf.evaluation.linear_gaussian import SIDE, distribution_of_images, m
 from dvpvae_tf.models import inpainting
 from dvpvae_tf.models.inpainting import inpaint
 
-STEPS, ROWS = 3, 500
+STEPS, ROWS = 3, 800
 MISSING = np.zeros((SIDE, SIDE), bool)
 MISSING[:, 2:] = True
 
@@ -51,7 +51,7 @@ def test_the_weighted_draws_have_the_known_distribution_although_q_is_wrong(know
     assert max(distances(filled, mean, covariance)) < 4.5
     assert 2 < filled.effective_draws.mean() < 1000
     wrong = inpaint(model, images, MISSING, rounds=10, approximate=True, pixels="draw")
-    assert max(distances(wrong, mean, covariance)) > 7
+    assert max(distances(wrong, mean, covariance)) > 10
 
 
 def test_observed_pixels_stay_and_the_seed_decides_the_rest(tiny, images):
