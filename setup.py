@@ -36,7 +36,7 @@ setup(
         "dvpvae_tf": ["py.typed", "trained_models/*/*.json", "trained_models/*/*.h5"],
     },
     install_requires=[
-        "keras>=3.15,<3.16",  # `dvpvae_tf.keras_internals` uses private parts of it, tested with this minor version
+        "keras>=3.15,<3.16",  # `backend/keras_internals.py` uses private parts of it, tested with this minor version
         "keras-tuner[bayesian]>=1.4.8,<1.5",
         "tensorflow>=2.21,<2.22",
         "tensorflow-probability[tf]>=0.25,<0.26",

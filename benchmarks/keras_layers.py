@@ -9,7 +9,7 @@ import contextlib
 import multiprocessing
 from unittest import mock
 
-from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
 
 import evaluate
 import keras

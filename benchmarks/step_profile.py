@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
 
 import numpy as np
 import tensorflow as tf

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dvpvae_tf import tensorflow_backend  # noqa: F401
+from dvpvae_tf.backend import choose_tensorflow  # noqa: F401
 
 __version__ = "0.1.0"
 

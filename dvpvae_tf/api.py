@@ -1,6 +1,6 @@
 """The public names of the package. Importing them registers every class that a saved model may hold."""
 
-from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
 
 from dvpvae_tf.data import load_dataset
 from dvpvae_tf.models import DVPVAE

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dvpvae_tf.command_line import (
+from dvpvae_tf.command_line.options import (
     add_pixels_argument,
     add_samples_output,
     add_temperature_argument,
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(argv)
     check_samples_output(arguments.output, arguments.num)
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
     from dvpvae_tf.pictures.sample_files import writer_of
 
     write = writer_of(arguments.output)

@@ -66,7 +66,7 @@ def convert(
     check_output(output, [".keras"])
     if output.exists() and not overwrite:
         raise UserError(f"{output} exists: give another --output, or --overwrite")
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401
     from dvpvae_tf.models import DVPVAE
     from dvpvae_tf.models.conversion import load_released_weights, read_state_dict
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvpvae_tf.command_line import (
+from dvpvae_tf.command_line.options import (
     add_model_arguments,
     add_pixels_argument,
     add_samples_output,
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
     arguments = parse_arguments(argv)
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-    from dvpvae_tf.command_inputs import model_of
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_line.inputs import model_of
     from dvpvae_tf.models import Latents, Samples
     from dvpvae_tf.models.latents import check_latents, load_latents
     from dvpvae_tf.models.sampling import decode_in_batches

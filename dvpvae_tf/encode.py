@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, count
+from dvpvae_tf.command_line.options import add_data_arguments, add_model_arguments, count
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(argv)
     check_output(arguments.output, [".npz"])
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-    from dvpvae_tf.command_inputs import dataset_of, model_of, split_of
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_line.inputs import dataset_of, model_of, split_of
     from dvpvae_tf.models.latents import save_latents
 
     model = model_of(arguments)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvpvae_tf.command_line import (
+from dvpvae_tf.command_line.options import (
     add_data_arguments,
     add_model_arguments,
     add_process_arguments,
@@ -117,7 +117,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     Raises:
         UserError: for a mistake that the user can put right.
     """
-    from dvpvae_tf.command_inputs import data_settings, images_of, model_with_process_of
+    from dvpvae_tf.command_line.inputs import data_settings, images_of, model_with_process_of
     from dvpvae_tf.distribute.devices import copies_on_other_devices
     from dvpvae_tf.evaluation.bounds import estimate
     from dvpvae_tf.evaluation.layer_statistics import layer_sums
@@ -157,7 +157,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
 
 def _feature_extractor(arguments: argparse.Namespace, model: DVPVAE) -> tuple[Callable, str]:
     """The function from images to their features, and what to call them."""
-    from dvpvae_tf.command_inputs import data_settings
+    from dvpvae_tf.command_line.inputs import data_settings
     from dvpvae_tf.evaluation import features
 
     if arguments.fid == "inception":
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     if arguments.output:
         check_output(arguments.output, [".json"])
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
     from dvpvae_tf.evaluation.parts import output_of_parts, save_part
     from dvpvae_tf.evaluation.report import report
 

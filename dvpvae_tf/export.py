@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvpvae_tf.command_line import (
+from dvpvae_tf.command_line.options import (
     add_data_arguments,
     add_model_arguments,
     add_process_arguments,
@@ -31,7 +31,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Returns:
         Namespace with `model`, `mixed_precision`, `seed`, `output`, `version`, `steps`, `ancestral`,
-        `prior_temperature`, `bound_images`, `bound_samples` and what `dvpvae_tf.command_line.add_data_arguments` adds.
+        `prior_temperature`, `bound_images`, `bound_samples` and what `add_data_arguments` adds.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -87,7 +87,7 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
     Raises:
         UserError: for a mistake that the user can correct.
     """
-    from dvpvae_tf.command_inputs import model_with_process_of
+    from dvpvae_tf.command_line.inputs import model_with_process_of
     from dvpvae_tf.models.model_folder import is_trained_model, model_metadata
     from dvpvae_tf.serving import saved_model
     from dvpvae_tf.training.run_folder import run_config
@@ -107,7 +107,7 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
 def _measure_bound(arguments: argparse.Namespace, model: DVPVAE) -> dict | None:
     """The bound of the model card, or None where it is left out."""
     from dvpvae_tf import evaluation
-    from dvpvae_tf.command_inputs import data_settings, images_of
+    from dvpvae_tf.command_line.inputs import data_settings, images_of
 
     if not arguments.bound_images:
         return None
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     command = _command_line(sys.argv[1:] if argv is None else argv)
     arguments = parse_arguments(argv)
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
     from dvpvae_tf.serving import saved_model
 
     path = export(arguments, command)

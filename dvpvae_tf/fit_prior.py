@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvpvae_tf.command_line import add_dataset_arguments, add_model_arguments, count
+from dvpvae_tf.command_line.options import add_dataset_arguments, add_model_arguments, count
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
@@ -79,7 +79,7 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
     """
     import keras
 
-    from dvpvae_tf.command_inputs import dataset_of, model_of
+    from dvpvae_tf.command_line.inputs import dataset_of, model_of
     from dvpvae_tf.models.refit import with_diffusion_prior, with_full_mixture
     from dvpvae_tf.priors import DiffusionPrior
 
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(argv)
     check_output(arguments.output, [".keras"])
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
 
     write_atomically(arguments.output, fit_prior(arguments).save)
     print(f"wrote {arguments.output}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvpvae_tf.command_line import (
+from dvpvae_tf.command_line.options import (
     add_model_arguments,
     add_pixels_argument,
     add_process_arguments,
@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(argv)
     check_samples_output(arguments.output, arguments.num)
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-    from dvpvae_tf.command_inputs import model_with_process_of
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_line.inputs import model_with_process_of
     from dvpvae_tf.pictures.sample_files import writer_of
 
     write = writer_of(arguments.output)

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     output = parse_arguments(argv).output
     check_output(output, [".json", ".npz", ""])
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
 
     {".json": merge_evaluations, ".npz": merge_arrays, "": merge_folders}[output.suffix](output)
     print(f"wrote {output}")

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dvpvae_tf.keras_internals import AllWeightsOptimizer
+from dvpvae_tf.backend.keras_internals import AllWeightsOptimizer
 
 MOST_MOMENTUM = 0.999
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvpvae_tf.command_line import add_data_arguments, add_model_arguments, add_temperature_argument, count
+from dvpvae_tf.command_line.options import add_data_arguments, add_model_arguments, add_temperature_argument, count
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.config.temperatures import LOW_TEMPERATURE
 from dvpvae_tf.errors import UserError, exit_on_error
@@ -63,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(argv)
     _check_sizes(arguments)
-    from dvpvae_tf import pictures, quiet_tensorflow  # noqa: F401  isort: skip
-    from dvpvae_tf.command_inputs import model_of
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf import pictures
+    from dvpvae_tf.command_line.inputs import model_of
 
     model = model_of(arguments)
     rows = (_interpolation if arguments.interpolate else _reconstructions)(arguments, model)
@@ -100,7 +101,7 @@ def _interpolation(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, np
 
 
 def _images(arguments: argparse.Namespace, model: DVPVAE, indices: Sequence[int]) -> np.ndarray:
-    from dvpvae_tf.command_inputs import images_of
+    from dvpvae_tf.command_line.inputs import images_of
 
     images = images_of(arguments, model)
     if not 0 <= min(indices) <= max(indices) < len(images):

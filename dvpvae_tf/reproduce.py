@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvpvae_tf.command_line import add_data_places, seed
+from dvpvae_tf.command_line.options import add_data_places, seed
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.experiments import descriptions

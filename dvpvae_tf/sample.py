@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvpvae_tf.command_line import (
+from dvpvae_tf.command_line.options import (
     add_model_arguments,
     add_pixels_argument,
     add_process_arguments,
@@ -103,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_samples_output(arguments.output, len(arguments.rows))
     if arguments.shard and arguments.output.exists():
         raise UserError(f"{arguments.output} is there already: remove what an earlier job has left")
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-    from dvpvae_tf.command_inputs import model_with_process_of
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_line.inputs import model_with_process_of
     from dvpvae_tf.pictures.sample_files import writer_of
     from dvpvae_tf.priors.labelled_mixture import find_label
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvpvae_tf.command_line import (
+from dvpvae_tf.command_line.options import (
     add_data_arguments,
     add_model_arguments,
     add_process_arguments,
@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parse_arguments(argv)
     check_output(arguments.output, [".csv"])
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
-    from dvpvae_tf.command_inputs import model_with_process_of
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf.command_line.inputs import model_with_process_of
 
     model = model_with_process_of(arguments)
     images, names, typical = _read(arguments, model)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _read(arguments: argparse.Namespace, model: DVPVAE) -> tuple[np.ndarray, list[str] | None, np.ndarray]:
     """The images to score, the names of their files, and typical images; one data set is read once."""
-    from dvpvae_tf.command_inputs import data_settings, dataset_of, split_of
+    from dvpvae_tf.command_line.inputs import data_settings, dataset_of, split_of
 
     of_reference = argparse.Namespace(**vars(arguments) | {"dataset": arguments.reference, "image_size": None})
     try:

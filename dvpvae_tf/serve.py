@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvpvae_tf.command_line import count
+from dvpvae_tf.command_line.options import count
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import UserError, exit_on_error
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         import uvicorn
 
-        from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+        from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
         from dvpvae_tf.serving import saved_model
         from dvpvae_tf.serving.server import application
     except ImportError as error:

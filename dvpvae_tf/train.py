@@ -48,7 +48,8 @@ def train(arguments: TrainArguments) -> None:
         UserError: for every mistake that the user can put right.
         WorkerLost: if another machine fails.
     """
-    from dvpvae_tf import quiet_tensorflow, training  # noqa: F401
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
+    from dvpvae_tf import training
     from dvpvae_tf.distribute.strategies import make_strategy
 
     # Machines must be connected before TensorFlow does anything, such as reading the data.
@@ -80,7 +81,7 @@ def plan(arguments: TrainArguments) -> None:
     Raises:
         UserError: for every mistake that the user can put right.
     """
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401
     from dvpvae_tf.training import make_model
 
     dataset = NAMED_DATASETS.get(arguments.settings.dataset)

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvpvae_tf.command_line import add_source_arguments, count, seed
+from dvpvae_tf.command_line.options import add_source_arguments, count, seed
 from dvpvae_tf.config import DEFAULT_DATASET
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.config.settings import SOURCE_SETTINGS
@@ -79,7 +79,7 @@ def search(arguments: argparse.Namespace) -> Path | None:
     flags += ["--skip-broken"] * bool(arguments.skip_broken)
     of_trials = parse_train_arguments(flags)
 
-    from dvpvae_tf import quiet_tensorflow  # noqa: F401
+    from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401
     from dvpvae_tf.data.pipelines import evaluation_batches, read_images, training_batches
     from dvpvae_tf.tuning.report import write_results
     from dvpvae_tf.tuning.search import is_worker, make_tuner

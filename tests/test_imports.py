@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "dvpvae_tf"
 PICTURE = PACKAGE.parent / "docs" / "architecture.svg"
 # From the bottom up: a part imports from the rows before its own, never from its own row or a later one.
 ROWS = [
-    {"errors", "noise", "quiet_tensorflow", "tensorflow_backend", "keras_internals"},
+    {"errors", "noise", "backend"},
     {"files", "optimizers"},
     {"config", "layers"},
     {"priors", "data", "distribute"},
@@ -18,6 +18,7 @@ ROWS = [
     {"evaluation", "pictures"},
     {"training", "serving"},
     {"tuning", "experiments"},
+    {"command_line"},
 ]
 ROW = {part: number for number, row in enumerate(ROWS) for part in row}
 COMMANDS = len(ROWS)  # the modules beside the folders that are not named above; these may import one another

@@ -1,6 +1,6 @@
 """Runs a table or figure of the paper and writes it."""
 
-from dvpvae_tf import quiet_tensorflow  # noqa: F401  isort: skip
+from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
 
 import argparse
 import re

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dvpvae_tf.keras_internals import is_rematerialized, parameters_of
+from dvpvae_tf.backend.keras_internals import is_rematerialized, parameters_of
 
 
 class SharedTrace:

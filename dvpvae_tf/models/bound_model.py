@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.keras_internals import (
+from dvpvae_tf.backend.keras_internals import (
     AllWeightsOptimizer,
     BuiltModel,
     check_settings,

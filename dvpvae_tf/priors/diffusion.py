@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.keras_internals import adding_weights
+from dvpvae_tf.backend.keras_internals import adding_weights
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.layers.unet import UNet
 from dvpvae_tf.noise import to_uniform

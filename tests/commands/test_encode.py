@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from dvpvae_tf import command_inputs, decode, encode, evaluation, score
+from dvpvae_tf import decode, encode, evaluation, score
+from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.evaluation import scores
 from dvpvae_tf.pictures import to_uint8

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from dvpvae_tf import command_inputs, evaluation
+from dvpvae_tf import evaluation
+from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.data import pipelines
 from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.evaluate import main, parse_arguments

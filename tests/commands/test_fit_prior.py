@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf import command_inputs, evaluation, fit_prior, sample
+from dvpvae_tf import evaluation, fit_prior, sample
+from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import refit
 from dvpvae_tf.models.loading import load_model

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvpvae_tf import command_inputs, inpaint, sample
+from dvpvae_tf import inpaint, sample
+from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.data.folder import read_mask
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.inpainting import Inpainted

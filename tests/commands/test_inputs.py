@@ -5,7 +5,7 @@ import argparse
 import keras
 import pytest
 
-from dvpvae_tf import command_inputs
+from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.errors import UserError
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvpvae_tf import command_inputs, pictures, sample
+from dvpvae_tf import pictures, sample
+from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.models import Samples, sampling
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvpvae_tf import command_inputs, evaluate, merge, sample
+from dvpvae_tf import evaluate, merge, sample
+from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.distribute.devices import map_round_robin
 from dvpvae_tf.distribute.sharding import Shard, parts_of
@@ -172,7 +173,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 import numpy as np
 from dvpvae_tf import evaluate, load_model, sample
-from dvpvae_tf import command_inputs
+from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.distribute import devices as on_devices
 from dvpvae_tf.evaluation import bounds

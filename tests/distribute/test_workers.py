@@ -34,7 +34,7 @@ COMMAND = """
 import os
 import sys
 from pathlib import Path
-import dvpvae_tf.quiet_tensorflow
+import dvpvae_tf.backend.quiet_tensorflow
 from dvpvae_tf.training import loop
 import numpy as np
 import tensorflow as tf

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf import command_inputs, evaluation, export
+from dvpvae_tf import evaluation, export
+from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.config import load_config
 from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.errors import UserError

@@ -1,6 +1,6 @@
 """Options that several commands share, and the types of their values: what is parsed before TensorFlow is imported.
 
-`dvpvae_tf.command_inputs` loads what the parsed options name.
+`dvpvae_tf.command_line.inputs` loads what the parsed options name.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Loads the model and the images that the parsed options of a command name.
 
-It imports TensorFlow, so a command imports it once `dvpvae_tf.command_line` has parsed the options.
+It imports TensorFlow, so a command imports it once `dvpvae_tf.command_line.options` has parsed the options.
 """
 
 import argparse
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dvpvae_tf.command_line import SPLITS
+from dvpvae_tf.command_line.options import SPLITS
 from dvpvae_tf.config.datasets import NAMED_DATASETS
 from dvpvae_tf.config.settings import SOURCE_SETTINGS, DataConfig
 from dvpvae_tf.data.pipelines import LoadedDataset, read_dataset
@@ -24,7 +24,7 @@ def model_of(arguments: argparse.Namespace) -> DVPVAE:
     """Loads the model that the arguments name.
 
     Args:
-        arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments`.
+        arguments: parsed options of `options.add_model_arguments`.
 
     Returns:
         The model, in bfloat16 where that is asked for.
@@ -41,7 +41,7 @@ def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
     Prints a line if the prior is not calibrated, unless the ancestral process is asked for.
 
     Args:
-        arguments: parsed options of `add_model_arguments` and `add_process_arguments` in `dvpvae_tf.command_line`.
+        arguments: parsed options of `add_model_arguments` and `add_process_arguments` in `options`.
 
     Returns:
         The model, see `model_of`.
@@ -69,7 +69,7 @@ def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Collects the settings of the data: the options, and the settings of the run for options that are left out.
 
     Args:
-        arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments` and `add_data_arguments`.
+        arguments: parsed options of `options.add_model_arguments` and `add_data_arguments`.
 
     Returns:
         The arguments of `dvpvae_tf.data.pipelines.read_dataset`. A folder of another name than the run's is used whole.
@@ -100,7 +100,7 @@ def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
     """Reads the images that the arguments name, at the size of the model where they name none.
 
     Args:
-        arguments: parsed options of `dvpvae_tf.command_line.add_model_arguments` and `add_data_arguments`.
+        arguments: parsed options of `options.add_model_arguments` and `add_data_arguments`.
         model: the model that they are for.
 
     Returns:
@@ -138,7 +138,7 @@ def dataset_of(
     """Reads the data set that the arguments name, as `images_of` reads one split.
 
     Args:
-        arguments: parsed options of `add_model_arguments` and `add_dataset_arguments` in `dvpvae_tf.command_line`.
+        arguments: parsed options of `add_model_arguments` and `add_dataset_arguments` in `options`.
         model: the model that it is for.
         *splits: names of the splits that are used.
         labels: reads the labels, too.
