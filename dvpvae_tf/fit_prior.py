@@ -40,8 +40,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=("full_mixture", "diffusion", "calibrated"),
         default="full_mixture",
         help="full_mixture: Gaussians with full covariances. diffusion: a network, trained for minutes; the model's "
-        "own is trained further where it has one. calibrated: the model's diffusion prior as it is, with the best "
-        "covariances and times for its steps, as diffusion ends, too (default: %(default)s)",
+        "own is trained further where it has one; the same command goes on after a stop. calibrated: the model's "
+        "diffusion prior as it is, with the best covariances and times for its steps, as diffusion ends, too "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--steps",
@@ -96,13 +97,20 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
         return with_full_mixture(model, training, validation, arguments.seed)
     if arguments.prior == "diffusion":
         keras.utils.set_random_seed(arguments.seed)  # the starting weights of a new network
-        return with_diffusion_prior(model, training, validation, arguments.steps, seed=arguments.seed)
+        return with_diffusion_prior(
+            model, training, validation, arguments.steps, seed=arguments.seed, backup=_backup_of(arguments)
+        )
     print("Estimating the covariances of 100 steps")
     found = model.calibrate(training, validation, arguments.steps, arguments.seed, verbose=1)
     if found is None:
         raise UserError(f"the predictions of {arguments.model} are not finite: there is nothing to calibrate")
     print(f"T = {found.steps} steps from now on; covariances moved {found.shrinkage:.1%} towards their diagonals")
     return model
+
+
+def _backup_of(arguments: argparse.Namespace) -> Path:
+    """The file that keeps the training of a diffusion prior until the output is written."""
+    return arguments.output.with_suffix(".keras.backup")
 
 
 def _fit_labels(model: DVPVAE, data: LoadedDataset, seed: int) -> DVPVAE:
@@ -118,7 +126,7 @@ def _fit_labels(model: DVPVAE, data: LoadedDataset, seed: int) -> DVPVAE:
     return labelled
 
 
-@exit_on_error()
+@exit_on_error("with --prior diffusion the same command goes on after the last finished epoch")
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command.
 
@@ -133,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
 
     write_atomically(arguments.output, fit_prior(arguments).save)
+    _backup_of(arguments).unlink(missing_ok=True)
     print(f"wrote {arguments.output}")
 
 

@@ -1,6 +1,7 @@
 """A trained model with another prior over u, fitted to its r(u|x) as that is."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
@@ -129,6 +130,7 @@ def with_diffusion_prior(
     training_steps: int = 4000,
     seed: int = 0,
     verbose: int = 1,
+    backup: str | Path | None = None,
 ) -> "DVPVAE":
     """Gives the model with a diffusion prior over u that is trained to its r(u|x), and calibrated.
 
@@ -142,11 +144,14 @@ def with_diffusion_prior(
         training_steps: of the network, with 250 draws of u each.
         seed: random seed.
         verbose: 1 shows progress bars, 0 nothing.
+        backup: a file for the state of training after each epoch. The same call goes on from it; a new network must
+            start from the same weights, so call `keras.utils.set_random_seed` before it. The caller removes the file.
 
     Returns:
         The model with the trained prior.
 
     Raises:
+        UserError: if `backup` belongs to another fit, or cannot be written.
         ValueError: if the model has no pseudoinputs, or there are no images.
     """
     if model.pseudoinput is None:
@@ -160,7 +165,7 @@ def with_diffusion_prior(
         prior.build((None, *model.pseudoinput.shape))
     images, validation = gather_images(images), gather_images(validation)
     u, validation_u = draws_to_fit(model, images, validation, seed)
-    fit_diffusion(prior, u, validation_u, training_steps, seed=seed, verbose=verbose)
+    fit_diffusion(prior, u, validation_u, training_steps, seed=seed, verbose=verbose, backup=backup)
     model = with_prior(model, prior)
     model.calibrate(images, validation, steps, seed, verbose=verbose)
     return model

@@ -148,6 +148,31 @@ def test_the_command_takes_the_classes_of_subfolders(trained, images, tmp_path, 
     assert stop.value.code == 2 and "some of its pictures lie in no class subfolder" in capsys.readouterr().err
 
 
+def test_a_diffusion_fit_that_was_stopped_goes_on_by_the_same_command(
+    trained, save_splits, images, tmp_path, monkeypatch
+):
+    output, seen = tmp_path / "new.keras", []
+    backup = tmp_path / "new.keras.backup"
+
+    def fit(*_, backup, **__):
+        seen.append(backup.exists())
+        backup.touch()
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(refit, "fit_diffusion", fit)
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", (100, 50))
+    monkeypatch.setattr(command_inputs, "model_of", lambda _: trained)
+    data = save_splits(tmp_path / "data", images(40))
+    options = ["--model=tiny.keras", "--prior=diffusion", "--steps=2", f"--dataset=folder:{data}", f"--output={output}"]
+    with pytest.raises(SystemExit) as stop:
+        fit_prior.main(options)
+    assert stop.value.code == 130 and backup.exists() and not output.exists()
+    fit_prior.main(options)
+    assert seen == [False, True] and not backup.exists()
+    assert load_model(output).prior.steps == 2
+
+
 def test_models_without_such_a_prior_give_a_one_line_error(trained, tiny, images, tmp_path, capsys):
     ladder = tiny(pseudoinput="none")
     ladder.save(tmp_path / "ladder.keras")
