@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from shallow_presets import SHALLOW_PRESETS
+from stand_ins import FEW_IMAGES, SHALLOW_PRESETS
 
 nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install '.[test]'")
 
@@ -23,17 +23,10 @@ REDUCED = {
     "05_using_a_model": {"IMAGES": 20, "ROUNDS": 2, "CHAINS": 2, "COLUMNS": 10},
 }
 # Ten steps of two layers show what a hundred of eight do, and so do graphs that TensorFlow has not rewritten.
-SMALLER = f"""{SHALLOW_PRESETS}
-import dvpvae_tf
+SMALLER = f"""{SHALLOW_PRESETS}{FEW_IMAGES}
 import tensorflow as _tf
 
 _tf.config.optimizer.set_experimental_options({{"disable_meta_optimizer": True}})
-
-def _load_less(*arguments, load_dataset=dvpvae_tf.load_dataset, **options):
-    train, validation, test = load_dataset(*arguments, **options)
-    return train.take(10), validation.take(2), test
-
-dvpvae_tf.load_dataset = _load_less
 """
 WHAT_WAS_READ = re.compile(r".*: \d+ pictures of \d+ x \d+ pixels \(RGB \d+\)\n")  # of a folder: no warning
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|var|usr|opt|mnt|work|Users)/|\b[A-Z]:\\")
