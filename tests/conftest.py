@@ -15,6 +15,18 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+MOST_SECONDS = 20  # of a test, or of its fixtures, on an idle core; above that it is to be marked slow
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Lists the tests that took too long and are not marked slow: on busy cores perhaps too many. It fails none."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    timed = [report for report in reports if getattr(report, "when", None) in ("setup", "call")]
+    long = [report for report in timed if report.duration > MOST_SECONDS and "slow" not in report.keywords]
+    if long:
+        terminalreporter.section("mark these slow")
+    for report in sorted(long, key=lambda report: -report.duration):
+        terminalreporter.line(f"{report.duration:.0f} s {report.when:5} {report.nodeid}")
 
 
 @pytest.fixture(autouse=True, scope="session")
