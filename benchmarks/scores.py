@@ -1,6 +1,7 @@
 """Tells test digits from other pictures by their likelihood and by their typicality; prints a table of AUROC.
 
-The figures in docs/using_a_model.md are of the commands that this prints.
+For a model with labels it also prints how many test digits that classifies correctly. docs/using_a_model.md has figures
+and their commands.
 """
 
 import argparse
@@ -9,8 +10,9 @@ import numpy as np
 from scipy import stats
 
 from dvpvae_tf import evaluation, load_model
-from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.data.pipelines import read_dataset, read_images
 from dvpvae_tf.errors import exit_on_error
+from dvpvae_tf.priors import LabelledMixturePrior
 
 
 def parse_arguments():
@@ -50,7 +52,8 @@ def main():
     arguments = parse_arguments()
     with exit_on_error():
         model = load_model(arguments.model)
-        images = read_images(arguments.dataset, arguments.data_dir)
+        labelled = isinstance(model.prior, LabelledMixturePrior)
+        images, labels, *_ = read_dataset(arguments.dataset, arguments.data_dir, labels=labelled)
         test = images[2][: arguments.images]
 
         def scores_of(pixels):
@@ -59,6 +62,9 @@ def main():
         reference = scores_of(images[1][: arguments.images]).terms
         typical = scores_of(test)
         print(f"{arguments.model}: {len(test)} test images, K = {arguments.samples}, seed {arguments.seed}\n")
+        if labelled:
+            right = evaluation.label_log_probs(model, typical).argmax(axis=1) == labels[2][: arguments.images]
+            print(f"{right.mean():.1%} of them are classified correctly\n")
         print("| pictures | -log p(x), nats | AUROC of -log p(x) | AUROC of typicality |\n|---|---|---|---|")
         print(f"| test digits | {typical.nats.mean():.1f} | | |")
         for kind, pixels in other_pictures(test, arguments).items():
