@@ -1,4 +1,4 @@
-"""The optimizer of the paper, its update computed once for all weights."""
+"""The optimizer of the paper, its update computed once for all weights; and steps that may be skipped."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from dvpvae_tf.backend.keras_internals import AllWeightsOptimizer
+from dvpvae_tf.backend.keras_internals import AllWeightsOptimizer, disable_gradient_reduction
 
 MOST_MOMENTUM = 0.999
 
@@ -92,6 +92,37 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ema_momentum": None if self.grows_window else self.ema_momentum}
+
+
+def apply_if(
+    optimizer: keras.optimizers.Optimizer,
+    condition: tf.Tensor,
+    gradients: list[tf.Tensor],
+    variables: list[keras.Variable],
+) -> None:
+    """Makes a step where a condition holds, else none; for a replica's graph.
+
+    Args:
+        optimizer: built for these variables.
+        condition: bool scalar, the same on all replicas.
+        gradients: of all variables, summed over the replicas already.
+        variables: what is updated.
+    """
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        disable_gradient_reduction(optimizer)
+    if isinstance(optimizer, AllWeightsOptimizer):
+        optimizer.apply_if(condition, gradients, variables)
+        return
+
+    def apply():
+        optimizer.apply(gradients, variables)
+
+    def decide(strategy, condition):
+        # The choice is made outside the replicas: the optimizer cannot update variables inside a replica's branch.
+        condition = strategy.experimental_local_results(condition)[0]
+        tf.cond(condition, lambda: strategy.extended.call_for_each_replica(apply), lambda: None)
+
+    tf.distribute.get_replica_context().merge_call(decide, args=(condition,))
 
 
 def as_vector(tensors: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -14,9 +14,10 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from dvpvae_tf.errors import UserError, WorkerLost
@@ -94,6 +95,43 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         strategy: the strategy of the training.
     """
     return strategy.extended.should_checkpoint
+
+
+def are_several(strategy: tf.distribute.Strategy) -> bool:
+    """Whether a strategy is for several machines.
+
+    Args:
+        strategy: any strategy.
+    """
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def compile_step(model: keras.Model, step: Callable[[Any], dict[str, tf.Tensor]]) -> Callable:
+    """Makes what `fit` or `evaluate` calls on several machines, where Keras cannot reduce logs that are scalars.
+
+    Args:
+        model: compiled, its strategy one for several machines.
+        step: `train_step` or `test_step` of the model.
+
+    Returns:
+        A function of the iterator over the batches. It takes `model.steps_per_execution` steps and returns the logs
+        that the last of them has on the first device: all devices have the same.
+    """
+    strategy = model.distribute_strategy
+
+    def run(batch):
+        logs = strategy.run(step, args=(batch,))
+        return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+
+    if not model.run_eagerly:
+        run = tf.function(run, reduce_retracing=True, jit_compile=model.jit_compile)
+
+    def next_steps(iterator):
+        for _ in range(model.steps_per_execution):
+            logs = run(next(iterator))
+        return logs
+
+    return next_steps
 
 
 @tf.function

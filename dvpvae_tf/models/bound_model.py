@@ -1,6 +1,5 @@
 """Training and evaluation of a model whose call gives the terms of a bound for each image."""
 
-import inspect
 import math
 from typing import Any
 
@@ -8,18 +7,13 @@ import keras
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.backend.keras_internals import (
-    AllWeightsOptimizer,
-    BuiltModel,
-    check_settings,
-    disable_gradient_reduction,
-    parameters_of,
-    set_untracked,
-)
+from dvpvae_tf.backend.keras_internals import BuiltModel, check_settings, parameters_of, set_untracked
+from dvpvae_tf.distribute import workers
+from dvpvae_tf.distribute.replicas import pad_images, place_in_global_batch, sum_over_replicas
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.outputs import Elbo
-from dvpvae_tf.models.training_data import checked_data, images_of, one_line_for_pixels, refuse
-from dvpvae_tf.optimizers import as_tensors, as_vector
+from dvpvae_tf.models.training_data import bind_arguments, checked_data, images_of, one_line_for_pixels, refuse
+from dvpvae_tf.optimizers import apply_if, as_tensors, as_vector
 
 
 class BoundModel(BuiltModel):
@@ -195,11 +189,8 @@ class BoundModel(BuiltModel):
         return super().predict_on_batch(self._checked_data(x))
 
     def _checked_arguments(self, method, *args, **kwargs):
-        """The arguments of a call by their names, `x` checked, and refused where they would not be used."""
-        given = inspect.signature(method).bind_partial(*args, **kwargs).arguments
-        given |= given.pop("kwargs", {})
-        names = ("class_weight", "sample_weight")
-        refuse({name: given.get(name) for name in names}, "all images count alike")
+        """The arguments of a call by their names, the images checked."""
+        given = bind_arguments(method, args, kwargs)
         return given | {"x": self._checked_data(given["x"])}
 
     def _checked_data(self, data):
@@ -213,25 +204,20 @@ class BoundModel(BuiltModel):
     # Training
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        images = images_of(data)
-        first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
-        images, weights = _padded(images, self.gradient_accumulation)
-        seeds = noise.row_seeds(self.seed, self.training_steps.value, first_row, tf.shape(images)[0])
+        batch, global_rows = self._batch(data, self.training_steps.value, parts=self.gradient_accumulation)
         self.training_steps.assign_add(1)
         num_images = tf.cast(global_rows, tf.float32)
         # Summed over the replicas the loss is the mean over the global batch.
-        sums, gradients = self._accumulated_gradients((images, seeds, weights), self.bits_per_nat / num_images)
-        sums, *gradients = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, [sums, *gradients]
-        )
+        sums, gradients = self._accumulated_gradients(batch, self.bits_per_nat / num_images)
+        sums, *gradients = sum_over_replicas([sums, *gradients])
         gradient_norm = tf.norm(as_vector(gradients))
         finite = tf.math.is_finite(sums[0]) & tf.math.is_finite(gradient_norm)
-        self._apply_if(finite, gradients)
+        apply_if(self.optimizer, finite, gradients, self.trainable_variables)
         intact = tf.math.is_finite(tf.norm(as_vector([weight.value for weight in self.trainable_variables])))
         counts = tf.cast(finite, tf.float32)  # a skipped step leaves no trace in the means
         # A step after which weights are not finite must not look like progress.
         self._update_bound_metrics(tf.where(intact, sums, math.nan), counts * num_images)
-        self.gradient_norm.update_state(_finite_or_zero(gradient_norm), counts)
+        self.gradient_norm.update_state(tf.where(finite, gradient_norm, 0.0), counts)
         self.last_gradient_norm.reset_state()
         self.last_gradient_norm.update_state(gradient_norm)
         self.skipped_steps.update_state(1.0 - counts)
@@ -239,6 +225,14 @@ class BoundModel(BuiltModel):
             "gradient_norm": _mean_or_nan(self.gradient_norm),
             "skipped_steps": self.skipped_steps.result(),
         }
+
+    def _batch(self, data, stream, rows_before=0, parts=1):
+        """This replica's images, keys and weights, and the number of images of the global batch."""
+        images = images_of(data)
+        first_row, global_rows = place_in_global_batch(tf.shape(images)[0])
+        images, weights = pad_images(images, parts)
+        seeds = noise.row_seeds(self.seed, stream, first_row + rows_before, tf.shape(images)[0])
+        return (images, seeds, weights), global_rows
 
     def _accumulated_gradients(self, batch, scale):
         """The sums of the bound's terms over the images, and the gradients of the loss, part by part.
@@ -267,49 +261,24 @@ class BoundModel(BuiltModel):
         gradients = tape.gradient(loss, self.trainable_variables)
         return self._weighted_sums(elbo, weights), gradients
 
-    def _apply_if(self, finite, gradients):
-        """Applies gradients that are summed over the replicas already, or, on all replicas alike, skips the step."""
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            disable_gradient_reduction(self.optimizer)
-        if isinstance(self.optimizer, AllWeightsOptimizer):
-            self.optimizer.apply_if(finite, gradients, self.trainable_variables)
-            return
-
-        def apply():
-            self.optimizer.apply(gradients, self.trainable_variables)
-
-        def decide(strategy, finite):
-            # The choice is made outside the replicas: the optimizer cannot update variables inside a replica's branch.
-            finite = strategy.experimental_local_results(finite)[0]
-            tf.cond(finite, lambda: strategy.extended.call_for_each_replica(apply), lambda: None)
-
-        tf.distribute.get_replica_context().merge_call(decide, args=(finite,))
-
     # Evaluation
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        images, weights, seeds, global_rows = self._evaluation_batch(data)
-        sums = self._weighted_sums(self(images, seeds=seeds), weights)
-        context = tf.distribute.get_replica_context()
-        self._update_bound_metrics(
-            context.all_reduce(tf.distribute.ReduceOp.SUM, sums), tf.cast(global_rows, tf.float32)
-        )
+        (images, seeds, weights), global_rows = self._evaluation_batch(data)
+        sums = sum_over_replicas(self._weighted_sums(self(images, seeds=seeds), weights))
+        self._update_bound_metrics(sums, tf.cast(global_rows, tf.float32))
         return self._bound_results()
 
     def predict_step(self, data: Any) -> Elbo:
-        images, _, seeds, _ = self._evaluation_batch(data)
+        (images, seeds, _), _ = self._evaluation_batch(data)
         rows = tf.shape(images_of(data))[0]
         return tf.nest.map_structure(lambda values: values[:rows], self(images, seeds=seeds))
 
     def _evaluation_batch(self, data):
-        """This replica's images, their weights and keys, and the number of images of the global batch."""
-        images = images_of(data)
-        first_row, global_rows = _place_in_global_batch(tf.shape(images)[0])
-        images, weights = _padded(images)
-        first_row += tf.cast(self._images_seen, tf.int32)
-        seeds = noise.row_seeds(self.seed, noise.Stream.EVALUATION, first_row, tf.shape(images)[0])
+        """As `_batch`; the keys go on where those of the batch before ended."""
+        batch, global_rows = self._batch(data, noise.Stream.EVALUATION, tf.cast(self._images_seen, tf.int32))
         self._images_seen.assign_add(tf.cast(global_rows, tf.int64))
-        return images, weights, seeds, global_rows
+        return batch, global_rows
 
     # Metrics of the bound
 
@@ -334,7 +303,7 @@ class BoundModel(BuiltModel):
         results = {name: _mean_or_nan(metric) for name, metric in self.bound_metrics.items()}
         return {"loss": results["bits_per_dim"], **results}
 
-    # The compiled functions. With several machines Keras cannot reduce logs that are scalars: there we make them.
+    # The compiled functions
 
     def make_train_function(self, force: bool = False) -> None:
         self.check_adapted()
@@ -345,69 +314,18 @@ class BoundModel(BuiltModel):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         super().make_train_function(force)
-        if self._several_machines:
-            self.train_function = self._function_of_several_machines(self.train_step)
+        if workers.are_several(self.distribute_strategy):
+            self.train_function = workers.compile_step(self, self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
         self.check_adapted()
         super().make_test_function(force)
-        if self._several_machines:
-            self.test_function = self._function_of_several_machines(self.test_step)
+        if workers.are_several(self.distribute_strategy):
+            self.test_function = workers.compile_step(self, self.test_step)
 
     def make_predict_function(self, force: bool = False) -> None:
         self.check_adapted()
         super().make_predict_function(force)
-
-    @property
-    def _several_machines(self):
-        return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-    def _function_of_several_machines(self, step):
-        """Makes the function of an iterator that `fit` and `evaluate` call. It returns the logs of the first device."""
-        strategy = self.distribute_strategy
-
-        def run(batch):
-            logs = strategy.run(step, args=(batch,))
-            return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
-
-        if not self.run_eagerly:
-            run = tf.function(run, reduce_retracing=True, jit_compile=self.jit_compile)
-
-        def next_steps(iterator):
-            for _ in range(self.steps_per_execution):
-                logs = run(next(iterator))
-            return logs
-
-        return next_steps
-
-
-def _padded(images, parts=1):
-    """Adds black images of weight 0, until there is at least one image and `parts` divides their number.
-
-    In the last batch a replica may have no images, or a number that cannot be divided evenly.
-    """
-    rows = images.shape[0]
-    if rows and rows % parts == 0:
-        return images, tf.ones(rows)
-    rows = tf.shape(images)[0]
-    added = tf.where(rows == 0, parts, tf.math.floormod(-rows, parts))
-    weights = tf.pad(tf.ones(rows), [[0, added]])
-    return tf.pad(images, [[0, added], [0, 0], [0, 0], [0, 0]]), weights
-
-
-def _place_in_global_batch(rows):
-    """The index of this replica's first row in the global batch, and the number of rows of that batch."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return 0, rows
-    replica = context.replica_id_in_sync_group
-    mine = tf.one_hot(replica, context.num_replicas_in_sync, on_value=rows, off_value=0, dtype=tf.int32)
-    counts = context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
-    return tf.reduce_sum(counts[:replica]), tf.reduce_sum(counts)
-
-
-def _finite_or_zero(value):
-    return tf.where(tf.math.is_finite(value), value, 0.0)
 
 
 def _mean_or_nan(metric):

@@ -1,7 +1,8 @@
 """What `fit`, `evaluate` and `predict` take: checked before anything is traced, with errors of one line."""
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -75,6 +76,26 @@ def refuse(arguments: dict[str, Any], reason: str) -> None:
     given = [name for name, value in arguments.items() if value is not None]
     if given:
         raise ValueError(f"Leave out {' and '.join(given)}: {reason}.")
+
+
+def bind_arguments(method: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Names the arguments of a call of `fit`, `evaluate`, `train_on_batch` or `test_on_batch`.
+
+    Args:
+        method: Keras's method.
+        args: its arguments by place.
+        kwargs: its arguments by name.
+
+    Returns:
+        All of them by name; those that are left out are missing.
+
+    Raises:
+        ValueError: if there are weights of classes or samples.
+    """
+    given = inspect.signature(method).bind_partial(*args, **kwargs).arguments
+    given |= given.pop("kwargs", {})
+    refuse({name: given.get(name) for name in ("class_weight", "sample_weight")}, "all images count alike")
+    return given
 
 
 @contextlib.contextmanager
