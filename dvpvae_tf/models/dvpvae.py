@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.layers.pixels import to_unit_range
 from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.bottom_up import BottomUp
@@ -28,7 +27,7 @@ class DVPVAE(GenerativeModel):
     """The hierarchical VAE with a diffusion-based VampPrior, or, without a pseudoinput, the Ladder VAE (Table 5).
 
     Images go in as uint8, or float32 in [0, 1], `[N, D, D, C]`. Called as `model(images, seeds=None)` it gives the
-    `Elbo` of each image. `BoundModel` has training and evaluation, `GenerativeModel` sampling.
+    `Elbo` of each image. `BoundModel` has training and evaluation, `GenerativeModel` the other methods that users call.
 
     Example:
         >>> model = DVPVAE.from_preset("mnist5k")
@@ -155,38 +154,12 @@ class DVPVAE(GenerativeModel):
         bound_noise, *latent_noise = self._bound_noise(seeds)
         inference = self.walk(self.extract_features(encoder_input), latent_noise)
         log_likelihood = self.likelihood.distribution(inference.likelihood_params).log_prob(target)
-        kl_u = self._kl_u(inference.pseudoinput, bound_noise, training)
-        return Elbo(-log_likelihood, tf.stack(inference.kl, axis=1), kl_u + tf.zeros_like(log_likelihood))
-
-    def prepare(self, images: tf.Tensor) -> tf.Tensor:
-        """Checks images and converts them to float32 in [0, 1].
-
-        Args:
-            images: `[N, D, D, C]`: uint8, or float in [0, 1].
-
-        Returns:
-            float32 `[N, D, D, C]` in [0, 1].
-
-        Raises:
-            ValueError: if the images are of another shape or type, or, eagerly, leave [0, 1].
-            tf.errors.InvalidArgumentError: in a graph, if float images leave [0, 1].
-        """
-        return to_unit_range(images, self.image_shape)
-
-    def target(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
-        """Computes the target x of log p(x|z): the images, or for a Bernoulli likelihood a binary draw of each.
-
-        Args:
-            images: float32 `[N, D, D, C]` in [0, 1].
-            seeds: int32 `[N, 2]`, one key an image.
-
-        Returns:
-            float32 `[N, D, D, C]`.
-        """
-        if not self.likelihood.needs_uniform:
-            return self.likelihood.target(images)
-        uniform = noise.uniform(noise.fork(seeds, InferenceNoise.TARGET), math.prod(self.image_shape))
-        return self.likelihood.target(images, tf.reshape(uniform, tf.shape(images)))
+        kl_u = tf.zeros_like(log_likelihood)
+        if self.pseudoinput is not None and self.prior is not None:
+            # KL(r(u|x) || r(u)), or its bound: minus the entropy of the first, minus log r(u) (Eq. 15, 17).
+            negative_log_prior = tf.add_n(self.prior.negative_bound(inference.pseudoinput, bound_noise, training))
+            kl_u += negative_log_prior - self.pseudoinput.entropy()
+        return Elbo(-log_likelihood, tf.stack(inference.kl, axis=1), kl_u)
 
     def encoder_input_and_target(self, images: tf.Tensor, seeds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes what the encoder and the pseudoinput see, and the target of the likelihood.
@@ -258,33 +231,7 @@ class DVPVAE(GenerativeModel):
             top_log_prior = self.top_prior.log_prob(steps[0].latent, *features.top_components)
         return Inference(u, steps, parameters, top_log_prior)
 
-    def _kl_u(self, u, bound_noise, training):
-        """KL(r(u|x) || r(u)), or its bound: minus the entropy of the first, minus log r(u) (Eq. 15, 17)."""
-        if self.pseudoinput is None or self.prior is None:
-            return 0.0
-        return tf.add_n(self.prior.negative_bound(u, bound_noise, training)) - self.pseudoinput.entropy()
-
-    # What users call
-
-    def adapt(self, images: tf.data.Dataset | np.ndarray) -> None:
-        """Prepares the pseudoinputs in one pass: S of Algorithm 1, or the initial pseudoinputs of a VampPrior.
-
-        Args:
-            images: array, or `tf.data.Dataset` of batches, `[N, D, D, C]`: uint8, or float32 in [0, 1]. A data set may
-                yield tuples of images and labels, or dictionaries with "image", too.
-
-        Raises:
-            ValueError: if there are no images, fewer than a VampPrior has components, they are of another shape, or
-                the data set has no end.
-        """
-        for part in (self.pseudoinput, self.top_prior):
-            if part is not None:
-                part.adapt(images)
-
-    @property
-    def adapted(self) -> bool:
-        """Whether `adapt` has been called, if a part needs it."""
-        return all(part is None or part.adapted for part in (self.pseudoinput, self.top_prior))
+    # Inference and generation
 
     def infer(self, images: np.ndarray | tf.Tensor, sample: bool = True, seed: int = 0, first: int = 0) -> Inference:
         """Infers the pseudoinput and the latents of images.
@@ -346,9 +293,8 @@ class DVPVAE(GenerativeModel):
         condition, pseudoinputs = None, None
         if self.pseudoinput is not None and self.prior is not None:
             if pseudoinput is None:
-                drawn = noise.normal(
-                    noise.fork(seeds, GenerationNoise.PSEUDOINPUT), self.prior.sample_noise_size(steps)
-                )
+                size = self.prior.sample_noise_size(steps)
+                drawn = noise.normal(noise.fork(seeds, GenerationNoise.PSEUDOINPUT), size)
                 of_label = {} if label is None else {"label": label}  # which other priors do not take
                 pseudoinput = self.prior.sample(drawn, steps, prior_temperature, **of_label)
             pseudoinput = tf.broadcast_to(pseudoinput, [tf.shape(seeds)[0], *self.pseudoinput.shape])

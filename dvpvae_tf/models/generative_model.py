@@ -1,6 +1,7 @@
-"""The methods that users call on a trained model: sample, encode, decode, reconstruct, calibrate, save and load."""
+"""The methods that users call: adapt; sample, encode, decode, reconstruct and calibrate; save and load."""
 
 import functools
+import math
 import numbers
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.layers.pixels import gather_images
+from dvpvae_tf import noise
+from dvpvae_tf.layers.pixels import to_unit_range
 from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models import refit
@@ -18,7 +20,8 @@ from dvpvae_tf.models.latents import encode_batch, encode_in_batches
 from dvpvae_tf.models.likelihoods import Likelihood
 from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions
 from dvpvae_tf.models.sampling import decode_in_batches, sample_in_batches
-from dvpvae_tf.priors import DiffusionPrior, Prior
+from dvpvae_tf.noise import InferenceNoise
+from dvpvae_tf.priors import DiffusionPrior, Prior, VampPrior
 from dvpvae_tf.priors.calibration import Calibration
 from dvpvae_tf.priors.prior import NO_STEPS
 
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
 class GenerativeModel(BoundModel):
     """The base of a model that generates images.
 
-    A subclass has the attributes `likelihood`, `pseudoinput` and `prior` (the last two None where it has neither), and
-    the methods `infer` and `generate`.
+    A subclass has the attributes `likelihood`, `pseudoinput`, `prior` and `top_prior`, all but the first None where it
+    has none, and the methods `infer` and `generate`.
 
     Args:
         image_shape: `(D, D, C)`.
@@ -41,10 +44,65 @@ class GenerativeModel(BoundModel):
     likelihood: Likelihood
     pseudoinput: Pseudoinput | None
     prior: Prior | None
+    top_prior: VampPrior | None
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         self.graphs = GraphCache(self)
+
+    # Images in
+
+    def adapt(self, images: tf.data.Dataset | np.ndarray) -> None:
+        """Prepares the pseudoinputs in one pass: S of Algorithm 1, or the initial pseudoinputs of a VampPrior.
+
+        Args:
+            images: array, or `tf.data.Dataset` of batches, `[N, D, D, C]`: uint8, or float32 in [0, 1]. A data set may
+                yield tuples of images and labels, or dictionaries with "image", too.
+
+        Raises:
+            ValueError: if there are no images, fewer than a VampPrior has components, they are of another shape, or
+                the data set has no end.
+        """
+        for part in (self.pseudoinput, self.top_prior):
+            if part is not None:
+                part.adapt(images)
+
+    @property
+    def adapted(self) -> bool:
+        """Whether `adapt` has been called, if a part needs it."""
+        return all(part is None or part.adapted for part in (self.pseudoinput, self.top_prior))
+
+    def prepare(self, images: tf.Tensor) -> tf.Tensor:
+        """Checks images and converts them to float32 in [0, 1].
+
+        Args:
+            images: `[N, D, D, C]`: uint8, or float in [0, 1].
+
+        Returns:
+            float32 `[N, D, D, C]` in [0, 1].
+
+        Raises:
+            ValueError: if the images are of another shape or type, or, eagerly, leave [0, 1].
+            tf.errors.InvalidArgumentError: in a graph, if float images leave [0, 1].
+        """
+        return to_unit_range(images, self.image_shape)
+
+    def target(self, images: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
+        """Computes the target x of log p(x|z): the images, or for a Bernoulli likelihood a binary draw of each.
+
+        Args:
+            images: float32 `[N, D, D, C]` in [0, 1].
+            seeds: int32 `[N, 2]`, one key an image.
+
+        Returns:
+            float32 `[N, D, D, C]`.
+        """
+        if not self.likelihood.needs_uniform:
+            return self.likelihood.target(images)
+        uniform = noise.uniform(noise.fork(seeds, InferenceNoise.TARGET), math.prod(self.image_shape))
+        return self.likelihood.target(images, tf.reshape(uniform, tf.shape(images)))
+
+    # What is compiled
 
     @property
     def generate_function(self) -> tf.types.experimental.PolymorphicFunction:
@@ -56,6 +114,8 @@ class GenerativeModel(BoundModel):
         """The compiled `dvpvae_tf.models.latents.encode_batch` of this model."""
         encode = functools.partial(encode_batch, self)
         return self.graphs.get("encode", lambda: tf.function(encode, reduce_retracing=True))
+
+    # Saving and loading
 
     @classmethod
     def from_preset(cls, name: str | Path, load_weights: bool = False, **kwargs: Any) -> "GenerativeModel":
@@ -96,6 +156,8 @@ class GenerativeModel(BoundModel):
         from dvpvae_tf.models.model_folder import save_model_folder
 
         save_model_folder(self, folder, **metadata)
+
+    # Images and latents out
 
     def sample(  # type: ignore[misc]  # temperature may be given by its place, too
         self, num: int, temperature: float = 1.0, seed: int = 0, **options: Unpack[SamplingOptions]
@@ -235,6 +297,8 @@ class GenerativeModel(BoundModel):
         reconstructions = self.likelihood.images(self.infer(images, sample=False).likelihood_params)
         return reconstructions.numpy() if tf.executing_eagerly() else reconstructions
 
+    # The steps of a diffusion prior
+
     @property
     def has_steps(self) -> bool:
         """Whether the model has a prior that takes a number of diffusion steps."""
@@ -293,10 +357,5 @@ class GenerativeModel(BoundModel):
         self.check_adapted()
         if not isinstance(self.prior, DiffusionPrior):
             raise ValueError("Only a model with a diffusion prior can be calibrated.")
-        images = gather_images(images)
-        if validation is None:
-            images, validation = np.delete(images, np.s_[::10], axis=0), images[::10]
-        validation = gather_images(validation)
-        u = refit.draw_pseudoinputs(self, images, min(draws, 10 * len(images)), seed)
-        validation_u = refit.draw_pseudoinputs(self, validation, min(draws // 2, 10 * len(validation)), seed + 1)
+        u, validation_u = refit.draws_to_calibrate(self, images, validation, draws, seed)
         return self.prior.calibrate(u, validation_u, steps, seed, verbose)

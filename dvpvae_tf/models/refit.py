@@ -76,6 +76,38 @@ def draws_to_fit(
     )
 
 
+def draws_to_calibrate(
+    model: "DVPVAE",
+    images: np.ndarray | tf.data.Dataset,
+    validation: np.ndarray | tf.data.Dataset | None,
+    draws: int,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the pseudoinputs that a diffusion prior is calibrated on: of each image ten at most.
+
+    Args:
+        model: an adapted model with pseudoinputs.
+        images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1]; or a data set of batches.
+        validation: other images; None takes every tenth out of `images`.
+        draws: how many of training images, and half as many of validation images.
+        seed: of the noise.
+
+    Returns:
+        float32 arrays `[num, d, d, C]`, of training and of validation images.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    images = gather_images(images)
+    if validation is None:
+        images, validation = np.delete(images, np.s_[::10], axis=0), images[::10]
+    validation = gather_images(validation)
+    return (
+        draw_pseudoinputs(model, images, min(draws, 10 * len(images)), seed),
+        draw_pseudoinputs(model, validation, min(draws // 2, 10 * len(validation)), seed + 1),
+    )
+
+
 def with_prior(model: "DVPVAE", prior: Prior) -> "DVPVAE":
     """Gives a model with another prior over u and the same weights apart from it.
 
