@@ -20,8 +20,7 @@ from plots import axes_of_picture
 from dvpvae_tf import evaluation, load_model
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import exit_on_error
-from dvpvae_tf.experiments.tables import markdown_table
-from dvpvae_tf.files import read_csv
+from dvpvae_tf.files import markdown_table, read_csv
 
 # As cited in the paper or in their own reports, of other budgets: estimates of -log p(x) in nats.
 OTHERS = [

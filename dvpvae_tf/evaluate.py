@@ -17,7 +17,7 @@ from dvpvae_tf.command_line.options import (
     count_or_all,
 )
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.distribute.sharding import Shard
+from dvpvae_tf.distribute.sharding import Shard, fingerprint
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
 
@@ -122,7 +122,6 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     from dvpvae_tf.evaluation.bounds import estimate
     from dvpvae_tf.evaluation.layer_statistics import layer_sums
     from dvpvae_tf.evaluation.parts import Part
-    from dvpvae_tf.models.loading import fingerprint
     from dvpvae_tf.models.refit import with_ancestral_process
 
     model = model_with_process_of(arguments)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, tables of numbers, and locks on folders."""
+"""Files that are written whole or not at all, tables, and locks on folders."""
 
 import contextlib
 import csv
@@ -38,6 +38,19 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], replace_
             _remove(temporary)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all.
+
+    Args:
+        path: the file. It is replaced if it exists.
+        text: its content.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: str | Path, values: Any) -> None:
     """Writes values to a JSON file, whole or not at all.
 
@@ -48,8 +61,7 @@ def write_json(path: str | Path, values: Any) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    text = json.dumps(values, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -163,6 +175,19 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
     text = content.decode("utf-8", errors="replace").replace("\0", "")
     header, *rows = [line for line in csv.reader(text.splitlines()) if any(line)] or [[]]
     return [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Writes a table as lines of Markdown.
+
+    Args:
+        header: names of the columns.
+        rows: the cells of each row.
+
+    Returns:
+        The lines.
+    """
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
 
 
 @contextlib.contextmanager

@@ -215,3 +215,16 @@ def to_uniform(values: tf.Tensor) -> tf.Tensor:
         float32 tensor of the same shape in [0, 1].
     """
     return 0.5 * tf.math.erfc(-values / 2.0**0.5)
+
+
+def to_index(uniform: tf.Tensor, count: int) -> tf.Tensor:
+    """Turns uniform numbers into equally likely indices.
+
+    Args:
+        uniform: float32 tensor in [0, 1].
+        count: how many indices there are.
+
+    Returns:
+        int32 tensor of the same shape, from 0 to count - 1.
+    """
+    return tf.minimum(tf.cast(uniform * count, tf.int32), count - 1)

@@ -20,6 +20,7 @@ from dvpvae_tf.command_line.options import (
     temperature,
 )
 from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.distribute.sharding import fingerprint
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import write_atomically
 
@@ -123,8 +124,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _job(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, Any]:
     """The settings that all parts of one job share."""
-    from dvpvae_tf.models.loading import fingerprint
-
     of_model = ("model", "mixed_precision", "ancestral", "steps")
     names = (*of_model, "seed", "num", "temperature", "prior_temperature", "pixels", "label", "batch_size")
     settings = {name: getattr(arguments, name) for name in names}
@@ -195,10 +194,11 @@ def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[
     if num > first:
         rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")
-    if model.prior is not None and model.prior.has_steps:
-        steps = model.prior.check_steps(arguments.steps)
+    if model.has_steps:
+        assert model.prior is not None  # else there are no steps
+        steps = model.check_steps(arguments.steps)
         evaluations = model.prior.predictions(steps)
-        print(f"T = {steps} diffusion steps, {model.prior.process_name}: {evaluations} UNet evaluations an image")
+        print(f"T = {steps} diffusion steps, {model.process_name}: {evaluations} UNet evaluations an image")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
             )
     if arguments.ancestral:
         return with_ancestral_process(model)
-    if model.prior is not None and model.prior.process_name == "ancestral":
+    if model.process_name == "ancestral":
         print(
             "The diffusion prior is not calibrated: python -m dvpvae_tf.fit_prior --prior calibrated gives it better "
             "steps, and fewer"

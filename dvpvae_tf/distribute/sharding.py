@@ -1,12 +1,17 @@
 """One job split into shards for several processes or machines: the rows of each shard, and its files."""
 
 import dataclasses
+import functools
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dvpvae_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +88,18 @@ def check_same_job(settings: Sequence[dict[str, Any]]) -> None:
     different = sorted(name for name in names if any(other.get(name) != first.get(name) for other in others))
     if different:
         raise UserError(f"the parts are not of one job: {', '.join(different)} differ")
+
+
+def fingerprint(arrays: Iterable["np.ndarray"]) -> int:
+    """Computes a checksum, which tells whether the parts of a job have the same weights or images.
+
+    Args:
+        arrays: of any shapes and types, contiguous.
+
+    Returns:
+        From 0 to 2^32 - 1.
+    """
+    return functools.reduce(lambda number, array: zlib.crc32(array.data, number), arrays, 0)
 
 
 def parts_of(output: Path) -> list[Path]:

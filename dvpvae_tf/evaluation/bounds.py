@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dvpvae_tf.distribute.devices import map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
-from dvpvae_tf.evaluation.evaluator import Evaluator, checked_images
+from dvpvae_tf.evaluation.evaluator import Evaluator, check_at_least_one, checked_images
 from dvpvae_tf.evaluation.results import Evaluation, mean_and_error
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.refit import with_ancestral_process
@@ -151,7 +151,7 @@ def estimate(
         ValueError: as `iwae` does.
     """
     start = time.perf_counter()
-    _check_at_least_one(samples=samples, batch_size=batch_size)
+    check_at_least_one(samples=samples, batch_size=batch_size)
     check_seed(seed)
     samples, steps, seed = int(samples), model.check_steps(steps), int(seed)
     images = checked_images(model, images)
@@ -178,12 +178,12 @@ def estimate(
     batches = map_round_robin([batch_estimator(each) for each in evaluators], range(0, len(images), size))
     values = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *batches)
     return Evaluation(
-        estimator=_describe(estimator, samples, steps, _process_of(model)),
+        estimator=_describe(estimator, samples, steps, model.process_name),
         is_bound=estimator != "published",
         **{"continuous_time_negative_elbo": None} | values,
         samples=samples,
         steps=steps,
-        process=_process_of(model),
+        process=model.process_name,
         seed=seed,
         seconds=progress.seconds,
         image_samples_per_second=progress.rate,
@@ -209,7 +209,7 @@ def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verb
     Raises:
         ValueError: as `iwae` does.
     """
-    _check_at_least_one(batch_size=batch_size)
+    check_at_least_one(batch_size=batch_size)
     images = checked_images(model, images)
     evaluator, bar = Evaluator(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
     terms = []
@@ -222,20 +222,9 @@ def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verb
         "bits_per_dim": mean_and_error(values["negative_elbo"], model.bits_per_nat),
         **{name: mean_and_error(values[name]) for name in ("reconstruction", "kl_z", "kl_u")},
         "images": len(images),
-        "process": _process_of(model),
+        "process": model.process_name,
         "steps": model.check_steps(None),
     }
-
-
-def _check_at_least_one(**numbers):
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}.")
-
-
-def _process_of(model):
-    """The name of the process of the model's diffusion prior; None without one."""
-    return None if model.prior is None else model.prior.process_name
 
 
 def _describe(estimator, samples, steps, process):

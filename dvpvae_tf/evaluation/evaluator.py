@@ -47,6 +47,20 @@ def checked_images(model: DVPVAE, images: np.ndarray) -> np.ndarray:
     return images
 
 
+def check_at_least_one(**numbers: int) -> None:
+    """Checks numbers of draws, images or the like.
+
+    Args:
+        **numbers: by their names, for the message.
+
+    Raises:
+        ValueError: if one is below 1.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")
+
+
 class Evaluator:
     """The compiled functions that evaluate one model, on the device of that model. The model keeps them for others.
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.evaluation.evaluator import Evaluator, checked_images
+from dvpvae_tf.evaluation.evaluator import Evaluator, check_at_least_one, checked_images
 from dvpvae_tf.evaluation.results import MeanAndError, mean_and_error, plus_minus
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.noise import check_seed
@@ -57,8 +57,7 @@ def score(
         ValueError: if a number is out of its range, the images are of another shape, type or range, or `adapt` has not
             been called.
     """
-    if samples < 1 or batch_size < 1:
-        raise ValueError(f"samples and batch_size must be at least 1, got {samples} and {batch_size}.")
+    check_at_least_one(samples=samples, batch_size=batch_size)
     check_seed(seed)
     images, steps = checked_images(model, images), model.check_steps(steps)
     evaluator, bar = Evaluator(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")

@@ -15,6 +15,7 @@ from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluation.results import mean_and_error, plus_minus
 from dvpvae_tf.experiments import costs, descriptions, figures, runs, tables
 from dvpvae_tf.experiments.descriptions import CostScale, Figure, Row, Scale
+from dvpvae_tf.files import markdown_table
 
 Results = list[list[dict[str, Any]]]  # for each row the scores of each seed
 Data = dict[str, runs.Splits]  # by the name of the data set
@@ -163,7 +164,7 @@ def _paired_differences(arguments: argparse.Namespace, rows: list[Row]) -> list[
         "",
         "Differences on the same test images, in nats, with standard errors over the images; less is better:",
         "",
-        *tables.markdown_table(["data", "system", "minus", "seed", *names], cells),
+        *markdown_table(["data", "system", "minus", "seed", *names], cells),
     ]
 
 

@@ -1,14 +1,12 @@
 """The tables of the experiments: what a row shows, and the files that are written."""
 
-import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dvpvae_tf.experiments.descriptions import Row
-from dvpvae_tf.files import write_atomically, write_csv
+from dvpvae_tf.files import markdown_table, write_csv, write_json, write_text
 
 COLUMNS = {
     "data": "data",
@@ -73,19 +71,6 @@ def _mean_and_deviation(key: str, values: list[float]) -> str:
     return f"{mean} ({pattern.format(np.std(values, ddof=1))})"
 
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Writes a table as lines of Markdown.
-
-    Args:
-        header: names of the columns.
-        rows: the cells of each row.
-
-    Returns:
-        The lines.
-    """
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
-
-
 def write_table(path: Path, title: str, rows: list[dict[str, str]], notes: list[str]) -> None:
     """Writes a table as Markdown, CSV and JSON.
 
@@ -100,11 +85,6 @@ def write_table(path: Path, title: str, rows: list[dict[str, str]], notes: list[
     """
     shown = {key: name for key, name in COLUMNS.items() if any(row[key] for row in rows)}
     lines = markdown_table(list(shown.values()), [[row[key] for key in shown] for row in rows])
-    markdown = [f"# {title}", "", *lines, "", *notes]
-    texts = {
-        ".md": "\n".join(markdown) + "\n",
-        ".json": json.dumps({"title": title, "rows": rows, "notes": notes}, indent=2),
-    }
-    for suffix, text in texts.items():
-        write_atomically(path.with_suffix(suffix), partial(Path.write_text, data=text, encoding="utf-8"))
+    write_text(path.with_suffix(".md"), "\n".join([f"# {title}", "", *lines, "", *notes]) + "\n")
+    write_json(path.with_suffix(".json"), {"title": title, "rows": rows, "notes": notes})
     write_csv(path.with_suffix(".csv"), [{name: row[key] for key, name in shown.items()} for row in rows])

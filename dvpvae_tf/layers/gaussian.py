@@ -8,13 +8,13 @@ import tensorflow as tf
 LOG_2_PI = math.log(2.0 * math.pi)
 
 
-def log_density(value: tf.Tensor, mean: tf.Tensor, log_var: tf.Tensor) -> tf.Tensor:
+def log_density(value: tf.Tensor, mean: tf.Tensor | float, log_var: tf.Tensor | float) -> tf.Tensor:
     """Computes the log density of N(mean, exp(log_var)) at each element.
 
     Args:
         value: float32.
-        mean: float32; it broadcasts against `value`, as `log_var` does.
-        log_var: float32.
+        mean: float32, or a number; it broadcasts against `value`, as `log_var` does.
+        log_var: float32, or a number.
 
     Returns:
         float32, like `value`, nats.

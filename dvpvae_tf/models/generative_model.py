@@ -304,6 +304,11 @@ class GenerativeModel(BoundModel):
         """Whether the model has a prior that takes a number of diffusion steps."""
         return self.prior is not None and self.prior.has_steps
 
+    @property
+    def process_name(self) -> str | None:
+        """How the diffusion prior takes its steps, "ancestral" or "calibrated"; None without one."""
+        return None if self.prior is None else self.prior.process_name
+
     def check_steps(self, steps: int | None) -> int | None:
         """Checks a number of diffusion steps.
 

@@ -1,8 +1,5 @@
 """Trained models from files."""
 
-import functools
-import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ import numpy as np
 
 from dvpvae_tf.errors import UserError, first_line
 from dvpvae_tf.models.dvpvae import DVPVAE
-from dvpvae_tf.models.model_folder import config_with, is_trained_model, load_model_folder, trained_models
+from dvpvae_tf.models.model_folder import changed_config, is_trained_model, load_model_folder, trained_models
 
 
 def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
@@ -52,13 +49,8 @@ def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
     return model if dtype is None else _with_dtype(model, dtype)
 
 
-def fingerprint(arrays: Iterable[np.ndarray]) -> int:
-    """Returns a checksum of arrays, by which the weights of two models or the images of two data sets differ."""
-    return functools.reduce(lambda number, array: zlib.crc32(array.data, number), arrays, 0)
-
-
 def _with_dtype(model: DVPVAE, dtype: str) -> DVPVAE:
     """Makes a copy of the model that computes in another dtype."""
-    other = DVPVAE.from_config(config_with(model.get_config(), {"dtype": dtype}))
+    other = DVPVAE.from_config(changed_config(model.get_config(), {"dtype": dtype}))
     other.set_weights(model.get_weights())
     return other

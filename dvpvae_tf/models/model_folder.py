@@ -121,7 +121,7 @@ def load_model_folder(name_or_folder: str | Path, load_weights: bool = True, **s
     folder = find_model_folder(name_or_folder)
     serialized = _read_json(folder / CONFIG_FILE)
     try:
-        serialized["config"] = config_with(serialized["config"], settings)
+        serialized["config"] = changed_config(serialized["config"], settings)
         model = keras.saving.deserialize_keras_object(serialized)
     except Exception as error:  # Keras raises many types for a config that it does not understand
         raise UserError(f"{folder / CONFIG_FILE} describes no model of this library ({first_line(error)})") from error
@@ -132,7 +132,7 @@ def load_model_folder(name_or_folder: str | Path, load_weights: bool = True, **s
     return model
 
 
-def config_with(config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def changed_config(config: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Changes settings of a model's config; the prior computes in the model's dtype.
 
     Args:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dvpvae_tf.layers.gaussian import log_density
 from dvpvae_tf.layers.shape import Shape
-from dvpvae_tf.noise import to_uniform
+from dvpvae_tf.noise import to_index, to_uniform
 from dvpvae_tf.priors.exact import ExactPrior
 
 
@@ -51,8 +51,7 @@ class MixturePrior(ExactPrior):
         Returns:
             float32 `[N, d, d, C]`.
         """
-        component = tf.cast(to_uniform(noise[:, 0]) * self.components, tf.int32)
-        component = tf.minimum(component, self.components - 1)
+        component = to_index(to_uniform(noise[:, 0]), self.components)
         mean = tf.reshape(tf.gather(self.means, component), [-1, *self.shape])
         log_var = tf.reshape(tf.gather(self.log_vars, component), [-1, *self.shape])
         return mean + temperature * tf.exp(0.5 * log_var) * tf.reshape(noise[:, 1:], [-1, *self.shape])

@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from dvpvae_tf.layers.gaussian import LOG_2_PI
+from dvpvae_tf.layers.gaussian import log_density
 from dvpvae_tf.priors.exact import ExactPrior
 
 
@@ -14,7 +14,7 @@ class StandardPrior(ExactPrior):
     """The standard normal distribution over pseudoinputs. Takes the arguments of `ExactPrior`."""
 
     def log_prob(self, u: tf.Tensor) -> tf.Tensor:
-        return -0.5 * tf.reduce_sum(tf.square(u) + LOG_2_PI, axis=[1, 2, 3])
+        return tf.reduce_sum(log_density(u, 0.0, 0.0), axis=[1, 2, 3])
 
     def sample_noise_size(self, steps: int | None = None) -> int:
         return math.prod(self.shape)

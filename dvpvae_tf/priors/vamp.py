@@ -11,6 +11,7 @@ from dvpvae_tf.layers.gaussian import LOG_2_PI
 from dvpvae_tf.layers.pixels import gather_images, to_unit_range
 from dvpvae_tf.layers.pseudoinputs import ClipWeights
 from dvpvae_tf.layers.shape import Shape
+from dvpvae_tf.noise import to_index
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -99,8 +100,7 @@ class VampPrior(keras.layers.Layer):
         Returns:
             float32 tensor `[N, D, D, C]` in [0, 1]: their pseudoinputs.
         """
-        index = tf.minimum(tf.cast(uniform * self.components, tf.int32), self.components - 1)
-        return tf.gather(self.pseudoinputs.value, index)
+        return tf.gather(self.pseudoinputs.value, to_index(uniform, self.components))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "components": self.components, "from_data": self.from_data}

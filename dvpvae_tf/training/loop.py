@@ -5,7 +5,6 @@ import functools
 import itertools
 import math
 import os
-import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from dvpvae_tf.config import TrainConfig, ema_momentum_for
 from dvpvae_tf.config.train_arguments import limit_batch_size
 from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, training_batches
 from dvpvae_tf.distribute import workers
+from dvpvae_tf.distribute.sharding import fingerprint
 from dvpvae_tf.distribute.strategies import make_strategy
 from dvpvae_tf.errors import DISK_IS_FULL, UserError
 from dvpvae_tf.files import write_atomically, write_json
@@ -203,7 +203,7 @@ def _fit(model, folder, images, chief, verbose):
     if chief and done == 0:
         initialize(model, config, training)
     if config.strategy == "multiworker":
-        done, progress = _begin_as_chief(strategy, model, done, progress, _fingerprint(config, images))
+        done, progress = _begin_as_chief(strategy, model, done, progress, _checksum(config, images))
     steps = StopWhenNotFinite(folder)
     follower = FollowProgress(progress, steps, config.early_stopping_epochs)
     if done >= config.epochs or follower.is_exhausted(done):
@@ -222,27 +222,25 @@ def _fit(model, folder, images, chief, verbose):
     )
 
 
-def _begin_as_chief(strategy, model, done, progress, fingerprint):
+def _begin_as_chief(strategy, model, done, progress, checksum):
     """Gives all workers the chief's state of the model and its progress, if they have the same to do."""
     variables = [*model.weights, *model.optimizer.variables]
-    numbers = tf.constant([done, progress.best_epoch, fingerprint], tf.int64)
+    numbers = tf.constant([done, progress.best_epoch, checksum], tf.int64)
     numbers, best, *values = workers.broadcast_from_chief(
         strategy, [numbers, tf.constant(progress.best, tf.float64), *variables]
     )
     done, best_epoch, expected = numbers.numpy()
-    if fingerprint != expected:
+    if checksum != expected:
         raise UserError("The settings or the images of this worker are not the chief's: give all workers the same.")
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
     return int(done), Progress(float(best), int(best_epoch))
 
 
-def _fingerprint(config, images):
+def _checksum(config, images):
     """A checksum of settings and images. Workers with the same task have the same one."""
-    number = zlib.crc32(repr(config.model_dump(exclude=FREE_TO_MOVE)).encode())
-    for split in images:
-        number = zlib.crc32(split, number)
-    return number
+    settings = repr(config.model_dump(exclude=FREE_TO_MOVE)).encode()
+    return fingerprint([np.frombuffer(settings, np.uint8), *images])
 
 
 def _callbacks(folder, model, images, steps, follower, chief):

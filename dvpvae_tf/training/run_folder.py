@@ -14,7 +14,7 @@ import numpy as np
 
 from dvpvae_tf.config import TrainConfig, load_config, write_config
 from dvpvae_tf.errors import UserError, first_line
-from dvpvae_tf.files import lock_folder, read_csv, write_atomically, write_csv
+from dvpvae_tf.files import lock_folder, read_csv, write_atomically, write_csv, write_json
 
 MONITORED = "val_negative_elbo"
 SPLITS = ("training", "validation", "test")
@@ -137,8 +137,7 @@ class RunFolder:
         Raises:
             UserError: if it cannot be written.
         """
-        state = self.checkpoints / f"{epochs}.json"
-        write_atomically(state, lambda path: path.write_text(json.dumps(progress._asdict())))
+        write_json(self.checkpoints / f"{epochs}.json", progress._asdict())
         write_atomically(self.checkpoints / f"{epochs}.keras", model.save)
         for old in self.saved_epochs()[2:]:
             self._checkpoints()[old].unlink()
@@ -242,8 +241,7 @@ def count_trained_on(path: str | Path, split: str, images: np.ndarray) -> int:
     Returns:
         Their number; 0 where the run has no record of its images.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    earlier = _read_hashes(folder / "images.npz")
+    earlier = _read_hashes(_folder_of(path) / "images.npz")
     if not earlier:
         return 0
     now = hash_images(images)
@@ -271,6 +269,10 @@ def run_config(path: str | Path) -> TrainConfig | None:
     Raises:
         UserError: if it cannot be read.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    file = folder / "config.yaml"
+    file = _folder_of(path) / "config.yaml"
     return load_config(file) if file.is_file() else None
+
+
+def _folder_of(path: str | Path) -> Path:
+    """The folder that is given, or that holds the file that is given."""
+    return Path(path) if Path(path).is_dir() else Path(path).parent

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from dvpvae_tf.config import TrainConfig, settings_as_yaml
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.files import write_atomically, write_csv
+from dvpvae_tf.files import markdown_table, write_atomically, write_csv, write_text
 from dvpvae_tf.tuning.space import Choices, Range
 
 OBJECTIVE = keras_tuner.Objective("val_bits_per_dim", "min")
@@ -35,14 +35,14 @@ def write_results(tuner: keras_tuner.Tuner) -> Path:
     trials = sorted(tuner.oracle.trials.values(), key=lambda trial: (_objective(trial), trial.trial_id))
     rows = [_row(trial, names) for trial in trials]
     write_csv(folder / "results.csv", rows)
-    write_atomically(folder / "results.md", lambda path: path.write_text(_as_markdown(rows, config), encoding="utf-8"))
+    write_text(folder / "results.md", _as_markdown(rows, config))
     if not trials or trials[0].status != "COMPLETED":
         raise UserError(f"no trial was completed: {folder / 'results.md'} says why")
     write_atomically(folder / "parallel_coordinates.png", lambda path: _draw(path, tuner.hypermodel.choices, rows))
     best = tuner.hypermodel.config_of(trials[0].hyperparameters)
     text = f"# Trial {trials[0].trial_id}: {trials[0].score:.4f} bits per dimension on the validation set.\n"
     text += settings_as_yaml(best.model_copy(update={"name": f"{best.name}_tuned"}))
-    write_atomically(folder / "best.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / "best.yaml", text)
     return folder / "best.yaml"
 
 
@@ -79,13 +79,12 @@ def _row(trial: Trial, names: list[str]) -> Row:
 def _as_markdown(rows: list[Row], config: TrainConfig) -> str:
     if not rows:
         return "No trials.\n"
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
     notes = [
         f"- {OBJECTIVE.name}: the bound of the averaged weights on the validation set, in the best epoch.",
         f"- The other settings: those of {config.name}, {config.epochs} epochs in all, seed {config.seed}.",
     ]
-    return "\n".join(["# Trials, best first", "", table, "", *notes, ""])
+    return "\n".join(["# Trials, best first", "", *table, "", *notes, ""])
 
 
 def _cell(value: Any) -> str:

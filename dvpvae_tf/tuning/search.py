@@ -32,7 +32,7 @@ from dvpvae_tf import training
 from dvpvae_tf.config import ModelConfig, TrainConfig
 from dvpvae_tf.distribute.strategies import make_strategy
 from dvpvae_tf.errors import UserError, did_you_mean
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import write_text
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.training.callbacks import MOST_SKIPPED_STEPS, StopWhenNotFinite, learning_rate_schedule
@@ -306,5 +306,4 @@ def _claim(folder: Path, hypermodel: HyperDVPVAE, tuner: str, worker: bool) -> N
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}: give another --output") from error
-        text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None)
-        write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(file, yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))
