@@ -192,7 +192,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
 
 @contextlib.contextmanager
 def lock_folder(folder: str | Path) -> Iterator[None]:
-    """Lets no other process hold the same folder; the lock ends with the process, however that ends.
+    """Locks a folder against other processes. The lock ends with the process, however that ends.
 
     Args:
         folder: an existing folder; the lock is on the file `.lock` in it.

@@ -139,7 +139,7 @@ def as_vector(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def as_tensors(vector: tf.Tensor, like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Takes a vector apart that `as_vector` has joined.
+    """Splits a vector that `as_vector` has made.
 
     Args:
         vector: `[M]`.

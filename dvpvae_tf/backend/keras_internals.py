@@ -55,7 +55,7 @@ def is_rematerialized(layer: keras.layers.Layer) -> bool:
 
 @contextlib.contextmanager
 def adding_weights(layer: keras.layers.Layer) -> Iterator[None]:
-    """Lets a layer that is built get more weights, which Keras refuses and has no public way to allow.
+    """Allows new weights in a layer that is built; Keras refuses them and has no public way to allow them.
 
     Args:
         layer: a layer that is built.
@@ -113,10 +113,9 @@ class AllWeightsOptimizer(keras.optimizers.Optimizer):
     condition: tf.Tensor | bool = True  # whether `update_all` changes anything
 
     def apply_if(self, condition: tf.Tensor, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> None:
-        """Makes a step where a condition holds, and nothing where it does not.
+        """Makes a step where a condition holds, else none.
 
-        A branch would do the same. But each of hundreds of weights goes into a branch by itself, which takes long to
-        trace.
+        A branch of the graph would do the same, but takes long to trace: each of hundreds of weights goes into it.
 
         Args:
             condition: bool scalar.

@@ -135,7 +135,7 @@ def dataset_of(
     to_fit: bool = False,
     data: LoadedDataset | None = None,
 ) -> LoadedDataset:
-    """Reads the data set that the arguments name, as `images_of` reads one split.
+    """Reads the data set that the arguments name, and checks that it fits the model.
 
     Args:
         arguments: parsed options of `add_model_arguments` and `add_dataset_arguments` in `options`.

@@ -36,7 +36,14 @@ def copies_on_other_devices(model: keras.Model) -> list[keras.Model]:
 
 
 def device_of(model: keras.Model) -> AbstractContextManager:
-    """Returns the device scope of a model: operations in it run on the model's device."""
+    """Makes the device scope of a model: operations in it run on the model's device.
+
+    Args:
+        model: built.
+
+    Returns:
+        A context manager.
+    """
     # Ask a float weight: TensorFlow keeps some integer variables on the CPU of a machine with a GPU.
     weight = next(weight for weight in model.variables if tf.as_dtype(weight.dtype).is_floating)
     return tf.device(weight.value.device)

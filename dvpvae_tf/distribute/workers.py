@@ -33,7 +33,7 @@ def cluster_size() -> int:
         The number of machines.
 
     Raises:
-        UserError: if the environment variable is missing or is not as said above.
+        UserError: if the environment variable is missing, cannot be read, or does not list this machine.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
@@ -107,7 +107,7 @@ def are_several(strategy: tf.distribute.Strategy) -> bool:
 
 
 def compile_step(model: keras.Model, step: Callable[[Any], dict[str, tf.Tensor]]) -> Callable:
-    """Makes what `fit` or `evaluate` calls on several machines, where Keras cannot reduce logs that are scalars.
+    """Compiles a step for `fit` or `evaluate` on several machines, where Keras cannot reduce logs that are scalars.
 
     Args:
         model: compiled, its strategy one for several machines.

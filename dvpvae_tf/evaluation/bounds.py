@@ -67,20 +67,11 @@ def elbo(
 ) -> Evaluation:
     """Bounds -log p(x) by the negative ELBO (Eq. 15), with the prior term of T steps (Eq. 31).
 
-    Args:
-        model: an adapted `DVPVAE`.
-        images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
-        samples: the draws of each image, of which the mean is taken.
-        steps: T, the diffusion steps of the prior; None takes the prior's own.
-        seed: random seed, below 2^31. Results depend on it and on the index of an image, not on the batch size.
-        batch_size: images times draws that go through the model at a time. The memory grows with it, and with T.
-        verbose: 1 for a progress bar with the estimate so far, 0 for no output.
+    It takes the arguments of `iwae` and raises the same errors. `samples` is how many draws of each image the mean is
+    taken over: more draws make the estimate more precise, and leave its expectation as it is.
 
     Returns:
         `Evaluation`, whose estimates are its `negative_elbo`.
-
-    Raises:
-        ValueError: as `iwae` does.
     """
     return estimate("elbo", model, images, samples, steps, seed, batch_size, verbose)
 
@@ -96,23 +87,12 @@ def published(
 ) -> Evaluation:
     """Estimates -log p(x) as the released test code does. This is not a bound: compare it with Table 1 alone.
 
-    In place of the log-ratio of each layer it has the KL in closed form, inside the exponential, and an estimate of
-    log r(u) that is too high. The process is the ancestral one, whether the model is calibrated or not.
-
-    Args:
-        model: an adapted `DVPVAE`.
-        images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
-        samples: K, the draws of each image.
-        steps: T, the diffusion steps of the prior; None takes the prior's own.
-        seed: random seed, below 2^31. Results depend on it and on the index of an image, not on the batch size.
-        batch_size: images times draws that go through the model at a time. The memory grows with it, and with T.
-        verbose: 1 for a progress bar with the estimate so far, 0 for no output.
+    It takes the arguments of `iwae` and raises the same errors. Inside the exponential it has the KL of each layer in
+    closed form in place of the log-ratio, and an estimate of log r(u) that is too high. The process is the ancestral
+    one, whether the model is calibrated or not.
 
     Returns:
         `Evaluation`, whose `is_bound` is False.
-
-    Raises:
-        ValueError: as `iwae` does.
     """
     return estimate("published", with_ancestral_process(model), images, samples, steps, seed, batch_size, verbose)
 
@@ -129,7 +109,9 @@ def estimate(
     first: int = 0,
     copies: Sequence[DVPVAE] = (),
 ) -> Evaluation:
-    """Runs one of the estimators `iwae`, `elbo` and `published`, on a part of a data set or on several devices too.
+    """Runs one of the estimators, also on a part of a data set or on several devices.
+
+    "published" is that of the released code only where the model takes the ancestral process.
 
     Args:
         estimator: one of `ESTIMATORS`.

@@ -62,9 +62,10 @@ def check_at_least_one(**numbers: int) -> None:
 
 
 class Evaluator:
-    """The compiled functions that evaluate one model, on the device of that model. The model keeps them for others.
+    """The compiled functions that evaluate one model, on the device of that model.
 
-    Noise is a function of the seed, the index of an image and the number of a draw: no result depends on the batch.
+    The model keeps them (`model.graphs`): another evaluator of the same model traces nothing again. Noise is a function
+    of the seed, the index of an image and the number of a draw: no result depends on the batch.
 
     Args:
         model: `DVPVAE`.
@@ -178,7 +179,7 @@ class Evaluator:
         return ("draw_sums", steps, published) in self._model.graphs
 
     def trace(self, steps: int | None, published: bool = False) -> None:
-        """Traces `image_data` and `draw_sums`, if they are not traced yet; calling them does so, too.
+        """Traces `image_data` and `draw_sums` for these settings; their first call would do so, too.
 
         Args:
             steps: see `draw_sums`.

@@ -115,7 +115,7 @@ class BoundModel(BuiltModel):
         super().compile(optimizer, **kwargs)
 
     def compile_from_config(self, config: dict) -> None:
-        """Compiles the model as it was when it was saved; Keras does so for a model with its own `compile` only here.
+        """Compiles a loaded model as it was when it was saved. Keras calls this, as `compile` is our own.
 
         Args:
             config: what `get_compile_config` returns.
@@ -126,7 +126,8 @@ class BoundModel(BuiltModel):
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the model. Takes and returns what `keras.Model.fit` does.
 
-        Data sets may yield images, tuples of images and labels, or dictionaries with "image"; labels are not used.
+        Images are an array or a data set of batches, `[N, D, D, C]`: uint8, or float32 in [0, 1]. A data set may yield
+        tuples of images and labels, or dictionaries with "image", too; labels are not used.
 
         Raises:
             ValueError: if the images are of another shape, type or range, there are weights of samples or classes, or
@@ -142,7 +143,7 @@ class BoundModel(BuiltModel):
             return super().fit(**given)
 
     def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> list[float] | dict[str, float]:
-        """Evaluates the bound. Takes and returns what `keras.Model.evaluate` does; for data sets see `fit`.
+        """Evaluates the bound. Takes and returns what `keras.Model.evaluate` does; images are as in `fit`.
 
         Raises:
             ValueError: as `fit` does.

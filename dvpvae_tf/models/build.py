@@ -11,10 +11,11 @@ PSEUDOINPUTS = {"dct": DCTPseudoinput, "downsample": DownsamplePseudoinput, "lea
 
 
 def build_model(config: ModelConfig, **kwargs) -> DVPVAE:
-    """Makes the model that a config describes, as it is trained: its prior is `config.prior_in_training`.
+    """Makes the model that a config describes, as it is trained.
 
-    For the prior "full_mixture" that is a diffusion prior. `dvpvae_tf.models.refit.with_full_mixture` replaces it in a
-    trained model, as the command `train` does when training ends.
+    For the prior "full_mixture" it has a diffusion prior (`config.prior_in_training`): no gradient trains a full
+    mixture. When training ends, the command `train` puts the mixture in its place, by
+    `dvpvae_tf.models.refit.with_full_mixture`.
 
     Args:
         config: the settings of the model.
@@ -30,7 +31,7 @@ def build_model(config: ModelConfig, **kwargs) -> DVPVAE:
         layers_per_scale=config.layers_per_scale,
         likelihood=_likelihood(config),
         pseudoinput=pseudoinput,
-        prior=None if pseudoinput is None else _prior(config, pseudoinput, kwargs.get("dtype")),
+        prior=None if pseudoinput is None else _prior_in_training(config, pseudoinput, kwargs.get("dtype")),
         top_prior=VampPrior(config.vamp_components, config.vamp_from_data, name="top_prior")
         if config.vamp_components
         else None,
@@ -64,8 +65,8 @@ def _pseudoinput(config):
     )
 
 
-def _prior(config, pseudoinput, dtype):
-    kind = config.prior_in_training
+def _prior_in_training(config, pseudoinput, dtype):
+    kind = config.prior_in_training  # "diffusion" in place of "full_mixture"
     if kind == "mixture":
         return MixturePrior(config.prior_components, name="prior")
     if kind == "standard":

@@ -121,6 +121,8 @@ class GenerativeModel(BoundModel):
     def from_preset(cls, name: str | Path, load_weights: bool = False, **kwargs: Any) -> "GenerativeModel":
         """Makes the model of a preset with starting weights, or a trained model.
 
+        A preset is a file of settings. Trained weights are in model folders, some of which come with the library.
+
         Args:
             name: a preset, which is the name of a YAML file of settings in `configs/`, such as "mnist", or the path of
                 another YAML file; or a model folder, which `save_to_preset` has written.
@@ -203,7 +205,7 @@ class GenerativeModel(BoundModel):
     ) -> Latents:
         """Encodes images: gives their pseudoinputs and latents, in batches and compiled.
 
-        The images go to the encoder as they are.
+        The images go to the encoder as they are, never binarized. `infer` gives the Gaussians of u and z too.
 
         Args:
             images: array `[N, D, D, C]`: uint8, or float32 in [0, 1]; or a `tf.data.Dataset` of batches, images alone,
@@ -261,16 +263,19 @@ class GenerativeModel(BoundModel):
         steps: int | None = None,
         seed: int = 0,
     ) -> "Inpainted":
-        """Draws missing pixels given the others, by the model's own posterior: see `dvpvae_tf.models.inpainting`.
+        """Draws missing pixels given the others, by the model's own posterior.
+
+        `dvpvae_tf.models.inpainting.inpaint` says how.
 
         Args:
             images: `[N, D, D, C]`: uint8, or float32 in [0, 1]. Missing pixels may have any value in that range.
             missing: bool, `[N, D, D]` or `[D, D]` for all images: True where a pixel is to be drawn.
-            rounds: of each chain.
-            chains: of each image. With more chains or rounds, the draws of `pixels="draw"` come closer to the model's
-                p(missing|observed).
+            rounds: how many rounds each chain takes, at least 1.
+            chains: how many chains each image has, at least 1. With more chains or rounds, the draws of `pixels="draw"`
+                come closer to the model's p(missing|observed).
             approximate: takes the end of one chain, without weights: faster, but not the model's posterior.
-            pixels: "draw" draws the missing pixels from p(x|z), "mean" takes its mean.
+            pixels: "draw" draws the missing pixels from p(x|z), black or white for a Bernoulli likelihood; "mean" takes
+                the mean of p(x|z).
             steps: T of a diffusion prior; None takes its own.
             seed: random seed. The noise of an image depends on the seed and its index, not on the batch.
 
@@ -278,8 +283,9 @@ class GenerativeModel(BoundModel):
             `Inpainted`: the images, float32 `[N, D, D, C]`, and how many independent draws each choice is worth.
 
         Raises:
-            ValueError: if the mask or the images do not fit the model, a number is out of its range, or `adapt` has not
-                been called.
+            UserError: if the mask is not bool, is of another shape, has no pixel or all of an image, or a number is
+                below 1.
+            ValueError: if the images are of another shape, type or range, or `adapt` has not been called.
         """
         from dvpvae_tf.models.inpainting import inpaint
 
@@ -340,7 +346,8 @@ class GenerativeModel(BoundModel):
     ) -> Calibration | None:
         """Calibrates the diffusion prior: from then on each of its steps has the covariance and time that suit it best.
 
-        Call it once training is over: it fits the weights as they are, in one pass.
+        Call it once training is over: it fits the weights as they are, in one pass. It changes this model, whereas the
+        functions `with_...` of `dvpvae_tf.models` return another one.
 
         Args:
             images: training images, an array `[N, D, D, C]` or a `tf.data.Dataset` of batches: uint8, or float32 in

@@ -60,25 +60,10 @@ def inpaint(
     chosen with a probability proportional to its weight. With `pixels="draw"` the missing pixels are drawn from its
     p(x|z), and with more candidates the result tends to the model's p(missing|observed), however wrong q is.
 
-    Args:
-        model: an adapted `DVPVAE`.
-        images: `[N, D, D, C]`: uint8, or float32 in [0, 1]. Missing pixels may have any value in that range.
-        missing: bool, `[N, D, D]` or `[D, D]` for all images: True where a pixel is to be drawn.
-        rounds: of each chain.
-        chains: of each image.
-        approximate: takes the end of one chain, without weights: faster, but not the model's posterior.
-        pixels: "draw" draws the missing pixels from p(x|z) of the candidate, "mean" takes its mean. A Bernoulli
-            likelihood draws black or white.
-        steps: T of a diffusion prior; None takes its own.
-        seed: random seed. The noise of an image depends on the seed and its index, not on the batch.
+    It takes the arguments of `GenerativeModel.inpaint`, after the model, and raises the same errors.
 
     Returns:
         `Inpainted`.
-
-    Raises:
-        UserError: if the mask is not bool, is of another shape, has no pixel or all of an image, or a number is below
-            1.
-        ValueError: if the images are of another shape, type or range, or `adapt` has not been called.
 
     Source: Cappé, Guillin, Marin and Robert, "Population Monte Carlo", JCGS 2004, for weights of draws whose proposal
     depends on earlier draws; Rezende, Mohamed and Wierstra, ICML 2014, for the chain without weights.

@@ -24,21 +24,12 @@ def encode_in_batches(
     seed: int = 0,
     batch_size: int = 250,
 ) -> Latents:
-    """Encodes images in batches, for `GenerativeModel.encode`.
+    """Encodes images in batches.
 
-    Args:
-        model: an adapted `DVPVAE`.
-        images: `[N, D, D, C]`: uint8, or float32 in [0, 1]; or a data set of batches.
-        sample: whether u and z are drawn from their posteriors, rather than their means.
-        seed: of the noise.
-        batch_size: images in a batch of an array.
+    It takes the arguments of `GenerativeModel.encode`, after the model, and raises the same errors.
 
     Returns:
         `Latents` of arrays.
-
-    Raises:
-        ValueError: if there are no images, they are of another shape, type or range, the data set has no end, or
-            `adapt` has not been called.
     """
     model.check_adapted()
     check_seed(seed)

@@ -28,7 +28,8 @@ def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int =
     Args:
         model: an adapted model with pseudoinputs.
         images: `[N, D, D, C]`: uint8, or float32 in [0, 1].
-        num: how many. Where there are fewer images, several of each, else of images at equal distances.
+        num: the number of draws. Where there are fewer images, there are several draws of each; where there are more,
+            images at equal distances are taken.
         seed: of the noise.
 
     Returns:
@@ -61,7 +62,7 @@ def draws_to_fit(
         images: training images `[N, D, D, C]`: uint8, or float32 in [0, 1].
         validation: other images.
         seed: of the noise.
-        parts: how many priors share `FEWEST_DRAWS`.
+        parts: the number of priors that are fitted, each to its part of the images: they share `FEWEST_DRAWS`.
 
     Returns:
         float32 arrays `[num, d, d, C]`, of training and of validation images.

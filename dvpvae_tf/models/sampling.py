@@ -109,21 +109,12 @@ def decode_in_batches(
     seed: int = 0,
     batch_size: int = 250,
 ) -> Iterator[np.ndarray]:
-    """Decodes latents batch by batch; see `GenerativeModel.decode`.
+    """Decodes latents batch by batch.
 
-    Args:
-        model: an adapted `DVPVAE`.
-        latents: of N rows; what is left out is drawn.
-        temperature: see `SamplingOptions`.
-        pixels: see `SamplingOptions`.
-        seed: random seed.
-        batch_size: rows in a batch.
+    It takes the arguments of `GenerativeModel.decode`, after the model, and raises the same errors.
 
     Yields:
         float32 `[B, D, D, C]` in [0, 1].
-
-    Raises:
-        ValueError: if the latents do not fit the model, an option is out of its range, or `adapt` has not been called.
     """
     model.check_adapted()
     rows = check_latents(model, latents)

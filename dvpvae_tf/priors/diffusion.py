@@ -72,7 +72,11 @@ class DiffusionPrior(Prior):
             self._add_tables()
 
     def build_network(self, u_shape: Shape) -> None:
-        """Makes the weights of what predicts the noise."""
+        """Makes the weights of the network that predicts the noise.
+
+        Args:
+            u_shape: `(None, d, d, C)`.
+        """
         self.unet.build(u_shape, (u_shape[0],))
 
     def _add_tables(self) -> None:
@@ -86,19 +90,19 @@ class DiffusionPrior(Prior):
 
     @property
     def steps(self) -> int:
-        """T, unless another is asked for."""
+        """T, the number of steps where none is given."""
         return self.ancestral_steps if self.calibrated_steps is None else self.calibrated_steps
 
     @property
     def process_name(self) -> str:
-        """What people call the process that draws u and defines r(u): "ancestral", or "calibrated"."""
+        """The name of the process that draws u and defines r(u): "ancestral", or "calibrated"."""
         return (AncestralProcess if self.calibrated_steps is None else CalibratedProcess).kind
 
     def predictions(self, steps: int | None = None) -> int:
         """Counts the evaluations of the network for one draw: a calibrated process takes one more, at y_0.
 
         Args:
-            steps: T; None takes the layer's own.
+            steps: T; None takes the prior's own.
 
         Returns:
             How many.
@@ -120,7 +124,7 @@ class DiffusionPrior(Prior):
         """Gives the process that draws u and defines r(u): the calibrated one, or before `calibrate` the ancestral one.
 
         Args:
-            steps: T; None takes the layer's own.
+            steps: T; None takes the prior's own.
 
         Returns:
             The process of T steps.
@@ -136,7 +140,9 @@ class DiffusionPrior(Prior):
     def calibrate(
         self, u: np.ndarray, validation_u: np.ndarray, steps: int | None = None, seed: int = 0, verbose: int = 0
     ) -> Calibration | None:
-        """Gives the process the covariances and times that suit the trained network, once training is over.
+        """Calibrates the process: finds the covariances and times that suit the trained network best.
+
+        It changes this prior: from then on `sample` and `estimate` take the calibrated process.
 
         Args:
             u: float32 `[N, d, d, C]`, draws of r(u|x) of training images; 4,000 are enough for MNIST.
@@ -146,7 +152,7 @@ class DiffusionPrior(Prior):
             verbose: 1 shows a progress bar, 0 nothing.
 
         Returns:
-            What was found. None where it was of no use, such as with errors that are not finite: nothing changes then.
+            What was found; None where the errors of the network are not finite, and nothing has changed.
         """
         found = calibrate(self.schedule, self.predict_u, u, validation_u, steps, seed, verbose)
         if found is None:
@@ -165,13 +171,13 @@ class DiffusionPrior(Prior):
         return 1 + math.prod(self.shape)
 
     def check_steps(self, steps: int | None) -> int:
-        """Gives the number of steps to take.
+        """Checks a number of steps, and puts the prior's own in the place of None.
 
         Args:
-            steps: T; None takes the layer's own.
+            steps: T; None takes the prior's own.
 
         Returns:
-            T; a calibrated process has 100 at most.
+            T, which for a calibrated process is 100 at most.
 
         Raises:
             ValueError: if it is below 1.
@@ -210,7 +216,7 @@ class DiffusionPrior(Prior):
         Args:
             u: float32 `[N, d, d, C]`.
             noise: float32 `[N, estimate_noise_size(steps)]`, standard normal.
-            steps: T; None takes the layer's own.
+            steps: T; None takes the prior's own.
 
         Returns:
             `DiffusionTerms` and the log-weight, nats.
@@ -226,7 +232,7 @@ class DiffusionPrior(Prior):
         Args:
             u: float32 `[N, d, d, C]`.
             noise: float32 `[N, T P]`, standard normal, P being the elements of u.
-            steps: T; None takes the layer's own.
+            steps: T; None takes the prior's own.
 
         Returns:
             `DiffusionTerms`, nats.
@@ -304,7 +310,7 @@ class DiffusionPrior(Prior):
 
         Args:
             noise: float32 `[N, sample_noise_size(steps)]`, standard normal.
-            steps: T; None takes the layer's own.
+            steps: T; None takes the prior's own.
             temperature: a number, or a tensor that broadcasts against u: the factor of the standard deviation of all
                 noise but that of y_1.
 

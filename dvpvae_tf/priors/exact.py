@@ -33,11 +33,11 @@ class ExactPrior(Prior):
 
     @property
     def steps(self) -> None:
-        """None: no steps lead to u."""
+        """None: the prior has no steps."""
 
     @property
     def process_name(self) -> None:
-        """None, too."""
+        """None: the prior has no steps."""
 
     def check_steps(self, steps: int | None) -> None:
         """Checks that no number of steps is given.

@@ -62,11 +62,11 @@ class LabelledMixturePrior(FullMixturePrior):
 
     @property
     def labels(self) -> list[str]:
-        """All labels for people, such as "3", or "3 cat" where the classes have names."""
+        """The labels as users read them, such as "3", or "3 cat" where the classes have names."""
         return [f"{label} {name}" for label, name in enumerate(self.class_names)] or [*map(str, range(self.num_labels))]
 
     def label_log_probs(self) -> tf.Tensor:
-        """Gives log p(c), float32 `[C]`, in nats."""
+        """Computes log p(c), float32 `[C]`, in nats."""
         return tf.stack([tf.reduce_logsumexp(part) for part in tf.split(self.log_weights.value, self.class_components)])
 
     def log_prob_given_labels(self, u: tf.Tensor) -> tf.Tensor:
@@ -88,7 +88,7 @@ class LabelledMixturePrior(FullMixturePrior):
         temperature: float | tf.Tensor = 1.0,
         label: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Draws pseudoinputs: a component, of the label's where there is one, then its Gaussian.
+        """Draws a component, of the given label where there is one, then u from its Gaussian.
 
         Args:
             noise: float32 `[N, sample_noise_size()]`, standard normal.

@@ -24,8 +24,8 @@ class LinearNoiseSchedule:
     """The linear schedule gamma(t) = -log SNR(t) on t in [0, 1], with alpha^2 + sigma^2 = 1 (Eq. 25).
 
     Args:
-        gamma_min: float, gamma(0): minus the log signal-to-noise ratio of almost clean pseudoinputs.
-        gamma_max: float, gamma(1): minus the log-SNR of almost pure noise.
+        gamma_min: gamma(0), minus the log signal-to-noise ratio of almost clean pseudoinputs.
+        gamma_max: gamma(1), the same of almost pure noise.
 
     Raises:
         ValueError: if `gamma_min` is not below `gamma_max`.
@@ -39,31 +39,52 @@ class LinearNoiseSchedule:
 
     @property
     def slope(self) -> float:
-        """float, gamma'(t), the same at every t."""
+        """gamma'(t), the same at every t."""
         return self.gamma_max - self.gamma_min
 
     def gamma(self, time: Any) -> Any:
-        """Minus the log signal-to-noise ratio at `time`: a number, an array or a tensor, like the result."""
+        """Computes minus the log signal-to-noise ratio (Eq. 25).
+
+        Args:
+            time: t, a number, an array or a tensor.
+
+        Returns:
+            gamma(t), of the same type and shape.
+        """
         return self.gamma_min + self.slope * time
 
     def alpha(self, time: tf.Tensor) -> tf.Tensor:
-        """The factor of the clean pseudoinput at `time` (Eq. 25)."""
+        """Computes alpha_t, the factor of the clean pseudoinput (Eq. 25).
+
+        Args:
+            time: t, float32 of any shape.
+
+        Returns:
+            float32 of that shape.
+        """
         return tf.sqrt(tf.sigmoid(-self.gamma(time)))
 
     def sigma(self, time: tf.Tensor) -> tf.Tensor:
-        """The standard deviation of the noise at `time` (Eq. 25)."""
+        """Computes sigma_t, the standard deviation of the noise (Eq. 25).
+
+        Args:
+            time: t, float32 of any shape.
+
+        Returns:
+            float32 of that shape.
+        """
         return tf.sqrt(tf.sigmoid(self.gamma(time)))
 
     def diffuse(self, u: tf.Tensor, time: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Draws y_t from q(y_t|u) with the given noise (Eq. 25).
 
         Args:
-            u: float32 tensor `[N, d, d, C]`, clean pseudoinputs.
-            time: float32 tensor that broadcasts against `u`.
-            noise: float32 tensor, standard normal, shaped like `u`.
+            u: float32 `[N, d, d, C]`, clean pseudoinputs.
+            time: float32 that broadcasts against `u`.
+            noise: float32, standard normal, shaped like `u`.
 
         Returns:
-            float32 tensor shaped like `u`.
+            float32, shaped like `u`.
         """
         return self.alpha(time) * u + self.sigma(time) * noise
 
@@ -78,7 +99,7 @@ class LinearNoiseSchedule:
             gamma: float64 `[T + 1]`, minus the log signal-to-noise ratio at the times of the states, from 1 to 0.
 
         Returns:
-            float32 tensor like `noise`: n_t at each time.
+            float32, like `noise`: n_t at each time.
         """
         _, times, *shape = noise.shape
         gamma = tf.convert_to_tensor(gamma, tf.float64)
@@ -89,7 +110,7 @@ class LinearNoiseSchedule:
         return tf.reshape(mixing @ flat, [-1, times, *shape])
 
     def prior_kl(self, u: tf.Tensor) -> tf.Tensor:
-        """KL(q(y_1|u) || N(0, I)), the term L_1 of Eq. 31.
+        """Computes KL(q(y_1|u) || N(0, I)), the term L_1 of Eq. 31.
 
         Args:
             u: float32 `[N, d, d, C]`.
@@ -103,29 +124,29 @@ class LinearNoiseSchedule:
         return 0.5 * tf.reduce_sum(alpha_squared * tf.square(u) + constant, axis=[1, 2, 3])
 
     def reconstruction(self, dimensions: int) -> float:
-        """-E log r(u|y_0) of Eq. 30, the same for every u.
+        """Computes -E log r(u|y_0) of Eq. 30, the same for every u.
 
         Args:
-            dimensions: how many elements u has.
+            dimensions: P, the number of elements of u.
 
         Returns:
-            float, nats.
+            Nats.
         """
         return 0.5 * dimensions * (1.0 + LOG_2_PI + self.gamma_min)
 
     def posterior(
         self, y: tf.Tensor, u: tf.Tensor, source: tf.Tensor, target: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean and standard deviation of q(y_s|y_t, u), s < t (Eq. 26 to 28).
+        """Computes the mean and the standard deviation of q(y_s|y_t, u), s < t (Eq. 26 to 28).
 
         With c = 1 - SNR(t) / SNR(s) the mean is (alpha_s / alpha_t)(1 - c) y_t + c alpha_s u and the variance c
         sigma_s^2, which are Eq. 27 and 28 without their differences of nearly equal numbers.
 
         Args:
-            y: float32 tensor `[N, d, d, C]`, y_t.
-            u: float32 tensor like `y`, the clean pseudoinput or a prediction of it.
-            source: float32 tensor that broadcasts against `y`, the time t.
-            target: float32 tensor that broadcasts against `y`, the earlier time s.
+            y: float32 `[N, d, d, C]`, y_t.
+            u: float32, like `y`, the clean pseudoinput or a prediction of it.
+            source: float32 that broadcasts against `y`, the time t.
+            target: float32 that broadcasts against `y`, the earlier time s.
 
         Returns:
             The mean, like `y`, and the standard deviation, which broadcasts against it.

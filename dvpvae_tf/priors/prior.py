@@ -40,7 +40,7 @@ class Prior(keras.layers.Layer, abc.ABC):
     @property
     @abc.abstractmethod
     def steps(self) -> int | None:
-        """T, unless another is asked for; None where no steps lead to u."""
+        """T, the number of steps where none is given; None for a prior without steps."""
 
     @property
     def has_steps(self) -> bool:
@@ -50,20 +50,20 @@ class Prior(keras.layers.Layer, abc.ABC):
     @property
     @abc.abstractmethod
     def process_name(self) -> str | None:
-        """What people call the process of T steps, "ancestral" or "calibrated"; None where there is none."""
+        """The name of the process of T steps, "ancestral" or "calibrated"; None for a prior without steps."""
 
     @abc.abstractmethod
     def check_steps(self, steps: int | None) -> int | None:
-        """Gives the number of steps to take.
+        """Checks a number of steps, and puts the prior's own in the place of None.
 
         Args:
             steps: T; None takes the prior's own.
 
         Returns:
-            T; None where no steps lead to u.
+            T; None for a prior without steps.
 
         Raises:
-            ValueError: if T is below 1, or given where no steps lead to u.
+            ValueError: if T is below 1, or given for a prior without steps.
         """
 
     # Training
@@ -102,7 +102,7 @@ class Prior(keras.layers.Layer, abc.ABC):
 
         Args:
             noise: float32 `[N, sample_noise_size(steps)]`, standard normal.
-            steps: T.
+            steps: T; None takes the prior's own.
             temperature: a number, or a tensor that broadcasts against u: the factor of the standard deviations.
 
         Returns:

@@ -31,7 +31,7 @@ class ReverseProcess(abc.ABC):
         steps: T.
     """
 
-    kind: str  # what people call it
+    kind: str  # the name of the process
 
     def __init__(
         self,

@@ -21,8 +21,8 @@ class VampPrior(keras.layers.Layer):
     The model encodes the pseudoinputs together with its images. `log_prob` takes the Gaussians that result.
 
     Args:
-        components: int, K.
-        from_data: bool, whether they start as training images, which `adapt` draws, or at random.
+        components: K.
+        from_data: whether the pseudoinputs start as training images, which `adapt` draws, or at random.
         **kwargs: passed to `keras.layers.Layer`. The dtype is float32 always.
     """
 
@@ -44,15 +44,15 @@ class VampPrior(keras.layers.Layer):
 
     @property
     def adapted(self) -> bool:
-        """bool, whether the pseudoinputs have their starting values."""
+        """Whether the pseudoinputs have their starting values."""
         return bool(np.all(self.pseudoinputs.numpy() >= 0))
 
     def adapt(self, images: np.ndarray | tf.data.Dataset, seed: int = 0) -> None:
-        """Starts the pseudoinputs as training images, drawn without replacement, if they are to start so.
+        """Sets the pseudoinputs to training images, drawn without replacement; does nothing where `from_data` is False.
 
         Args:
-            images: `tf.data.Dataset` of batches, or array, `[N, D, D, C]`: float32 in [0, 1] or uint8.
-            seed: int, of the draw.
+            images: array `[N, D, D, C]`, or `tf.data.Dataset` of batches: uint8, or float32 in [0, 1].
+            seed: of the draw.
 
         Raises:
             ValueError: if there are no images, or fewer than components.
@@ -66,18 +66,18 @@ class VampPrior(keras.layers.Layer):
         self.pseudoinputs.assign(to_unit_range(tf.convert_to_tensor(images[chosen]), self.pseudoinputs.shape[1:]))
 
     def log_prob(self, latents: tf.Tensor, means: tf.Tensor, log_vars: tf.Tensor) -> tf.Tensor:
-        """The log-density of the mixture of the components with equal weights.
+        """Computes log p(z_L), the log-density of the equally weighted mixture.
 
         The squared distances of all latents to all components come from matrix products, in float64 because they are
         differences of larger numbers.
 
         Args:
-            latents: float32 tensor `[N, h, w, c]`, z_L.
-            means: float32 tensor `[K, h, w, c]`, the means of q(z_L|pseudoinput).
-            log_vars: float32 tensor like `means`.
+            latents: float32 `[N, h, w, c]`, z_L.
+            means: float32 `[K, h, w, c]`, the means of q(z_L|pseudoinput).
+            log_vars: float32, like `means`, their log-variances.
 
         Returns:
-            float32 tensor `[N]`, nats.
+            float32 `[N]`, nats.
         """
         size = math.prod(latents.shape[1:])
         z, mean, log_var = (tf.cast(tf.reshape(value, [-1, size]), tf.float64) for value in (latents, means, log_vars))
@@ -92,13 +92,13 @@ class VampPrior(keras.layers.Layer):
         return tf.cast(log_prob, tf.float32)
 
     def choose(self, uniform: tf.Tensor) -> tf.Tensor:
-        """Picks a component for each row.
+        """Draws the pseudoinput of a component for each row; all components are equally likely.
 
         Args:
-            uniform: float32 tensor `[N]` in [0, 1).
+            uniform: float32 `[N]` in [0, 1), uniform noise.
 
         Returns:
-            float32 tensor `[N, D, D, C]` in [0, 1]: their pseudoinputs.
+            float32 `[N, D, D, C]` in [0, 1].
         """
         return tf.gather(self.pseudoinputs.value, to_index(uniform, self.components))
 

@@ -19,7 +19,7 @@ MOST_SKIPPED_STEPS = 20
 
 
 class TakeAverage(keras.callbacks.Callback):
-    """Gives the averaged weights to another model after each epoch.
+    """Copies the averaged weights to another model after each epoch.
 
     They are swapped in and out, which is not exact to the last bit: all workers must do so, or their weights drift
     apart.
@@ -76,7 +76,7 @@ class StopWhenNotFinite(keras.callbacks.Callback):
 
 
 class FollowProgress(keras.callbacks.Callback):
-    """Notes the best epoch, and ends a run that finds no better one.
+    """Remembers the best epoch, and ends a run that has found no better one for a while.
 
     An epoch counts only if its last step was not skipped and its validation bound is finite.
 

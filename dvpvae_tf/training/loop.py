@@ -53,7 +53,7 @@ class Classes(NamedTuple):
 
 
 def make_model(config: TrainConfig, steps_per_epoch: int) -> DVPVAE:
-    """Builds and compiles the model of a run.
+    """Builds and compiles the model of a run, with the prior that it is trained with.
 
     Args:
         config: the settings of the run.
@@ -261,12 +261,13 @@ def _callbacks(folder, model, images, steps, follower, chief):
 
 
 def _fit_final_prior(folder, images, classes):
-    """Gives the best model its final prior, once: the calibrated diffusion prior, or a full mixture in its place.
+    """Gives the best model its final prior, once.
 
-    Other priors are final as they are trained.
+    A diffusion prior is calibrated, or a full mixture takes its place where `config.model.prior` asks for that: see
+    `ModelConfig.prior_in_training`. Other priors are final as they are trained.
 
     Returns:
-        The best model.
+        The best model, also written to its file.
     """
     model, config, (training, validation, _) = load_model(folder.best), folder.config, images
     if not isinstance(model.prior, DiffusionPrior) or model.prior.calibrated_steps is not None:

@@ -56,7 +56,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def open(self, resume: bool, images: Sequence[np.ndarray]) -> Iterator[None]:
-        """Makes the folder, or checks that the run in it is this one, and keeps other processes out meanwhile.
+        """Makes the folder, or checks that it holds this run; other processes are kept out until the end of the scope.
 
         Args:
             resume: whether there must be something to go on from.
@@ -124,7 +124,7 @@ class RunFolder:
         return {int(number): path for number, path in numbered if number.isdecimal()}  # not the user's "3 copy.keras"
 
     def save(self, model: keras.Model, epochs: int, progress: Progress) -> None:
-        """Writes all that a resumed run needs (weights, EMA, optimizer, step), and keeps it of the last two epochs.
+        """Writes the checkpoint of an epoch (weights, EMA, optimizer, step), and removes all but the last two.
 
         Keras writes a `.keras` file through Python. For a `.weights.h5` file it lets HDF5 write to the disk, and that
         crashes the process where the disk is full.
@@ -216,7 +216,7 @@ def _bound_of(row: dict[str, str]) -> float:
 
 
 def hash_images(images: np.ndarray) -> np.ndarray:
-    """Computes a number for each image that tells it from others.
+    """Computes a checksum of each image.
 
     Args:
         images: uint8 array `[N, D, D, C]`.
@@ -229,7 +229,7 @@ def hash_images(images: np.ndarray) -> np.ndarray:
 
 
 def count_trained_on(path: str | Path, split: str, images: np.ndarray) -> int:
-    """Counts the images of a split that a run was trained on, as the split has changed since.
+    """Counts the images of a split that a run was trained on; there are some where the split has changed since.
 
     Images that were in both splits from the start, as duplicates, do not count.
 
