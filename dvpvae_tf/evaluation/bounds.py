@@ -17,8 +17,6 @@ from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.refit import with_ancestral_process
 from dvpvae_tf.noise import check_seed
 
-ESTIMATORS = ("iwae", "elbo", "published")
-
 
 def iwae(
     model: DVPVAE,
@@ -114,7 +112,7 @@ def estimate(
     "published" is that of the released code only where the model takes the ancestral process.
 
     Args:
-        estimator: one of `ESTIMATORS`.
+        estimator: "iwae", "elbo" or "published".
         model: an adapted `DVPVAE`.
         images: `[N, D, D, C]`: uint8, or float in [0, 1]; at least one.
         samples: K, the draws of each image.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dvpvae_tf.data.pipelines import read_images
+from dvpvae_tf.data.pipelines import Splits, read_images
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluation.results import mean_and_error, plus_minus
 from dvpvae_tf.experiments import costs, descriptions, figures, runs, tables
@@ -18,7 +18,7 @@ from dvpvae_tf.experiments.descriptions import CostScale, Figure, Row, Scale
 from dvpvae_tf.files import markdown_table
 
 Results = list[list[dict[str, Any]]]  # for each row the scores of each seed
-Data = dict[str, runs.Splits]  # by the name of the data set
+Data = dict[str, Splits]  # by the name of the data set
 
 
 def reproduce(arguments: argparse.Namespace) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import DVPVAE, evaluation, training
+from dvpvae_tf.data.pipelines import Splits
 from dvpvae_tf.evaluation.results import Evaluation
 from dvpvae_tf.experiments.descriptions import Row, Scale, row_config
 from dvpvae_tf.files import read_csv, write_csv, write_json
@@ -18,7 +19,6 @@ from dvpvae_tf.models.refit import with_full_mixture
 SCORES = "scores.json"
 TEST_BOUNDS = "test_bounds.csv"
 TEST_BOUNDS_COLUMNS = ("nats", "negative_elbo", "reconstruction", "kl_z", "kl_u")
-Splits = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def run_row(

@@ -17,7 +17,7 @@ from dvpvae_tf.errors import UserError, first_line
 from dvpvae_tf.files import lock_folder, read_csv, write_atomically, write_csv, write_json
 
 MONITORED = "val_negative_elbo"
-SPLITS = ("training", "validation", "test")
+SPLITS = ("training", "validation", "test")  # as `images.npz` names them
 # What may differ between a run and its continuation without changing what is computed.
 FREE_TO_CHANGE = {
     *("data_dir", "omniglot_mat", "name", "output", "picture_every_epochs", "early_stopping_epochs"),
