@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, tables of numbers, and locks on folders."""
+"""Files that are written whole or not at all, tables, and locks on folders."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from dvpvae_tf.errors import UserError
-from dvpvae_tf.files import append_csv, check_output, lock_folder, read_csv, write_atomically, write_csv
+from dvpvae_tf.files import append_csv, check_output, lock_folder, markdown_table, read_csv, write_atomically, write_csv
 
 ROWS = [{"epoch": "0", "loss": "1.5"}, {"epoch": "1", "loss": "0.5"}]
 
@@ -149,3 +149,7 @@ def test_one_process_holds_a_folder_and_a_kill_frees_it(tmp_path):
         pass
     with lock_folder(tmp_path), pytest.raises(UserError), lock_folder(tmp_path):
         pass
+
+
+def test_a_table_of_markdown_has_a_line_below_its_header():
+    assert markdown_table(["a", "b"], [["1", "2"]]) == ["| a | b |", "| --- | --- |", "| 1 | 2 |"]

@@ -219,3 +219,8 @@ def test_named_streams_and_purposes_keep_their_numbers():
 def test_a_seed_is_a_whole_number(seed):
     with pytest.raises(ValueError, match="A seed is a whole number below 2\\^31, got"):
         noise.row_seeds(seed, 0, 0, 1)
+
+
+def test_uniform_numbers_become_equally_likely_indices():
+    indices = noise.to_index(tf.constant([0.0, 0.249, 0.25, 0.5, 0.999, 1.0]), 4)
+    np.testing.assert_array_equal(indices, [0, 0, 1, 2, 3, 3])  # 1 occurs as a rounded quantile
