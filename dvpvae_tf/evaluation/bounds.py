@@ -136,11 +136,7 @@ def estimate(
     samples, steps, seed = int(samples), model.check_steps(steps), int(seed)
     images = checked_images(model, images)
     settings: dict[str, Any] = {"steps": steps, "published": estimator == "published"}
-    evaluators = [Evaluator(each) for each in (model, *copies)]
-    if verbose and not all(evaluator.is_traced(**settings) for evaluator in evaluators):
-        print("Tracing the model, once: up to some minutes for a large one", flush=True)
-    for evaluator in evaluators:
-        evaluator.trace(**settings)
+    evaluators = _traced_evaluators((model, *copies), settings, verbose)
     size = smaller_batch(len(images), batch_size, len(evaluators))
     progress = _Progress(len(images) * samples, start, verbose)
 
@@ -205,6 +201,15 @@ def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verb
         "process": model.process_name,
         "steps": model.check_steps(None),
     }
+
+
+def _traced_evaluators(models, settings, verbose):
+    evaluators = [Evaluator(model) for model in models]
+    if verbose and not all(evaluator.is_traced(**settings) for evaluator in evaluators):
+        print("Tracing the model, once: up to some minutes for a large one", flush=True)
+    for evaluator in evaluators:
+        evaluator.trace(**settings)
+    return evaluators
 
 
 def _describe(estimator, samples, steps, process):

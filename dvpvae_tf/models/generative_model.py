@@ -183,19 +183,12 @@ class GenerativeModel(BoundModel):
     def sample_with_pseudoinputs(  # type: ignore[misc]  # temperature may be given by its place, too
         self, num: int, temperature: float = 1.0, seed: int = 0, **options: Unpack[SamplingOptions]
     ) -> Samples:
-        """Generates images, as `sample` does, and the pseudoinputs they came from (Figure 3).
+        """Generates images, and the pseudoinputs they came from (Figure 3).
 
-        Args:
-            num: the number of images.
-            temperature: see `SamplingOptions`.
-            seed: random seed, below 2^31.
-            **options: see `SamplingOptions`.
+        It takes the arguments of `sample`, gives the same images and raises the same errors.
 
         Returns:
             `Samples` of arrays.
-
-        Raises:
-            ValueError: if an option is out of its range, or `adapt` has not been called.
         """
         images, pseudoinputs = zip(*sample_in_batches(self, num, seed, temperature=temperature, **options), strict=True)
         return Samples(np.concatenate(images), None if pseudoinputs[0] is None else np.concatenate(pseudoinputs))
