@@ -15,7 +15,7 @@ def seconds_of(function):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="mnist", help="default: %(default)s")
+    parser.add_argument("--model", default="mnist_plus", help="default: %(default)s")
     parser.add_argument("--images", type=int, default=4000, help="digits of mnist5k (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="of both, in turns (default: %(default)s)")
     arguments = parser.parse_args()

@@ -50,9 +50,9 @@ def test_presets_checksums_and_trained_models_are_found_after_the_clone_is_gone(
         "print(dvpvae_tf.__file__)\n"
         "for name in list_presets(): load_config(name); print(find_preset(name))\n"
         "print(*Path(dvpvae_tf.__file__).parent.glob('data/checksums.tsv'))\n"
-        "for name in ('mnist', 'mnist5k', 'mnist_ladder'):\n"
+        "for name in ('mnist', 'mnist_plus', 'mnist5k', 'mnist_ladder'):\n"
         "    prior = dvpvae_tf.DVPVAE.from_preset(name, load_weights=True).prior\n"
-        "    print(prior and prior.components)\n"
+        "    print(type(prior).__name__, getattr(prior, 'calibrated_steps', None))\n"
     )
     without_log_level = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     result = subprocess.run(
@@ -66,9 +66,10 @@ def test_presets_checksums_and_trained_models_are_found_after_the_clone_is_gone(
     package = installed / "dvpvae_tf"
     presets = [package / "configs" / f"{name}.yaml" for name in list_presets()]
     expected = [package / "__init__.py", *presets, package / "data" / "checksums.tsv"]
-    *found, mnist, mnist5k, mnist_ladder = result.stdout.split()
+    *found, mnist, steps, mnist_plus, _, mnist5k, _, mnist_ladder, _ = result.stdout.split()
     assert found == [str(path) for path in expected]
-    assert int(mnist) > 1 and int(mnist5k) > 1 and mnist_ladder == "None"
+    assert (mnist, mnist_ladder) == ("DiffusionPrior", "NoneType") and int(steps) > 1
+    assert mnist_plus == mnist5k == "FullMixturePrior"
 
 
 def test_type_checkers_see_that_the_package_is_typed(installed):
