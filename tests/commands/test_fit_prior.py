@@ -1,11 +1,13 @@
 """A better prior for a model that is trained already: what changes, what does not, and what the files keep."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf import evaluation, fit_prior, sample
+from dvpvae_tf import convert, evaluation, fit_prior, sample
 from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import refit
@@ -13,6 +15,8 @@ from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.pictures import to_uint8
 from dvpvae_tf.priors import StandardPrior, fit_full_mixture
 from dvpvae_tf.serving import signatures
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +175,24 @@ def test_a_diffusion_fit_that_was_stopped_goes_on_by_the_same_command(
     fit_prior.main(options)
     assert seen == [False, True] and not backup.exists()
     assert load_model(output).prior.steps == 2
+
+
+def test_a_converted_checkpoint_gets_a_mixture_by_the_command(save_splits, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", (300, 60))
+    converted, output = tmp_path / "converted.keras", tmp_path / "mixture.keras"
+    before, _ = convert.convert(GOLDEN / "mnist_dvp_state_dict.npz", "mnist", converted)
+    data, test = save_splits(tmp_path / "data", images(60, side=28)), images(3, side=28, seed=1)
+    fit_prior.main([f"--model={converted}", f"--dataset=folder:{data}", f"--output={output}"])
+    model = load_model(output)
+    assert type(model.prior).__name__ == "FullMixturePrior"
+    for part in ("bottom_up", "top_down", "pseudoinput"):
+        for ours, theirs in zip(getattr(model, part).weights, getattr(before, part).weights, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    found, earlier = (evaluation.elbo(each, test, 2, verbose=0) for each in (model, before))
+    assert np.isfinite(found.negative_elbo).all() and found.steps is None
+    assert sum(found.kl_u.values()).mean() < sum(earlier.kl_u.values()).mean() - 1
+    drawn = model.sample(4)
+    assert drawn.shape == (4, 28, 28, 1) and np.isfinite(drawn).all() and np.abs(drawn[0] - drawn[1]).max() > 0.01
 
 
 def test_models_without_such_a_prior_give_a_one_line_error(trained, tiny, images, tmp_path, capsys):
