@@ -135,7 +135,7 @@ def add_model_arguments(parser: Parser) -> None:
         "--model",
         required=True,
         metavar="MODEL",
-        help="name of a trained model (mnist, mnist_plus, mnist5k, mnist_ladder), folder of a training run, .keras file, or model folder",
+        help="name of a trained model (such as mnist_plus), folder of a training run, .keras file, or model folder",
     )
     parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the noise (default: %(default)s)")
