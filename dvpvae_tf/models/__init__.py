@@ -1,5 +1,8 @@
 """The model, what it returns, and what makes another model of a trained one.
 
+A `DVPVAE` (the model of the paper) is a `GenerativeModel` (the methods that users call), and that is a `BoundModel`
+(training and evaluation in Keras).
+
 Methods change the model they belong to: `fit`, `adapt`, `calibrate`. The functions `with_...` leave it as it is, and
 return another model.
 """

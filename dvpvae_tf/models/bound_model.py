@@ -228,7 +228,10 @@ class BoundModel(BuiltModel):
         }
 
     def _batch(self, data, stream, rows_before=0, parts=1):
-        """This replica's images, keys and weights, and the number of images of the global batch."""
+        """This replica's images, keys and weights, and the number of images of the global batch.
+
+        `stream` is that of the keys: the number of a training step, or `Stream.EVALUATION`.
+        """
         images = images_of(data)
         first_row, global_rows = place_in_global_batch(tf.shape(images)[0])
         images, weights = pad_images(images, parts)
