@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.layers.gaussian import LOG_2_PI
+from dvpvae_tf.layers.gaussian import LOG_2_PI, standard_log_density
 from dvpvae_tf.priors.covariances import kind_of
 from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule, over_elements
 from dvpvae_tf.priors.terms import DiffusionTerms, PriorEstimate
@@ -254,7 +254,7 @@ class CalibratedProcess(ReverseProcess):
         predicted = self.predict_u(self.schedule.diffuse(u, tf.constant(0.0), noise), tf.zeros([1]))
         of_last = self._of_last
         whitened = of_last.whiten(self._flat((u - predicted)[:, tf.newaxis]))
-        weight = -0.5 * _sum(tf.square(whitened) + LOG_2_PI) - of_last.half_log_det[0]
+        weight = _sum(standard_log_density(whitened)) - of_last.half_log_det[0]
         return -weight, weight
 
     def _flat(self, values: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from dvpvae_tf.layers.gaussian import log_density
+from dvpvae_tf.layers.gaussian import standard_log_density
 from dvpvae_tf.priors.exact import ExactPrior
 
 
@@ -14,7 +14,7 @@ class StandardPrior(ExactPrior):
     """The standard normal distribution over pseudoinputs. Takes the arguments of `ExactPrior`."""
 
     def log_prob(self, u: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(log_density(u, 0.0, 0.0), axis=[1, 2, 3])
+        return tf.reduce_sum(standard_log_density(u), axis=[1, 2, 3])
 
     def sample_noise_size(self, steps: int | None = None) -> int:
         return math.prod(self.shape)
