@@ -19,8 +19,7 @@ import numpy as np
 from dvpvae_tf import evaluation, load_model, pictures
 from dvpvae_tf.data.pipelines import read_dataset
 from dvpvae_tf.errors import UserError, exit_on_error
-from dvpvae_tf.experiments.tables import markdown_table
-from dvpvae_tf.files import check_output
+from dvpvae_tf.files import check_output, markdown_table
 from dvpvae_tf.models.refit import with_ancestral_process
 from dvpvae_tf.models.sampling import sample_in_batches
 
