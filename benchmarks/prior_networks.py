@@ -5,6 +5,8 @@ it. Its v is that of Salimans and Ho, "Progressive distillation", ICLR 2022. Wit
 
 Two reverse processes run with it: the calibrated one, and one whose steps are mixtures of each component's own reverse
 step. Without a network the second one is the mixture itself at every T. The correction moves all its means.
+
+Where the model has a calibrated diffusion prior, that is measured at the same draws.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from dvpvae_tf import load_model
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.models.refit import draw_pseudoinputs
-from dvpvae_tf.priors import calibration, fit_full_mixture
+from dvpvae_tf.priors import DiffusionPrior, calibration, fit_full_mixture
 from dvpvae_tf.priors.covariances import FullCovariances
 from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
 from dvpvae_tf.priors.process import GRID_TIMES, CalibratedProcess
@@ -192,20 +194,26 @@ def measure(arguments):
     print(f"{denoiser.network.count_params():,} parameters, trained in {time.perf_counter() - start:.0f} s")
 
     found = calibration.calibrate(SCHEDULE, denoiser.predict_u, u[:: len(u) // 4000], validation_u, seed=arguments.seed)
+    tables = {"covariances": found.covariances, "paths": found.paths}
     for steps in CALIBRATED_STEPS:
-        tables = {"covariances": found.covariances, "paths": found.paths}
         process = CalibratedProcess(SCHEDULE, denoiser.predict_u, shape, steps, **tables)
-        kl = kl_of_u(estimate_of(process), test_u, process.estimate_noise_size, entropy, NOISE_SEED)
-        print(f"calibrated, T = {steps}: {mean_and_error(kl)} nats")
+        print(f"calibrated, T = {steps}: {mean_and_error(kl_of_process(process, test_u, entropy))} nats")
+        if isinstance(model.prior, DiffusionPrior) and model.prior.calibrated_steps:
+            own = kl_of_process(model.prior.process(steps), test_u, entropy)
+            print(f"the model's own prior, T = {steps}: {mean_and_error(own)} nats")
     for steps in MIXTURE_STEPS if posterior else ():
         path = found.paths[steps - 1, : steps + 1]
         kl = kl_of_u(mixture_estimate_of(denoiser, path), flat_test, (steps + 1) * size, entropy, NOISE_SEED)
         print(f"mixture steps, T = {steps}: {mean_and_error(kl)} nats, {mean_and_error(kl - exact)} more than exact")
 
 
-def estimate_of(process):
-    """The log-weight of a trajectory of a process, a function of u and noise."""
-    return lambda u, noise: process.estimate(u, noise).log_weight
+def kl_of_process(process, u, entropy):
+    """The KL of u of a process, from one trajectory for each draw of u, `[N]`."""
+
+    def log_weight(u, noise):
+        return process.estimate(u, noise).log_weight
+
+    return kl_of_u(log_weight, u, process.estimate_noise_size, entropy, NOISE_SEED)
 
 
 def mixture_estimate_of(denoiser, path):

@@ -1,8 +1,7 @@
 r"""Compares priors over u by the pictures that they give: `python benchmarks/prior_pictures.py --help`.
 
-    python -m dvpvae_tf.fit_prior --model mnist --prior diffusion --output diffusion.keras
-    python benchmarks/prior_pictures.py "mixture=mnist" "calibrated, T = 5=diffusion.keras@5" \
-        --ancestral "ancestral, T = 50=diffusion.keras@50" --output priors.png
+    python benchmarks/prior_pictures.py "full mixture=mnist_plus" "calibrated, T = 5=mnist@5" \
+        --ancestral "ancestral, T = 50=mnist@50" --output priors.png
 
 Samples at temperature 1 are compared with test images by the features of a classifier that is trained on the labels of
 the data set. All priors take the same seeds. Each number of samples has its own level: compare equal numbers only.
