@@ -18,7 +18,7 @@ from dvpvae_tf.priors import LabelledMixturePrior
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mnist_plus", help="a model of digits (default: %(default)s)")
-    parser.add_argument("--dataset", default="mnist_plus", help="whose test images are typical (default: %(default)s)")
+    parser.add_argument("--dataset", default="mnist", help="whose test images are typical (default: %(default)s)")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
     parser.add_argument("--omniglot-mat", metavar="FILE", help="chardata.mat; without it OMNIGLOT is left out")
     parser.add_argument("--images", type=int, default=1000, help="of each kind (default: %(default)s)")

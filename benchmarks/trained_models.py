@@ -21,6 +21,7 @@ from dvpvae_tf import evaluation, load_model
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import markdown_table, read_csv
+from dvpvae_tf.models import with_ancestral_process
 
 # As cited in the paper or in their own reports, of other budgets: estimates of -log p(x) in nats.
 OTHERS = [
@@ -36,6 +37,13 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description="Measure trained models on test images, with every estimator.")
     parser.add_argument(
         "models", nargs="+", metavar="NAME=RUN", help="a label, and a trained model's name, run folder or .keras file"
+    )
+    parser.add_argument(
+        "--ancestral",
+        nargs="+",
+        default=[],
+        metavar="NAME=RUN",
+        help="the same for models that take the paper's process, without their calibration",
     )
     parser.add_argument("--dataset", default="mnist", help="as in training (default: %(default)s)")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
@@ -150,12 +158,14 @@ def as_markdown(measured, arguments):
 def main():
     arguments = parse_arguments()
     with exit_on_error():
-        models = dict(each.split("=", 1) for each in arguments.models)
+        models = {}
+        for given, process in ((arguments.models, lambda model: model), (arguments.ancestral, with_ancestral_process)):
+            models |= {name: (path, process) for name, path in (each.split("=", 1) for each in given)}
         images = read_images(arguments.dataset, arguments.data_dir)[2][: arguments.limit]
         measured = {}
-        for name, path in models.items():
+        for name, (path, process) in models.items():
             print(name)
-            measured[name] = measure(load_model(path, "float32"), images, arguments)
+            measured[name] = measure(process(load_model(path, "float32")), images, arguments)
             arguments.output.with_suffix(".json").write_text(json.dumps(measured) + "\n")
         if arguments.curves:
             draw_curves(dict(each.split("=", 1) for each in arguments.curves), arguments.output.with_suffix(".png"))
