@@ -122,11 +122,10 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     from dvpvae_tf.evaluation.bounds import estimate
     from dvpvae_tf.evaluation.layer_statistics import layer_sums
     from dvpvae_tf.evaluation.parts import Part
-    from dvpvae_tf.models.refit import with_ancestral_process
 
-    model = model_with_process_of(arguments)
-    if arguments.estimator == "published":
-        model = with_ancestral_process(model)  # the authors' code knows no other
+    model = model_with_process_of(
+        arguments, ancestral=arguments.estimator == "published"
+    )  # as the authors' code has it
     split = images_of(arguments, model)
     images = split[: arguments.limit]
     data = f"{data_settings(arguments)['name']} ({arguments.split})"

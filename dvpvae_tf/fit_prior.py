@@ -39,16 +39,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--prior",
         choices=("full_mixture", "diffusion", "calibrated"),
         default="full_mixture",
-        help="full_mixture: Gaussians with full covariances. diffusion: a network, trained for minutes; the model's "
-        "own is trained further where it has one; the same command goes on after a stop. calibrated: the model's "
-        "diffusion prior as it is, with the best covariances and times for its steps, as diffusion ends, too "
-        "(default: %(default)s)",
+        help="full_mixture: Gaussians with full covariances. diffusion: trains a network for minutes, the model's own "
+        "if it has one, then calibrates it; after a stop the same command continues. calibrated: keeps the model's "
+        "diffusion network and chooses the covariances and times of its steps (default: %(default)s)",
     )
     parser.add_argument(
         "--steps",
         type=count,
         metavar="T",
-        help="steps of the diffusion prior (default: the fewest that cost 0.2 nats more than 50)",
+        help="steps of the diffusion prior (default: the fewest that cost at most 0.2 nats more than 50 steps)",
     )
     parser.add_argument(
         "--labels",
@@ -83,7 +82,10 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
     from dvpvae_tf.command_line.inputs import dataset_of, model_of
     from dvpvae_tf.models.refit import with_diffusion_prior, with_full_mixture
     from dvpvae_tf.priors import DiffusionPrior
+    from dvpvae_tf.priors.calibration import NOT_CALIBRATED
+    from dvpvae_tf.priors.process import GRID_TIMES, check_calibrated_steps
 
+    check_calibrated_steps(arguments.steps)
     model = model_of(arguments)
     if model.pseudoinput is None:
         raise UserError(f"{arguments.model} has no pseudoinputs, so it has no prior over them: take another model")
@@ -100,10 +102,10 @@ def fit_prior(arguments: argparse.Namespace) -> DVPVAE:
         return with_diffusion_prior(
             model, training, validation, arguments.steps, seed=arguments.seed, backup=_backup_of(arguments)
         )
-    print("Estimating the covariances of 100 steps")
+    print(f"Estimating the covariances at {len(GRID_TIMES)} times")
     found = model.calibrate(training, validation, arguments.steps, arguments.seed, verbose=1)
     if found is None:
-        raise UserError(f"the predictions of {arguments.model} are not finite: there is nothing to calibrate")
+        raise UserError(NOT_CALIBRATED)
     print(f"T = {found.steps} steps from now on; covariances moved {found.shrinkage:.1%} towards their diagonals")
     return model
 

@@ -35,19 +35,21 @@ def model_of(arguments: argparse.Namespace) -> DVPVAE:
     return load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
 
 
-def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
+def model_with_process_of(arguments: argparse.Namespace, ancestral: bool = False) -> DVPVAE:
     """Loads the model that the arguments name. Its diffusion prior gets the process that they name.
 
     Prints a line if the prior is not calibrated, unless the ancestral process is asked for.
 
     Args:
         arguments: parsed options of `add_model_arguments` and `add_process_arguments` in `options`.
+        ancestral: takes the ancestral process even where the arguments do not ask for it.
 
     Returns:
         The model, see `model_of`.
 
     Raises:
-        UserError: if there is no such model, or an option is for diffusion priors and it has none.
+        UserError: if there is no such model, an option is for diffusion priors and it has none, or its calibrated
+            process does not take so many steps.
     """
     model = model_of(arguments)
     for option in ("steps", "ancestral"):
@@ -55,8 +57,9 @@ def model_with_process_of(arguments: argparse.Namespace) -> DVPVAE:
             raise UserError(
                 f"--{option} is for models with a diffusion prior, and {arguments.model} has none: leave it out"
             )
-    if arguments.ancestral:
+    if arguments.ancestral or ancestral:
         return with_ancestral_process(model)
+    model.check_steps(arguments.steps)
     if model.process_name == "ancestral":
         print(
             "The diffusion prior is not calibrated: python -m dvpvae_tf.fit_prior --prior calibrated gives it better "

@@ -24,6 +24,7 @@ from dvpvae_tf.noise import InferenceNoise
 from dvpvae_tf.priors import DiffusionPrior, Prior, VampPrior
 from dvpvae_tf.priors.calibration import Calibration
 from dvpvae_tf.priors.prior import NO_STEPS
+from dvpvae_tf.priors.process import check_calibrated_steps
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.inpainting import Inpainted
@@ -318,7 +319,8 @@ class GenerativeModel(BoundModel):
             T, or None where the model has no diffusion prior.
 
         Raises:
-            ValueError: if T is no whole number from 1 on, or given for a model without a diffusion prior.
+            ValueError: if T is no whole number from 1 on, above 100 for a calibrated process, or given for a model
+                without a diffusion prior.
         """
         if steps is not None and not isinstance(steps, numbers.Integral):
             raise ValueError(f"steps must be a whole number, got {steps!r}.")
@@ -347,20 +349,23 @@ class GenerativeModel(BoundModel):
                 [0, 1].
             validation: other images, to choose T and the shrinkage of the covariances on; None takes every tenth out of
                 `images`.
-            steps: T from now on; None takes the smallest that is within 0.2 nats of T = 50.
+            steps: T from now on, at most 100; None takes the smallest that is within 0.2 nats of T = 50.
             seed: of the noise.
             draws: pseudoinputs of training images to use, and half as many of validation images; of each image ten at
                 most.
             verbose: 1 shows a progress bar, 0 nothing.
 
         Returns:
-            What was found; None where it was of no use, see `DiffusionPrior.calibrate`.
+            What was found. None where the errors of the network are not finite or have no positive definite
+            covariance: then nothing has changed.
 
         Raises:
-            ValueError: if the model has no diffusion prior, there are no images, or `adapt` has not been called.
+            ValueError: if the model has no diffusion prior, T is above 100, there are no images, or `adapt` has not
+                been called.
         """
         self.check_adapted()
         if not isinstance(self.prior, DiffusionPrior):
             raise ValueError("Only a model with a diffusion prior can be calibrated.")
+        check_calibrated_steps(steps)
         u, validation_u = refit.draws_to_calibrate(self, images, validation, draws, seed)
         return self.prior.calibrate(u, validation_u, steps, seed, verbose)

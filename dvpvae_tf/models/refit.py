@@ -13,6 +13,8 @@ from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.pixels import gather_images
 from dvpvae_tf.noise import InferenceNoise, Stream
 from dvpvae_tf.priors import DiffusionPrior, LabelledMixturePrior, Prior, fit_diffusion, fit_full_mixture
+from dvpvae_tf.priors.calibration import NOT_CALIBRATED
+from dvpvae_tf.priors.process import check_calibrated_steps
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.dvpvae import DVPVAE
@@ -173,8 +175,8 @@ def with_diffusion_prior(
         model: trained, with pseudoinputs; it stays as it is.
         images: training images, an array `[N, D, D, C]` or a `tf.data.Dataset` of batches: uint8, or float32 in [0, 1].
         validation: other images, which choose the shrinkage and T of the calibrated process.
-        steps: T of the process; None takes the smallest within 0.2 nats of T = 50.
-        training_steps: of the network, with 250 draws of u each.
+        steps: T of the process, at most 100; None takes the smallest within 0.2 nats of T = 50.
+        training_steps: of the network, with 250 draws of u each; a multiple of 20.
         seed: random seed.
         verbose: 1 shows progress bars, 0 nothing.
         backup: a file for the state of training after each epoch. The same call goes on from it; a new network must
@@ -184,11 +186,13 @@ def with_diffusion_prior(
         The model with the trained prior.
 
     Raises:
-        UserError: if `backup` belongs to another fit, or cannot be written.
-        ValueError: if the model has no pseudoinputs, or there are no images.
+        UserError: if T is above 100, `backup` belongs to another fit or cannot be written, or the trained prior cannot
+            be calibrated.
+        ValueError: if the model has no pseudoinputs, `training_steps` is no multiple of 20, or there are no images.
     """
     if model.pseudoinput is None:
         raise ValueError(NO_PSEUDOINPUTS)
+    check_calibrated_steps(steps)
     if isinstance(model.prior, DiffusionPrior):
         prior = model.prior.ancestral()
     else:
@@ -200,7 +204,8 @@ def with_diffusion_prior(
     u, validation_u = draws_to_fit(model, images, validation, seed)
     fit_diffusion(prior, u, validation_u, training_steps, seed=seed, verbose=verbose, backup=backup)
     model = with_prior(model, prior)
-    model.calibrate(images, validation, steps, seed, verbose=verbose)
+    if model.calibrate(images, validation, steps, seed, verbose=verbose) is None:
+        raise UserError(NOT_CALIBRATED)
     return model
 
 

@@ -12,7 +12,7 @@ from dvpvae_tf import noise
 from dvpvae_tf.noise import Stream
 from dvpvae_tf.priors.covariances import FullCovariances, kind_of
 from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
-from dvpvae_tf.priors.process import GRID_TIMES, MOST_CALIBRATED_STEPS
+from dvpvae_tf.priors.process import GRID_TIMES, check_calibrated_steps
 
 ROWS_AT_A_TIME = 500
 SHRINKAGES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -20,6 +20,9 @@ COMPARED_STEPS = np.array([1, 2, 5, 10])  # shrinkages are compared by their mea
 # T is the smallest whose bound is within TOLERANCE nats of that of REFERENCE_STEPS.
 REFERENCE_STEPS = 50
 TOLERANCE = 0.2
+NOT_CALIBRATED = (
+    "The diffusion prior cannot be calibrated: its errors are not finite, or have no positive definite covariance"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +61,17 @@ def calibrate(
         predict_u: gives u_hat from y_t, float32 `[N, d, d, C]`, and times, float32 `[N]` or `[1]`.
         u: float32 array `[N, d, d, C]`, draws of r(u|x) of training images.
         validation_u: the same of validation images: shrinkage and T are chosen on it.
-        steps: T; None takes the smallest within 0.2 nats of T = 50.
+        steps: T, at most 100; None takes the smallest within 0.2 nats of T = 50.
         seed: of the noise of y_t.
         verbose: 1 shows a progress bar, 0 nothing.
 
     Returns:
         The calibration; None where errors are not finite or have no positive definite covariance.
+
+    Raises:
+        UserError: if T is above 100.
     """
+    check_calibrated_steps(steps)
     moments = SecondMoments(schedule, predict_u, u.shape[1:])
     progress = keras.utils.Progbar(len(u) + len(validation_u), verbose=verbose, unit_name="pseudoinput")
     errors, held_out = (
@@ -87,7 +94,7 @@ def calibrate(
     if steps is None:
         steps = 1 + int(np.argmax(bounds <= bounds[REFERENCE_STEPS - 1] + TOLERANCE))
     packed = kind_of(math.prod(u.shape[1:])).pack(covariances)
-    return Calibration(packed, paths, min(steps, MOST_CALIBRATED_STEPS), shrinkage, bounds)
+    return Calibration(packed, paths, steps, shrinkage, bounds)
 
 
 class SecondMoments:

@@ -21,6 +21,7 @@ from dvpvae_tf.priors.process import (
     AncestralProcess,
     CalibratedProcess,
     ReverseProcess,
+    check_calibrated_steps,
 )
 from dvpvae_tf.priors.terms import DiffusionTerms, PriorEstimate
 
@@ -147,12 +148,17 @@ class DiffusionPrior(Prior):
         Args:
             u: float32 `[N, d, d, C]`, draws of r(u|x) of training images; 4,000 are enough for MNIST.
             validation_u: the same of validation images.
-            steps: T from now on; None takes the smallest that is within 0.2 nats of T = 50 on `validation_u`.
+            steps: T from now on, at most 100; None takes the smallest that is within 0.2 nats of T = 50 on
+                `validation_u`.
             seed: of the noise.
             verbose: 1 shows a progress bar, 0 nothing.
 
         Returns:
-            What was found; None where the errors of the network are not finite, and nothing has changed.
+            What was found. None where the errors of the network are not finite or have no positive definite
+            covariance: then nothing has changed.
+
+        Raises:
+            UserError: if T is above 100.
         """
         found = calibrate(self.schedule, self.predict_u, u, validation_u, steps, seed, verbose)
         if found is None:
@@ -177,15 +183,16 @@ class DiffusionPrior(Prior):
             steps: T; None takes the prior's own.
 
         Returns:
-            T, which for a calibrated process is 100 at most.
+            T.
 
         Raises:
-            ValueError: if it is below 1.
+            ValueError: if it is below 1, or above 100 where the process is calibrated.
         """
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}.")
-        steps = int(self.steps if steps is None else steps)
-        return steps if self.calibrated_steps is None else min(steps, MOST_CALIBRATED_STEPS)
+        if self.calibrated_steps is not None:
+            check_calibrated_steps(steps)
+        return int(self.steps if steps is None else steps)
 
     def sample_noise_size(self, steps: int | None = None) -> int:
         return self.process(steps).sample_noise_size

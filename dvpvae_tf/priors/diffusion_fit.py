@@ -23,7 +23,7 @@ def fit_diffusion(
     prior: DiffusionPrior,
     u: np.ndarray,
     validation_u: np.ndarray,
-    steps: int = 4000,
+    training_steps: int = 4000,
     batch_size: int = 250,
     seed: int = 0,
     verbose: int = 1,
@@ -37,7 +37,7 @@ def fit_diffusion(
         prior: built; its weights are where training starts.
         u: float32 `[N, d, d, C]`, draws of r(u|x) of training images.
         validation_u: the same of validation images; their bound is shown.
-        steps: training steps, at least `EPOCHS`.
+        training_steps: how many, a multiple of `EPOCHS`.
         batch_size: draws in a step.
         seed: of the order and the noise.
         verbose: 1 shows a progress bar, 0 nothing.
@@ -49,12 +49,15 @@ def fit_diffusion(
 
     Raises:
         UserError: if `backup` belongs to another fit, or cannot be written.
+        ValueError: if `training_steps` is no multiple of `EPOCHS`.
     """
-    model = _Bound(prior)
-    warm_up = min(WARM_UP_STEPS, steps // 2)
+    if training_steps < 1 or training_steps % EPOCHS:
+        raise ValueError(f"training_steps must be a multiple of {EPOCHS}, got {training_steps}.")
+    model, steps_per_epoch = _Bound(prior), training_steps // EPOCHS
+    warm_up = min(WARM_UP_STEPS, training_steps // 2)
     rate = keras.optimizers.schedules.CosineDecay(
         0.0,
-        steps - warm_up,
+        training_steps - warm_up,
         alpha=END_LEARNING_RATE / LEARNING_RATE,
         warmup_target=LEARNING_RATE,
         warmup_steps=warm_up,
@@ -65,7 +68,7 @@ def fit_diffusion(
     callbacks, done = [keras.callbacks.SwapEMAWeights()], 0
     if backup is not None:
         start = [np.ravel(weight) for weight in prior.get_weights()]
-        numbers = [EPOCHS, steps, batch_size, seed, len(u), len(validation_u)]
+        numbers = [EPOCHS, training_steps, batch_size, seed, len(u), len(validation_u)]
         means = [np.ravel(each.mean(axis=0, dtype="float64")) for each in (u, validation_u)]
         callbacks.append(_Backup(Path(backup), np.concatenate([numbers, *means, *start])))
         done = callbacks[-1].restore(model, verbose)
@@ -73,11 +76,11 @@ def fit_diffusion(
     validation = tf.data.Dataset.from_tensor_slices(validation_u)
     size = min(batch_size, len(validation_u))
     return model.fit(
-        _with_noise(train, batch_size, prior.bound_noise_size, seed, first_step=done * (steps // EPOCHS)),
+        _with_noise(train, batch_size, prior.bound_noise_size, seed, first_step=done * steps_per_epoch),
         validation_data=_with_noise(validation, size, prior.bound_noise_size, seed + 1),
         initial_epoch=done,
         epochs=EPOCHS,
-        steps_per_epoch=steps // EPOCHS,
+        steps_per_epoch=steps_per_epoch,
         shuffle=False,  # the data set shuffles
         callbacks=callbacks,
         verbose=verbose,

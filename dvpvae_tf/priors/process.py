@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.gaussian import LOG_2_PI, standard_log_density
 from dvpvae_tf.priors.covariances import kind_of
 from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule, over_elements
@@ -19,6 +20,22 @@ from dvpvae_tf.priors.terms import DiffusionTerms, PriorEstimate
 STATES_AT_A_TIME = 50  # in `estimate`, which bounds the memory
 GRID_TIMES = np.linspace(0.0, 1.0, 101)  # that a calibrated process chooses its times from
 MOST_CALIBRATED_STEPS = len(GRID_TIMES) - 1
+
+
+def check_calibrated_steps(steps: int | None) -> None:
+    """Checks that a calibrated process can take so many steps.
+
+    Args:
+        steps: T; None where it is chosen later.
+
+    Raises:
+        UserError: if T is above `MOST_CALIBRATED_STEPS`.
+    """
+    if steps is not None and steps > MOST_CALIBRATED_STEPS:
+        raise UserError(
+            f"a calibrated process takes {MOST_CALIBRATED_STEPS} steps at most, not {steps}; the ancestral process "
+            "(--ancestral) takes any number"
+        )
 
 
 class ReverseProcess(abc.ABC):

@@ -82,18 +82,18 @@ class FollowProgress(keras.callbacks.Callback):
 
     Args:
         progress: the best epoch so far.
-        steps: the callback that counts skipped steps, which must come first.
+        stopper: the callback that counts skipped steps, which must come first.
         patience: after how many epochs without a better one to stop; 0 for never.
     """
 
-    def __init__(self, progress: Progress, steps: StopWhenNotFinite, patience: int = 0):
+    def __init__(self, progress: Progress, stopper: StopWhenNotFinite, patience: int = 0):
         super().__init__()
         self.progress = progress
-        self.steps = steps
+        self.stopper = stopper
         self.patience = patience
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.healthy = self.steps.skipped_in_a_row == 0 and math.isfinite(logs[MONITORED])
+        self.healthy = self.stopper.skipped_in_a_row == 0 and math.isfinite(logs[MONITORED])
         if self.healthy and logs[MONITORED] < self.progress.best:
             self.progress = Progress(float(logs[MONITORED]), epoch + 1)
         if self.is_exhausted(epoch + 1):

@@ -33,6 +33,8 @@ from dvpvae_tf.models.refit import (
 )
 from dvpvae_tf.optimizers import FusedAdamax
 from dvpvae_tf.priors import DiffusionPrior, FullMixturePrior
+from dvpvae_tf.priors.calibration import NOT_CALIBRATED
+from dvpvae_tf.priors.process import check_calibrated_steps
 from dvpvae_tf.training.callbacks import (
     FollowProgress,
     LogEpochs,
@@ -154,6 +156,8 @@ def train(
             f"--batch-size {config.batch_size} has no {parts} equal parts on each of {devices} devices: change it, or "
             "--gradient-accumulation."
         )
+    if config.model.pseudoinput != "none" and config.model.prior_in_training == "diffusion":
+        check_calibrated_steps(config.model.diffusion_steps)  # as the prior is calibrated in the end
     if config.labels:
         if classes is None:
             raise ValueError("The setting labels needs the labels of the images.")
@@ -204,8 +208,8 @@ def _fit(model, folder, images, chief, verbose):
         initialize(model, config, training)
     if config.strategy == "multiworker":
         done, progress = _begin_as_chief(strategy, model, done, progress, _checksum(config, images))
-    steps = StopWhenNotFinite(folder)
-    follower = FollowProgress(progress, steps, config.early_stopping_epochs)
+    stopper = StopWhenNotFinite(folder)
+    follower = FollowProgress(progress, stopper, config.early_stopping_epochs)
     if done >= config.epochs or follower.is_exhausted(done):
         return
     model.fit(
@@ -217,7 +221,7 @@ def _fit(model, folder, images, chief, verbose):
         epochs=config.epochs,
         steps_per_epoch=len(training) // config.batch_size,
         validation_steps=math.ceil(len(validation) / config.batch_size),
-        callbacks=_callbacks(folder, model, validation[:200], steps, follower, chief),
+        callbacks=_callbacks(folder, model, validation[:200], stopper, follower, chief),
         verbose=verbose,
     )
 
@@ -243,11 +247,11 @@ def _checksum(config, images):
     return fingerprint([np.frombuffer(settings, np.uint8), *images])
 
 
-def _callbacks(folder, model, images, steps, follower, chief):
+def _callbacks(folder, model, images, stopper, follower, chief):
     """The callbacks of a run, in the order in which they must see the end of an epoch; the chief's write."""
     config = folder.config
     averaged = DVPVAE.from_config(model.get_config())
-    callbacks = [learning_rate_schedule(config), steps, TakeAverage(averaged), follower]
+    callbacks = [learning_rate_schedule(config), stopper, TakeAverage(averaged), follower]
     if chief:
         callbacks += [
             TensorBoardPictures(folder, averaged, images, config.picture_every_epochs),
@@ -295,7 +299,7 @@ def _calibrate(model, folder, training, validation):
     print(f"Calibrating the prior over u of {folder.best}")
     steps = folder.config.model.diffusion_steps
     if model.calibrate(training, validation, steps, folder.config.seed, verbose=1) is None:
-        print("Its predictions are not finite, so it keeps the ancestral process")
+        print(f"{NOT_CALIBRATED}. It keeps the ancestral process")
 
 
 def _report(folder, images, classes):

@@ -61,7 +61,7 @@ def test_a_full_mixture_takes_the_place_of_the_prior_alone(trained, images, tmp_
 def test_a_diffusion_prior_is_trained_alone_and_calibrated(trained, images):
     keras.utils.set_random_seed(0)
     with_mixture = refit.with_prior(trained, StandardPrior(name="prior"))
-    model = refit.with_diffusion_prior(with_mixture, images(200, seed=1), images(50, seed=2), 5, 150, verbose=0)
+    model = refit.with_diffusion_prior(with_mixture, images(200, seed=1), images(50, seed=2), 5, 160, verbose=0)
     for part in ("bottom_up", "top_down", "pseudoinput"):
         for ours, theirs in zip(getattr(model, part).weights, getattr(trained, part).weights, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -204,6 +204,10 @@ def test_models_without_such_a_prior_give_a_one_line_error(trained, tiny, images
         (
             ["--model", str(tmp_path / "ladder.keras"), "--steps", "3"],
             "--steps is for --prior diffusion and calibrated",
+        ),
+        (
+            ["--model", str(tmp_path / "raw.keras"), "--prior", "calibrated", "--steps", "500"],
+            "a calibrated process takes 100 steps at most, not 500",
         ),
         (["--model", str(tmp_path / "raw.keras")], "never trained"),
     ):

@@ -10,19 +10,27 @@ from PIL import Image
 
 from dvpvae_tf import pictures, sample
 from dvpvae_tf.command_line import inputs as command_inputs
-from dvpvae_tf.models import Samples, sampling
+from dvpvae_tf.models import DVPVAE, Samples, sampling
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, tiny, images):
-    """A folder of models: `dvp.keras`, the Ladder VAE `ladder.keras`, and one that was never adapted, `raw.keras`."""
+    """A folder of models: `dvp.keras`, the Ladder VAE `ladder.keras`, and `raw.keras`, which was never adapted.
+
+    The prior of `calibrated.keras` is as if calibrated, but its tables are empty.
+    """
     folder = tmp_path_factory.mktemp("models")
     tiny().save(folder / "raw.keras")
     for name, model in (("dvp", tiny()), ("ladder", tiny(pseudoinput="none"))):
         model.adapt(images(50))
         model.save(folder / f"{name}.keras")
+    config = tiny().get_config()
+    config["prior"]["config"]["calibrated_steps"] = 3
+    calibrated = DVPVAE.from_config(config)
+    calibrated.adapt(images(50))
+    calibrated.save(folder / "calibrated.keras")
     return folder
 
 
@@ -109,6 +117,11 @@ def test_steps_and_temperatures_change_the_images_and_the_cost_is_told(command, 
     ]
 
 
+def test_the_ancestral_process_of_a_calibrated_model_takes_any_number_of_steps(command, capsys):
+    command("--ancestral", model="calibrated", steps=500, num=1, output="out.npz")
+    assert "T = 500 diffusion steps, ancestral: 500 UNet evaluations an image" in capsys.readouterr().out
+
+
 def test_the_ladder_vae_has_images_alone(command, capsys):
     command(model="ladder", num=3, output="out.npz")
     command(model="ladder", num=3, output="out.png")
@@ -143,6 +156,7 @@ def test_bfloat16_draws_much_the_same(command):
         ({"model": "raw"}, "raw.keras holds a model that was never trained"),
         ({"model": "ladder", "steps": 5}, "--steps is for models with a diffusion prior"),
         ({"model": "ladder", "ancestral": None}, "--ancestral is for models with a diffusion prior"),
+        ({"model": "calibrated", "steps": 101}, "a calibrated process takes 100 steps at most, not 101"),
         ({"colour": "red"}, "unknown option --colour"),
     ],
     ids=lambda value: " ".join(f"{key}={name}" for key, name in value.items()) if isinstance(value, dict) else "",

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf.models import refit, with_ancestral_process, with_full_mixture
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.models import refit, with_ancestral_process, with_diffusion_prior, with_full_mixture
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +47,18 @@ def test_a_mixture_is_for_another_model_and_takes_data_sets_as_well(trained, ima
     )
     np.testing.assert_array_equal(one.prior.means, other.prior.means)
     assert trained.prior.process_name == "ancestral" and one.prior.process_name is None
+
+
+def test_a_trained_diffusion_prior_that_cannot_be_calibrated_is_an_error(trained, images, monkeypatch):
+
+    def diverge(prior, *_, **__):
+        prior.set_weights([np.nan * weight for weight in prior.get_weights()])
+
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", (8, 8))
+    monkeypatch.setattr(refit, "fit_diffusion", diverge)
+    with pytest.raises(
+        UserError, match="cannot be calibrated: its errors are not finite, or have no positive definite"
+    ):
+        with_diffusion_prior(trained, images(8), images(8, seed=1), verbose=0)
+    with pytest.raises(UserError, match="takes 100 steps at most, not 500"):
+        with_diffusion_prior(trained, images(8), images(8, seed=1), steps=500)

@@ -17,6 +17,12 @@ def new_prior(seed=0):
     return prior
 
 
+@pytest.mark.parametrize("training_steps", [0, 50])
+def test_training_steps_that_make_no_whole_epochs_are_refused(training_steps):
+    with pytest.raises(ValueError, match=f"must be a multiple of 20, got {training_steps}"):
+        fit_diffusion(None, None, None, training_steps)
+
+
 @pytest.mark.slow
 def test_the_bound_of_a_gaussian_comes_down_to_its_entropy():
     rng = np.random.default_rng(0)
@@ -24,7 +30,7 @@ def test_the_bound_of_a_gaussian_comes_down_to_its_entropy():
     u = (rng.normal(size=(8000, 4)) @ factor.T + 0.1).astype("float32").reshape(-1, 2, 2, 1)
     entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * factor @ factor.T)[1]
     prior = new_prior()
-    bounds = fit_diffusion(prior, u[:7000], u[7000:], steps=400, batch_size=100, seed=1, verbose=0).history["val_loss"]
+    bounds = fit_diffusion(prior, u[:7000], u[7000:], 400, batch_size=100, seed=1, verbose=0).history["val_loss"]
     assert bounds[0] > bounds[-1]
     # A bound: not below, but for the error of 1,000 draws at random times.
     assert entropy - 0.3 < bounds[-1] < entropy + 1.0
@@ -33,7 +39,9 @@ def test_the_bound_of_a_gaussian_comes_down_to_its_entropy():
 def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch, capsys):
     """Two steps an epoch, and fewer draws than two batches, so that each epoch has another part of an order."""
     u = np.random.default_rng(0).normal(size=(250, 2, 2, 1)).astype("float32")
-    fit = functools.partial(fit_diffusion, u=u[:150], validation_u=u[150:], steps=40, batch_size=100, verbose=0)
+    fit = functools.partial(
+        fit_diffusion, u=u[:150], validation_u=u[150:], training_steps=40, batch_size=100, verbose=0
+    )
     expected = new_prior(seed=1)
     losses = fit(expected, seed=3).history["loss"]
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 from scipy import special
 
 from dvpvae_tf.config import load_config
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.noise import Stream
 from dvpvae_tf.priors import DiffusionPrior, calibration, covariances
 from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule
@@ -319,7 +320,14 @@ def test_a_calibrated_prior_is_rebuilt_from_its_config_and_weights(full, monkeyp
     found = prior.calibrate(draws(100, 1), draws(100, 2), steps=3)
     assert before == (len(prior.weights) - 2, "ancestral")
     assert (prior.steps, prior.process().kind, found.steps) == (3, "calibrated", 3)
-    assert prior.check_steps(1000) == 100
+    assert prior.check_steps(100) == 100 and prior.ancestral().check_steps(500) == 500
+    for use in (
+        prior.check_steps,
+        prior.sample_noise_size,
+        lambda steps: prior.calibrate(draws(1, 1), draws(1, 2), steps),
+    ):
+        with pytest.raises(UserError, match="a calibrated process takes 100 steps at most, not 101"):
+            use(101)
     assert prior.covariances.shape == (101, 45 if full else 9)
     again = DiffusionPrior.from_config(prior.get_config())
     again.build((None, *SHAPE))

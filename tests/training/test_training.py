@@ -232,7 +232,16 @@ def test_a_prior_that_cannot_be_fitted_is_told_and_the_one_before_it_stays(make_
     model.save(folder.best)
     monkeypatch.setattr(DVPVAE, "calibrate", lambda *_, **__: None)
     assert loop._fit_final_prior(folder, splits, None).prior.process_name == "ancestral"
-    assert "Its predictions are not finite, so it keeps the ancestral process\n" in capsys.readouterr().out
+    assert "no positive definite covariance. It keeps the ancestral process\n" in capsys.readouterr().out
+
+
+def test_more_steps_than_a_calibrated_process_takes_are_told_before_the_first_step(
+    make_config, small_settings, splits, tmp_path
+):
+    config = make_config(model=small_settings | {"prior": "diffusion", "diffusion_steps": 101})
+    with pytest.raises(UserError, match="a calibrated process takes 100 steps at most, not 101"):
+        training.train(config, splits)
+    assert not (tmp_path / "run").exists()
 
 
 def test_classes_that_cannot_be_fitted_are_told_before_the_first_step(make_config, splits, tmp_path):
