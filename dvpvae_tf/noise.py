@@ -23,8 +23,10 @@ class Stream(enum.IntEnum):
 
     EVALUATION = -1
     SAMPLING = -2
-    CALIBRATION = -3  # of a prior, on training images
-    CALIBRATION_VALIDATION = -4  # and on validation images
+    CALIBRATION = -3  # of a prior: y_t, for training images
+    CALIBRATION_VALIDATION = -4  # and for validation images
+    PSEUDOINPUTS = -5  # the draws of u that a prior is fitted to, of training images
+    VALIDATION_PSEUDOINPUTS = -6  # and of validation images
     FIRST_DRAW = -16  # where an image is drawn for several times: draw k of it has the stream FIRST_DRAW - k
     FIRST_INPAINTED = -(2**30)  # the same for the draws of inpainting
 

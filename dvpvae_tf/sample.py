@@ -188,14 +188,15 @@ def _pseudoinput_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray 
 
 
 def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[int, float]]) -> None:
+    from dvpvae_tf.priors import DiffusionPrior
+
     (_, start), (first, first_end), (num, end) = times[0], times[1], times[-1]
     seconds = end - start
     rate, where = num / seconds, "tracing included"
     if num > first:
         rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")
-    if model.has_steps:
-        assert model.prior is not None  # else there are no steps
+    if isinstance(model.prior, DiffusionPrior):
         steps = model.check_steps(arguments.steps)
         evaluations = model.prior.predictions(steps)
         print(f"T = {steps} diffusion steps, {model.process_name}: {evaluations} UNet evaluations an image")

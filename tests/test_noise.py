@@ -202,6 +202,8 @@ def test_named_streams_and_purposes_keep_their_numbers():
         "SAMPLING": -2,
         "CALIBRATION": -3,
         "CALIBRATION_VALIDATION": -4,
+        "PSEUDOINPUTS": -5,
+        "VALIDATION_PSEUDOINPUTS": -6,
         "FIRST_DRAW": -16,
         "FIRST_INPAINTED": -(2**30),
     }

@@ -14,7 +14,7 @@ from dvpvae_tf.distribute.sharding import smaller_batch
 from dvpvae_tf.evaluation.evaluator import Evaluator, check_at_least_one, checked_images
 from dvpvae_tf.evaluation.results import Evaluation, mean_and_error
 from dvpvae_tf.models import DVPVAE
-from dvpvae_tf.models.refit import with_ancestral_process
+from dvpvae_tf.models.refit import kept_with_ancestral_process
 from dvpvae_tf.noise import check_seed
 
 
@@ -92,7 +92,7 @@ def published(
     Returns:
         `Evaluation`, whose `is_bound` is False.
     """
-    return estimate("published", with_ancestral_process(model), images, samples, steps, seed, batch_size, verbose)
+    return estimate("published", kept_with_ancestral_process(model), images, samples, steps, seed, batch_size, verbose)
 
 
 def estimate(

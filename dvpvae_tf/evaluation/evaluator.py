@@ -23,7 +23,7 @@ from dvpvae_tf.models.draws import (
     tile,
 )
 from dvpvae_tf.noise import InferenceNoise, Stream
-from dvpvae_tf.priors import LabelledMixturePrior
+from dvpvae_tf.priors import DiffusionPrior, LabelledMixturePrior
 
 
 def checked_images(model: DVPVAE, images: np.ndarray) -> np.ndarray:
@@ -203,7 +203,7 @@ class Evaluator:
         def draw_sums(data, seed, first, draws, num_draws):
             num_images = tf.shape(data.target)[0]
             seeds, drawn, terms = self._draw(data, seed, first, draws, steps)
-            if self._model.has_steps:
+            if isinstance(self._model.prior, DiffusionPrior):
                 length = 1.0 / tf.cast(num_draws, tf.float32)
                 start = tf.repeat(tf.cast(draws, tf.float32), num_images) * length
                 change = continuous_time_diffusion(self._model, drawn, start, length) - terms["kl_u"]["diffusion"]

@@ -24,7 +24,9 @@ FEWEST_DRAWS = (16_000, 2_000)  # of u, of training and of validation images: se
 BATCH_SIZE = 1000  # images that are encoded at a time
 
 
-def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int = 0) -> np.ndarray:
+def draw_pseudoinputs(
+    model: "DVPVAE", images: np.ndarray, num: int, seed: int = 0, stream: Stream = Stream.PSEUDOINPUTS
+) -> np.ndarray:
     """Draws pseudoinputs of r(u|x), to fit a prior to.
 
     Args:
@@ -33,6 +35,7 @@ def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int =
         num: the number of draws. Where there are fewer images, there are several draws of each; where there are more,
             images at equal distances are taken.
         seed: of the noise.
+        stream: of the noise.
 
     Returns:
         float32 array `[num, d, d, C]`.
@@ -46,7 +49,7 @@ def draw_pseudoinputs(model: "DVPVAE", images: np.ndarray, num: int, seed: int =
     draws = []
     for start in range(0, num, BATCH_SIZE):
         rows = chosen[start : start + BATCH_SIZE]
-        seeds = noise.row_seeds(seed, Stream.CALIBRATION, start, len(rows))
+        seeds = noise.row_seeds(seed, stream, start, len(rows))
         inputs, _ = model.encoder_input_and_target(model.prepare(tf.constant(images[rows])), seeds)
         drawn = noise.normal(noise.fork(seeds, InferenceNoise.DRAW), model.pseudoinput.dimensions)
         drawn = tf.reshape(drawn, [-1, *model.pseudoinput.shape])
@@ -75,7 +78,7 @@ def draws_to_fit(
     numbers = [max(len(each), least // parts) for each, least in zip((images, validation), FEWEST_DRAWS, strict=True)]
     return (
         draw_pseudoinputs(model, images, numbers[0], seed),
-        draw_pseudoinputs(model, validation, numbers[1], seed + 1),
+        draw_pseudoinputs(model, validation, numbers[1], seed, Stream.VALIDATION_PSEUDOINPUTS),
     )
 
 
@@ -107,7 +110,9 @@ def draws_to_calibrate(
     validation = gather_images(validation)
     return (
         draw_pseudoinputs(model, images, min(draws, 10 * len(images)), seed),
-        draw_pseudoinputs(model, validation, min(draws // 2, 10 * len(validation)), seed + 1),
+        draw_pseudoinputs(
+            model, validation, min(draws // 2, 10 * len(validation)), seed, Stream.VALIDATION_PSEUDOINPUTS
+        ),
     )
 
 
@@ -123,11 +128,15 @@ def with_prior(model: "DVPVAE", prior: Prior) -> "DVPVAE":
     """
     config = model.get_config() | {"prior": keras.saving.serialize_keras_object(prior)}
     other = type(model).from_config(config)
+    _copy_all_but_prior(model, other)
+    other.prior.set_weights(prior.get_weights())  # type: ignore[union-attr]
+    return other
+
+
+def _copy_all_but_prior(model: "DVPVAE", other: "DVPVAE") -> None:
     for part in ("bottom_up", "top_down", "pseudoinput"):
         getattr(other, part).set_weights(getattr(model, part).get_weights())
-    other.prior.set_weights(prior.get_weights())  # type: ignore[union-attr]
     other.training_steps.assign(model.training_steps)
-    return other
 
 
 def with_full_mixture(
@@ -221,6 +230,23 @@ def with_ancestral_process(model: "DVPVAE") -> "DVPVAE":
     if not isinstance(model.prior, DiffusionPrior) or model.prior.calibrated_steps is None:
         return model
     return with_prior(model, model.prior.ancestral())
+
+
+def kept_with_ancestral_process(model: "DVPVAE") -> "DVPVAE":
+    """Gives what `with_ancestral_process` does, the same each time: a calibrated model keeps it with its graphs.
+
+    Args:
+        model: any model; its config stays as it is.
+
+    Returns:
+        The model with the ancestral process, its weights those of `model` now. It is not for changes.
+    """
+    if not isinstance(model.prior, DiffusionPrior) or model.prior.calibrated_steps is None:
+        return model
+    other = model.graphs.get("with_ancestral_process", lambda: with_ancestral_process(model))
+    _copy_all_but_prior(model, other)
+    other.prior.unet.set_weights(model.prior.unet.get_weights())  # type: ignore[union-attr]
+    return other
 
 
 def with_labelled_mixture(

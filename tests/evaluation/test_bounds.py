@@ -13,6 +13,7 @@ import tensorflow as tf
 from scipy import special, stats
 
 from dvpvae_tf import DVPVAE, evaluation, noise
+from dvpvae_tf.evaluation.evaluator import Evaluator
 from dvpvae_tf.evaluation.layer_statistics import ACTIVE_UNIT_THRESHOLD
 from dvpvae_tf.evaluation.linear_gaussian import (
     SIDE,
@@ -163,6 +164,19 @@ def test_the_bound_of_a_calibrated_process_comes_down_to_its_log_p(known):
     published = [evaluation.published(each, images[:3], 2, verbose=0) for each in (model, ancestral)]
     np.testing.assert_allclose(published[0].estimates, published[1].estimates, rtol=1e-5)
     assert published[0].process == "ancestral"
+    # Its graphs are kept, its weights are those of now.
+    copy = refit.kept_with_ancestral_process(model)
+    assert Evaluator(copy).is_traced(STEPS, published=True)
+    before = published[0].estimates
+    for weight in model.top_down.trainable_variables:
+        weight.assign(weight + 0.01)
+    ours, fresh = (
+        evaluation.published(each, images[:3], 2, verbose=0).estimates
+        for each in (model, refit.with_ancestral_process(model))
+    )
+    assert refit.kept_with_ancestral_process(model) is copy
+    np.testing.assert_allclose(ours, fresh, rtol=1e-5)
+    assert np.abs(ours - before).max() > 1e-3
 
 
 def test_the_bound_of_a_full_mixture_comes_down_to_its_log_p(known):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import refit, with_ancestral_process, with_diffusion_prior, with_full_mixture
 
@@ -62,3 +63,19 @@ def test_a_trained_diffusion_prior_that_cannot_be_calibrated_is_an_error(trained
         with_diffusion_prior(trained, images(8), images(8, seed=1), verbose=0)
     with pytest.raises(UserError, match="takes 100 steps at most, not 500"):
         with_diffusion_prior(trained, images(8), images(8, seed=1), steps=500)
+
+
+def test_draws_to_fit_share_no_noise_with_other_draws(trained, images, monkeypatch):
+    """Neither those of training and validation images of two seeds with one another, nor any with y_t."""
+    drawn, row_seeds = [], noise.row_seeds
+
+    def record(*arguments):
+        drawn.append(row_seeds(*arguments).numpy())
+        return tf.constant(drawn[-1])
+
+    monkeypatch.setattr(noise, "row_seeds", record)
+    model = refit.with_prior(trained, trained.prior)
+    for seed in (0, 1):
+        model.calibrate(images(6), images(6, seed=1), steps=2, draws=12, seed=seed)
+    keys = {tuple(key) for seeds in drawn for key in seeds}
+    assert len(drawn) == 8 and len(keys) == sum(map(len, drawn))
