@@ -27,7 +27,7 @@ def make_evaluations(preset, dtype, images, steps):
     slow = DVPVAE.from_preset(preset, dtype=dtype)
     slow.adapt(images)
     fast_evaluator, slow_evaluator = Evaluator(model), Evaluator(slow)
-    with mock.patch.object(process, "STATES_AT_A_TIME", 1):  # the UNet sees one diffusion step at a time
+    with mock.patch.object(process, "TIMES_AT_ONCE", 1):  # the UNet sees one diffusion step at a time
         slow_evaluator.trace(steps)
     data = fast_evaluator.image_data(images, 0, 0)
 

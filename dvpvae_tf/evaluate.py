@@ -117,16 +117,15 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     Raises:
         UserError: for a mistake that the user can put right.
     """
-    from dvpvae_tf.command_line.inputs import data_settings, images_of, model_with_process_of
+    from dvpvae_tf.command_line.inputs import data_settings, model_with_process_of, read_split_of
     from dvpvae_tf.distribute.devices import copies_on_other_devices
     from dvpvae_tf.evaluation.bounds import estimate
     from dvpvae_tf.evaluation.layer_statistics import layer_sums
     from dvpvae_tf.evaluation.parts import Part
 
-    model = model_with_process_of(
-        arguments, ancestral=arguments.estimator == "published"
-    )  # as the authors' code has it
-    split = images_of(arguments, model)
+    as_published = arguments.estimator == "published"  # the authors' code knows no other process
+    model = model_with_process_of(arguments, ancestral=as_published)
+    split = read_split_of(arguments, model)
     images = split[: arguments.limit]
     data = f"{data_settings(arguments)['name']} ({arguments.split})"
     print(

@@ -88,7 +88,7 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
         UserError: for a mistake that the user can correct.
     """
     from dvpvae_tf.command_line.inputs import model_with_process_of
-    from dvpvae_tf.models.model_folder import is_trained_model, model_metadata
+    from dvpvae_tf.models.model_folder import is_model_folder_or_name, model_metadata
     from dvpvae_tf.serving import saved_model
     from dvpvae_tf.training.run_folder import run_config
 
@@ -97,7 +97,7 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
     model = model_with_process_of(arguments)
     bound = _measure_bound(arguments, model)
     config = run_config(arguments.model)
-    metadata = None if config or not is_trained_model(arguments.model) else model_metadata(arguments.model)
+    metadata = None if config or not is_model_folder_or_name(arguments.model) else model_metadata(arguments.model)
     print("tracing and writing the signatures", flush=True)
     return saved_model.write_version(
         arguments.output, version, model, config, bound, arguments.steps, arguments.prior_temperature, command, metadata
@@ -107,12 +107,12 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
 def _measure_bound(arguments: argparse.Namespace, model: DVPVAE) -> dict | None:
     """The bound of the model card, or None where it is left out."""
     from dvpvae_tf import evaluation
-    from dvpvae_tf.command_line.inputs import data_settings, images_of
+    from dvpvae_tf.command_line.inputs import data_settings, read_split_of
 
     if not arguments.bound_images:
         return None
     try:
-        images = images_of(arguments, model)[: arguments.bound_images]
+        images = read_split_of(arguments, model)[: arguments.bound_images]
     except UserError as error:
         raise UserError(f"{error}; or leave the bound out of the model card with --bound-images 0") from error
     data = f"{data_settings(arguments)['name']}, {arguments.split}"

@@ -101,9 +101,9 @@ def _interpolation(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, np
 
 
 def _images(arguments: argparse.Namespace, model: DVPVAE, indices: Sequence[int]) -> np.ndarray:
-    from dvpvae_tf.command_line.inputs import images_of
+    from dvpvae_tf.command_line.inputs import read_split_of
 
-    images = images_of(arguments, model)
+    images = read_split_of(arguments, model)
     if not 0 <= min(indices) <= max(indices) < len(images):
         asked = f"{indices[0]} to {indices[-1]}"
         raise UserError(f"images {asked} asked for, but the {arguments.split} split has 0 to {len(images) - 1}")

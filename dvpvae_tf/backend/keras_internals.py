@@ -11,22 +11,6 @@ import keras
 import tensorflow as tf
 
 
-def check_settings(policy: keras.DTypePolicy) -> None:
-    """Checks the dtype that a model computes in.
-
-    Args:
-        policy: dtype policy of the model.
-
-    Raises:
-        ValueError: if it is neither float32 nor mixed_bfloat16.
-    """
-    if policy.name not in ("float32", "mixed_bfloat16"):
-        raise ValueError(
-            f'The model cannot compute with the dtype policy {policy.name}: give dtype="float32" or '
-            'dtype="mixed_bfloat16", or call keras.config.set_dtype_policy with one of these.'
-        )
-
-
 def parameters_of(layer: keras.layers.Layer) -> list[keras.Variable]:
     """Lists the weights that are made to be trained, whether or not they are frozen.
 
@@ -101,6 +85,7 @@ def disable_gradient_reduction(optimizer: keras.optimizers.Optimizer) -> None:
     Args:
         optimizer: Keras optimizer.
     """
+    # It takes and returns pairs of a gradient and a variable: `list` leaves them as they are.
     optimizer._all_reduce_sum_gradients = list
 
 

@@ -15,7 +15,7 @@ from dvpvae_tf.data.pipelines import LoadedDataset, read_dataset
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.loading import load_model
-from dvpvae_tf.models.model_folder import is_trained_model, model_metadata
+from dvpvae_tf.models.model_folder import is_model_folder_or_name, model_metadata
 from dvpvae_tf.models.refit import with_ancestral_process
 from dvpvae_tf.training.run_folder import count_trained_on, run_config
 
@@ -96,10 +96,10 @@ def _trained_on(model, config):
     """The data set that a run or a model folder names, or None."""
     if config is not None:
         return config.dataset
-    return model_metadata(model).get("dataset") if is_trained_model(model) else None
+    return model_metadata(model).get("dataset") if is_model_folder_or_name(model) else None
 
 
-def images_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
+def read_split_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
     """Reads the images that the arguments name, at the size of the model where they name none.
 
     Args:
@@ -169,7 +169,7 @@ def _check(images: np.ndarray, split: str, arguments: argparse.Namespace, model:
     if images.shape[1:] != model.image_shape:
         sizes = [" x ".join(map(str, shape)) for shape in (images.shape[1:], model.image_shape)]
         raise UserError(f"{name} has images of {sizes[0]} but the model is for {sizes[1]}")
-    of_run = split != "train" and not is_trained_model(arguments.model)
+    of_run = split != "train" and not is_model_folder_or_name(arguments.model)
     seen = count_trained_on(arguments.model, split, images) if of_run else 0
     if seen:
         raise UserError(

@@ -133,7 +133,7 @@ class DataConfig(StrictSettings):
 
     @property
     def source(self) -> dict[str, Any]:
-        """The arguments of `dvpvae_tf.data.pipelines.read_images`."""
+        """The arguments of `dvpvae_tf.data.pipelines.read_dataset`."""
         return {"name": self.dataset, **self.model_dump(include=SOURCE_SETTINGS)}
 
     @property

@@ -29,7 +29,7 @@ def iwae(
 ) -> Evaluation:
     """Bounds -log p(x) by importance weighting with K draws an image: -log(1/K sum w).
 
-    The weights are w = p(x|z) p(z|u) p(u|y_0) p(y_0 ... y_1) / (q(z|x, u) q(u|x) q(y_0 ... y_1|u)), all at the same
+    The weights are w = p(x|z) p(z|u) r(u|y_0) r(y_0 ... y_1) / (q(z|x, u) r(u|x) q(y_0 ... y_1|u)), all at the same
     draw of z, u and the diffusion trajectory y. The draws of an image share its binary target. The expectation of the
     estimate is at least -log p(x) of the T-step process, falls with K, and at K = 1 is the negative ELBO.
 
@@ -168,7 +168,7 @@ def estimate(
 
 
 def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verbose: int = 1) -> dict:
-    """Evaluates the negative ELBO (Eq. 15) of the process that `sample` runs, from one draw an image.
+    """Reports the mean negative ELBO (Eq. 15) of a data set, of the process that `sample` runs, from one draw an image.
 
     `model.evaluate` gives that in continuous time instead, which training minimises.
 
@@ -190,7 +190,7 @@ def negative_elbo(model: DVPVAE, images: np.ndarray, batch_size: int = 100, verb
     evaluator, bar = Evaluator(model), keras.utils.Progbar(len(images), verbose=verbose, unit_name="image")
     terms = []
     for start in range(0, len(images), batch_size):
-        terms.append(evaluator.bound(images[start : start + batch_size], model.seed, start))
+        terms.append(evaluator.negative_elbo(images[start : start + batch_size], model.seed, start))
         bar.add(len(terms[-1]["kl_u"]))
     values = {name: np.concatenate([part[name] for part in terms]).astype("float64") for name in terms[0]}
     return {

@@ -1,4 +1,4 @@
-"""The functions that evaluations of one model call."""
+"""The compiled functions of an evaluation, from images to terms and weights."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,6 @@ from dvpvae_tf.layers.pixels import check_images
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.draws import (
     ImageData,
-    bound_terms,
     continuous_time_diffusion,
     draw,
     image_data,
@@ -20,6 +19,7 @@ from dvpvae_tf.models.draws import (
     negative_elbo_terms,
     published_log_weight,
     sum_of_kl_u,
+    terms_of_draw,
     tile,
 )
 from dvpvae_tf.noise import InferenceNoise, Stream
@@ -110,7 +110,7 @@ class Evaluator:
             published: whether to weight the draws as the authors' test code does.
 
         Returns:
-            The terms of `bound_terms`, for a diffusion prior "continuous_time_negative_elbo" too, as sums over the
+            The terms of `terms_of_draw`, for a diffusion prior "continuous_time_negative_elbo" too, as sums over the
             draws; and the log of the sum of the weights, float32 `[N]`.
         """
         with device_of(self._model):
@@ -152,8 +152,8 @@ class Evaluator:
         with device_of(self._model):
             return self._infer_twice_function()(data, *_integers(seed, first))
 
-    def bound(self, images: np.ndarray, seed: int, first: int) -> dict[str, tf.Tensor]:
-        """Computes the negative ELBO of each image from one draw, with the prior's own T steps.
+    def negative_elbo(self, images: np.ndarray, seed: int, first: int) -> dict[str, tf.Tensor]:
+        """Runs `negative_elbo_terms`, compiled, for images of one batch and the prior's own T.
 
         Args:
             images: `[N, D, D, C]`: uint8, or float in [0, 1].
@@ -164,7 +164,7 @@ class Evaluator:
             The terms of `negative_elbo_terms`.
         """
         with device_of(self._model):
-            return self._bound_function()(self._model.prepare(tf.constant(images)), *_integers(seed, first))
+            return self._negative_elbo_function()(self._model.prepare(tf.constant(images)), *_integers(seed, first))
 
     def is_traced(self, steps: int | None, published: bool = False) -> bool:
         """Whether `draw_sums` is traced already for these settings.
@@ -242,7 +242,7 @@ class Evaluator:
         """The keys, the draws and their terms: one row for each draw of each image, draw by draw."""
         seeds = noise.row_seeds(seed, Stream.FIRST_DRAW - draws, first, tf.shape(data.target)[0])
         drawn = draw(self._model, tile(data, tf.size(draws)), seeds, steps)
-        return seeds, drawn, bound_terms(self._model, drawn)
+        return seeds, drawn, terms_of_draw(self._model, drawn)
 
     def _infer_twice_function(self):
         def infer_twice(data, seed, first):
@@ -257,12 +257,12 @@ class Evaluator:
 
         return self._traced(("infer_twice",), infer_twice, self._data_spec, *_scalars(2))
 
-    def _bound_function(self):
-        def bound(images, seed, first):
+    def _negative_elbo_function(self):
+        def negative_elbo(images, seed, first):
             seeds = noise.row_seeds(seed, Stream.EVALUATION, first, tf.shape(images)[0])
             return negative_elbo_terms(self._model, images, seeds)
 
-        return self._traced(("bound",), bound, self._image_spec, *_scalars(2))
+        return self._traced(("negative_elbo",), negative_elbo, self._image_spec, *_scalars(2))
 
     @property
     def _image_spec(self):

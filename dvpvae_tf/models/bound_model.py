@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.backend.keras_internals import BuiltModel, check_settings, parameters_of, set_untracked
+from dvpvae_tf.backend.keras_internals import BuiltModel, parameters_of, set_untracked
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.replicas import pad_images, place_in_global_batch, sum_over_replicas
 from dvpvae_tf.layers.shape import Shape
@@ -37,7 +37,7 @@ class BoundModel(BuiltModel):
 
     def __init__(self, image_shape: tuple[int, int, int], seed: int = 0, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)  # pixels and noise stay float32
-        check_settings(self.dtype_policy)
+        _check_dtype(self.dtype_policy)
         height, width, channels = image_shape
         self.image_shape = height, width, channels
         self.seed = seed
@@ -330,6 +330,15 @@ class BoundModel(BuiltModel):
     def make_predict_function(self, force: bool = False) -> None:
         self.check_adapted()
         super().make_predict_function(force)
+
+
+def _check_dtype(policy: keras.DTypePolicy) -> None:
+    """Checks that the model can compute with a dtype policy: float32 or mixed_bfloat16."""
+    if policy.name not in ("float32", "mixed_bfloat16"):
+        raise ValueError(
+            f'The model cannot compute with the dtype policy {policy.name}: give dtype="float32" or '
+            'dtype="mixed_bfloat16", or call keras.config.set_dtype_policy with one of these.'
+        )
 
 
 def _mean_or_nan(metric):

@@ -1,4 +1,4 @@
-"""From the config to the model: the only place where both are known."""
+"""Makes the model that a config describes."""
 
 from dvpvae_tf.config import ModelConfig
 from dvpvae_tf.layers.pseudoinputs import DCTPseudoinput, DownsamplePseudoinput, LearnablePseudoinput
@@ -50,7 +50,9 @@ def build_model(config: ModelConfig, **kwargs) -> DVPVAE:
 def _likelihood(config):
     if config.likelihood == "bernoulli":
         return BernoulliLikelihood()
-    return DiscretizedLogisticMixtureLikelihood(config.mixtures)
+    if config.likelihood == "discretized_logistic_mixture":
+        return DiscretizedLogisticMixtureLikelihood(config.mixtures)
+    raise ValueError(f"There is no likelihood {config.likelihood!r}.")
 
 
 def _pseudoinput(config):
@@ -71,6 +73,8 @@ def _prior_in_training(config, pseudoinput, dtype):
         return MixturePrior(config.prior_components, name="prior")
     if kind == "standard":
         return StandardPrior(name="prior")
+    if kind != "diffusion":
+        raise ValueError(f"There is no prior {kind!r} to train with.")
     return DiffusionPrior(
         config.prior_channels,
         config.prior_blocks,

@@ -27,14 +27,14 @@ class Draw(NamedTuple):
         inference: u and z.
         log_likelihood: log p(x|z).
         prior_estimate: estimates of log r(u), or None for the Ladder VAE.
-        log_prob_u: log q(u|x), or None for the Ladder VAE.
+        log_posterior_u: log r(u|x), or None for the Ladder VAE.
         time_noise: standard normal, for one time of the continuous-time diffusion and its noise; None without.
     """
 
     inference: Inference
     log_likelihood: tf.Tensor
     prior_estimate: PriorEstimate | None
-    log_prob_u: tf.Tensor | None
+    log_posterior_u: tf.Tensor | None
     time_noise: tf.Tensor | None
 
 
@@ -89,12 +89,14 @@ def draw(model: DVPVAE, data: ImageData, seeds: tf.Tensor, steps: int | None) ->
     if prior is None or model.pseudoinput is None:
         return Draw(inference, log_likelihood, None, None, None)
     prior_estimate = prior.estimate(inference.pseudoinput, estimate_noise, steps)
-    log_prob_u = model.pseudoinput.log_prob(inference.pseudoinput, data.features.pseudoinput_mean)
-    return Draw(inference, log_likelihood, prior_estimate, log_prob_u, time_noise)
+    log_posterior_u = model.pseudoinput.log_prob(inference.pseudoinput, data.features.pseudoinput_mean)
+    return Draw(inference, log_likelihood, prior_estimate, log_posterior_u, time_noise)
 
 
-def bound_terms(model: DVPVAE, drawn: Draw) -> dict:
-    """Computes the negative ELBO of each row (Eq. 15), with T steps of the prior (Eq. 31).
+def terms_of_draw(model: DVPVAE, drawn: Draw) -> dict:
+    """Splits the negative ELBO (Eq. 15) at given draws into the KL of each layer and each term of the prior.
+
+    The prior has the T steps of the draws (Eq. 31).
 
     Args:
         model: `DVPVAE`.
@@ -113,7 +115,9 @@ def bound_terms(model: DVPVAE, drawn: Draw) -> dict:
 
 
 def negative_elbo_terms(model: DVPVAE, images: tf.Tensor, seeds: tf.Tensor, steps: int | None = None) -> dict:
-    """Computes the terms of each image's negative ELBO of T steps from one draw.
+    """Draws once for each image, and gives its negative ELBO of T steps and the three sums that it is made of.
+
+    It draws itself and adds up what `terms_of_draw` gives: for exported models and `Evaluator.negative_elbo`.
 
     Args:
         model: `DVPVAE`.
@@ -129,7 +133,7 @@ def negative_elbo_terms(model: DVPVAE, images: tf.Tensor, seeds: tf.Tensor, step
         ValueError: if `steps` is given for a model without a diffusion prior.
     """
     drawn = draw(model, image_data(model, images, seeds), seeds, model.check_steps(steps))
-    terms = bound_terms(model, drawn)
+    terms = terms_of_draw(model, drawn)
     terms["kl_z"] = tf.reduce_sum(terms["kl_z"], axis=1)
     terms["kl_u"] = sum_of_kl_u(terms)
     return terms
@@ -139,7 +143,7 @@ def sum_of_kl_u(terms: dict) -> tf.Tensor:
     """Adds up the KL of u.
 
     Args:
-        terms: what `bound_terms` gives.
+        terms: what `terms_of_draw` gives.
 
     Returns:
         float32 `[N]`, nats; 0 for the Ladder VAE.
@@ -176,7 +180,9 @@ def importance_log_weight(drawn: Draw) -> tf.Tensor:
     """
     log_weight = drawn.log_likelihood + tf.add_n(drawn.inference.log_ratio)
     return (
-        log_weight if drawn.prior_estimate is None else log_weight + drawn.prior_estimate.log_weight - drawn.log_prob_u
+        log_weight
+        if drawn.prior_estimate is None
+        else log_weight + drawn.prior_estimate.log_weight - drawn.log_posterior_u
     )
 
 
@@ -217,4 +223,4 @@ def published_log_weight(model: DVPVAE, drawn: Draw, seeds: tf.Tensor, steps: in
         size = model.prior.check_steps(steps) * math.prod(model.prior.shape)
         fresh = noise.normal(noise.fork(seeds, InferenceNoise.PUBLISHED_ESTIMATE), size)
         terms = model.prior.published_terms(u, fresh, steps)
-    return log_weight - tf.add_n(terms) - drawn.log_prob_u
+    return log_weight - tf.add_n(terms) - drawn.log_posterior_u

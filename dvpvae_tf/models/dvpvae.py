@@ -145,6 +145,21 @@ class DVPVAE(GenerativeModel):
     # The bound
 
     def call(self, images: tf.Tensor, seeds: tf.Tensor | None = None, training: bool = False) -> Elbo:
+        """Computes the bound of the paper (Eq. 15, 17) with the prior's `negative_bound`.
+
+        For a diffusion prior it is that in continuous time. `models/draws.py` has the bound of T steps.
+
+        Args:
+            images: `[N, D, D, C]`: uint8, or float32 in [0, 1].
+            seeds: int32 `[N, 2]`, one key an image; None takes those of an evaluation that starts with these images.
+            training: whether dropout is on.
+
+        Returns:
+            `Elbo`, nats.
+
+        Raises:
+            ValueError: if the images are of another shape or type, or `adapt` has not been called.
+        """
         if tf.executing_eagerly():
             self.check_adapted()
         images = self.prepare(images)
@@ -207,12 +222,14 @@ class DVPVAE(GenerativeModel):
         return dict(zip(self.top_down.scales, features, strict=True))
 
     def walk(
-        self, features: Features, latent_noise: list[tf.Tensor], temperature: float | tf.Tensor = 1.0
+        self, features: Features, latent_noise: list[tf.Tensor | None], temperature: float | tf.Tensor = 1.0
     ) -> Inference:
-        """Draws u and then z down the top-down path: from the posterior where there are features, else from the prior.
+        """Draws u from r(u|x), then z down the top-down path.
+
+        Each z comes from its posterior where the scale has features, else from its prior.
 
         Args:
-            features: `Features`. Where a scale has none, z is drawn from the prior.
+            features: `Features`.
             latent_noise: float32 `[N, ...]`, standard normal, shaped as u (None for the Ladder VAE) and as each z, top
                 layer first.
             temperature: factor of the standard deviation of those z that come from the prior.
@@ -275,7 +292,7 @@ class DVPVAE(GenerativeModel):
 
         Args:
             seeds: int32 `[N, 2]`, one key an image, see `dvpvae_tf.noise.row_seeds`.
-            temperature: see `SamplingOptions`, as the options below; a scalar, or `[N, 1, 1, 1]`.
+            temperature: as in `SamplingOptions`; a scalar, or `[N, 1, 1, 1]`.
             prior_temperature: a scalar, or `[N, 1, 1, 1]`.
             steps: T of the diffusion prior.
             pixels: "draw" or "mean".
@@ -305,6 +322,7 @@ class DVPVAE(GenerativeModel):
         if self.top_prior is not None:
             chosen = self.top_prior.choose(noise.uniform(noise.fork(seeds, GenerationNoise.COMPONENT), 1)[:, 0])
             top_features = self._bottom_up_features(chosen)[self.top_down.sides[0]]
+            # The top block draws from a posterior, which takes no temperature.
             noise_z[0] *= temperature
         parameters, _ = self.top_down(
             noise_z, condition, top_features=top_features, temperature=temperature, latents=latents

@@ -1,4 +1,4 @@
-"""The methods that users call: adapt; sample, encode, decode, reconstruct and calibrate; save and load."""
+"""The methods that users call: adapt; sample, encode, decode, inpaint, reconstruct and calibrate; save and load."""
 
 import functools
 import math
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 class GenerativeModel(BoundModel):
     """The base of a model that generates images.
 
-    A subclass has the attributes `likelihood`, `pseudoinput`, `prior` and `top_prior`, all but the first None where it
-    has none, and the methods `infer` and `generate`.
+    A subclass has the attributes `likelihood`, `top_down`, `latent_noise_shapes`, `pseudoinput`, `prior` and
+    `top_prior`, the last three None where it has none, and the methods `encoder_input_and_target`,
+    `extract_features`, `walk`, `infer` and `generate`.
 
     Args:
         image_shape: `(D, D, C)`.

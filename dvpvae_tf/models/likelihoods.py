@@ -74,11 +74,14 @@ class Likelihood:
     def images(
         self, parameters: tf.Tensor, seeds: tf.Tensor | None = None, temperature: float | tf.Tensor = 1.0
     ) -> tf.Tensor:
-        """Makes images to look at: draws of p(x|z), or without seeds its most likely image.
+        """Makes images to look at.
+
+        A logistic mixture gives a draw of p(x|z), or its mode without seeds. A Bernoulli likelihood always gives its
+        mean.
 
         Args:
             parameters: decoder outputs `[N, H, W, K]`.
-            seeds: int32 `[N, 2]`, one seed for each image.
+            seeds: int32 `[N, 2]`, one key for each image.
             temperature: scalar, or `[N, 1, 1, 1]`, that multiplies the scale. At 0 the image is the mean.
 
         Returns:
@@ -91,7 +94,7 @@ class Likelihood:
 
         Args:
             parameters: decoder outputs `[N, H, W, K]`.
-            seeds: int32 `[N, 2]`, one seed for each image.
+            seeds: int32 `[N, 2]`, one key for each image.
 
         Returns:
             float32 `[N, H, W, C]` in [0, 1].

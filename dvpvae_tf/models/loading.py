@@ -8,7 +8,7 @@ import numpy as np
 
 from dvpvae_tf.errors import UserError, first_line
 from dvpvae_tf.models.dvpvae import DVPVAE
-from dvpvae_tf.models.model_folder import changed_config, is_trained_model, load_model_folder, trained_models
+from dvpvae_tf.models.model_folder import changed_config, is_model_folder_or_name, load_model_folder, trained_models
 
 
 def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
@@ -26,7 +26,7 @@ def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
         UserError: if there is no such model, or the file is damaged or holds something else.
     """
     file = Path(path) / "best.keras" if Path(path).is_dir() else Path(path)
-    if not file.is_file() and is_trained_model(path):
+    if not file.is_file() and is_model_folder_or_name(path):
         settings: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         return load_model_folder(path, **settings)
     if not file.is_file():

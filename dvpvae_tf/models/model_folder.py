@@ -79,7 +79,7 @@ def save_model_folder(model: keras.Model, folder: str | Path, **metadata: Any) -
     write_atomically(folder, write, replace_folder=True)
 
 
-def is_trained_model(name_or_folder: str | Path) -> bool:
+def is_model_folder_or_name(name_or_folder: str | Path) -> bool:
     """Checks whether `load_model_folder` would find a model.
 
     Args:

@@ -148,7 +148,8 @@ class SamplingOptions(TypedDict, total=False):
     Attributes:
         temperature: at least 0, factor of the standard deviation of every p(z_l|z_above, u) and of the scale of the
             logistic mixture; 1 by default. At 0 there is no noise after u, whatever `pixels` is.
-        prior_temperature: at least 0, factor of the noise of the prior over u; 1 by default.
+        prior_temperature: at least 0, factor of the noise of the prior over u; 1 by default. A diffusion prior scales
+            the noise of each step and of u given y_0, not that of its start y_1.
         steps: T of the diffusion prior, at least 1; the prior's own by default. z does not depend on it.
         pixels: "draw" (the default) draws x from the logistic mixture p(x|z), independently for each pixel: a sample of
             the model, which looks speckled. "mean" takes the mean of p(x|z): a better picture, but no sample, so that

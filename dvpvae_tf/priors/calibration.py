@@ -129,7 +129,7 @@ class SecondMoments:
         self._sums = sums
 
     def of(self, u: np.ndarray, seed: int, stream: int, progress: keras.utils.Progbar | None = None) -> np.ndarray:
-        """Estimates them for the given pseudoinputs.
+        """Estimates the second moments E[(u - u_hat)(u - u_hat)^T] at each time of the grid for given pseudoinputs.
 
         Args:
             u: float32 array `[N, d, d, C]`.

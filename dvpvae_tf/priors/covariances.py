@@ -1,4 +1,4 @@
-"""Covariances of the steps of a calibrated process: full matrices where u is small, else one variance an element."""
+"""Gaussian covariances, full or diagonal: of the steps of a calibrated process and the components of a full mixture."""
 
 import math
 

@@ -42,7 +42,8 @@ class DiffusionPrior(Prior):
         gamma_min: minus the log signal-to-noise ratio at t = 0.
         gamma_max: minus the log signal-to-noise ratio at t = 1.
         steps: T of the ancestral process, which it takes until it is calibrated.
-        clip: whether predictions of u are clipped to [-1, 1], as they may be where every u lies there.
+        clip: whether predictions of u are clipped to [-1, 1], as they may be where every f(x) lies there
+            (`Pseudoinput.bounded`): u leaves it by the noise of r(u|x) alone.
         calibrated_steps: T of the calibrated process; None where `calibrate` has not been called.
         **kwargs: passed to `keras.layers.Layer`.
     """
@@ -97,7 +98,7 @@ class DiffusionPrior(Prior):
     @property
     def process_name(self) -> str:
         """The name of the process that draws u and defines r(u): "ancestral", or "calibrated"."""
-        return (AncestralProcess if self.calibrated_steps is None else CalibratedProcess).kind
+        return (AncestralProcess if self.calibrated_steps is None else CalibratedProcess).name
 
     def predictions(self, steps: int | None = None) -> int:
         """Counts the evaluations of the network for one draw: a calibrated process takes one more, at y_0.
@@ -285,7 +286,7 @@ class DiffusionPrior(Prior):
         return tf.cast(self.unet(y, time, training=training), tf.float32)
 
     def predict_u(self, y: tf.Tensor, time: tf.Tensor) -> tf.Tensor:
-        """Computes the clean pseudoinput that the predicted noise implies, clipped where u is bounded.
+        """Computes the clean pseudoinput that the predicted noise implies, clipped where `clip` is set.
 
         Args:
             y: float32 `[N, d, d, C]`, y_t.
@@ -300,7 +301,9 @@ class DiffusionPrior(Prior):
         return tf.clip_by_value(u, -1.0, 1.0) if self.clip else u
 
     def transition(self, y: tf.Tensor, source: tf.Tensor, target: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Computes mean and standard deviation of the backward step r(y_s|y_t), s < t (Eq. 26 to 29).
+        """Computes mean and standard deviation of the ancestral step r(y_s|y_t), s < t (Eq. 26 to 29).
+
+        A calibrated process has the same mean at its own times, and another covariance.
 
         Args:
             y: float32 `[N, d, d, C]`, y_t.

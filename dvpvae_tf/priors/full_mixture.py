@@ -133,7 +133,7 @@ def fit_full_mixture(
         verbose: 1 prints each fit, 0 nothing.
 
     Returns:
-        The prior, with the name "prior" that models expect.
+        The prior, with the name "prior" as in all models of this library.
 
     Raises:
         UserError: if no fit is finite.

@@ -45,7 +45,7 @@ class LabelledMixturePrior(FullMixturePrior):
             class_names: of the classes, or none.
 
         Returns:
-            The prior, with the name "prior" that models expect.
+            The prior, with the name "prior" as in all models of this library.
         """
         prior = cls([mixture.components for mixture in mixtures], class_names, name="prior")
         prior.build((None, *mixtures[0].shape))

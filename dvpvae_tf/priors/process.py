@@ -17,7 +17,7 @@ from dvpvae_tf.priors.covariances import kind_of
 from dvpvae_tf.priors.noise_schedule import LinearNoiseSchedule, over_elements
 from dvpvae_tf.priors.terms import DiffusionTerms, PriorEstimate
 
-STATES_AT_A_TIME = 50  # in `estimate`, which bounds the memory
+TIMES_AT_ONCE = 50  # in `estimate`, which bounds the memory
 GRID_TIMES = np.linspace(0.0, 1.0, 101)  # that a calibrated process chooses its times from
 MOST_CALIBRATED_STEPS = len(GRID_TIMES) - 1
 
@@ -48,7 +48,7 @@ class ReverseProcess(abc.ABC):
         steps: T.
     """
 
-    kind: str  # the name of the process
+    name: str
 
     def __init__(
         self,
@@ -111,31 +111,31 @@ class ReverseProcess(abc.ABC):
             The terms and the log-weight, nats; the mean of minus the log-weight is that of the sum of the terms.
         """
         fresh = tf.reshape(noise, [-1, 1 + self.steps, *self.shape])
-        states = self.schedule.trajectory(fresh, self._gamma())
-        predicted = self._predict_along(u, states[:, :-1])
+        noises = self.schedule.trajectory(fresh, self._gamma())  # n_t of y_t = alpha_t u + sigma_t n_t
+        predicted = self._predict_along(u, noises[:, :-1])
         scales = tf.cast(tf.sqrt(self._gain())[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.float32)
         kl, steps_weight = self._compare((u[:, tf.newaxis] - predicted) * scales, fresh[:, 1:])
-        reconstruction, last_weight = self._estimate_last(u, states[:, -1])
+        reconstruction, last_weight = self._estimate_last(u, noises[:, -1])
         terms = DiffusionTerms(kl, reconstruction, self.schedule.prior_kl(u))
-        return PriorEstimate(terms, self._first_weight(u, states[:, 0]) + steps_weight + last_weight)
+        return PriorEstimate(terms, self._first_weight(u, noises[:, 0]) + steps_weight + last_weight)
 
     def _gain(self) -> tf.Tensor:
         """SNR(s) - SNR(t) of each step, float64 `[T]`."""
         snr = tf.exp(-self._gamma())
         return snr[1:] - snr[:-1]
 
-    def _predict_along(self, u: tf.Tensor, states: tf.Tensor) -> tf.Tensor:
-        """u_hat at the source of each step, `[N, T, d, d, C]`; the network sees 50 states of a row at a time."""
-        starts, sources = range(0, self.steps, STATES_AT_A_TIME), self._times()[0]
-        parts = [slice(start, min(start + STATES_AT_A_TIME, self.steps)) for start in starts]
-        return tf.concat([self._predict_at(u, states[:, part], sources[part]) for part in parts], axis=1)
+    def _predict_along(self, u: tf.Tensor, noises: tf.Tensor) -> tf.Tensor:
+        """u_hat at the source of each step, `[N, T, d, d, C]`; the network sees 50 times of a row at once."""
+        starts, sources = range(0, self.steps, TIMES_AT_ONCE), self._times()[0]
+        parts = [slice(start, min(start + TIMES_AT_ONCE, self.steps)) for start in starts]
+        return tf.concat([self._predict_at(u, noises[:, part], sources[part]) for part in parts], axis=1)
 
-    def _predict_at(self, u: tf.Tensor, states: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
-        times = tf.reshape(tf.broadcast_to(times, tf.shape(states)[:2]), [-1])
-        u = tf.broadcast_to(u[:, tf.newaxis], tf.shape(states))
-        u, noise = (tf.reshape(value, [-1, *self.shape]) for value in (u, states))
+    def _predict_at(self, u: tf.Tensor, noises: tf.Tensor, times: tf.Tensor) -> tf.Tensor:
+        times = tf.reshape(tf.broadcast_to(times, tf.shape(noises)[:2]), [-1])
+        u = tf.broadcast_to(u[:, tf.newaxis], tf.shape(noises))
+        u, noise = (tf.reshape(value, [-1, *self.shape]) for value in (u, noises))
         predicted = self.predict_u(self.schedule.diffuse(u, over_elements(times), noise), times)
-        return tf.reshape(predicted, [-1, states.shape[1], *self.shape])
+        return tf.reshape(predicted, [-1, noises.shape[1], *self.shape])
 
     def _first_weight(self, u: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Gives log p(y_1) - log q(y_1|u), `[N]`; they share their constants."""
@@ -182,7 +182,7 @@ class AncestralProcess(ReverseProcess):
     Takes the arguments of `ReverseProcess`.
     """
 
-    kind = "ancestral"
+    name = "ancestral"
 
     def _times(self) -> tuple[tf.Tensor, tf.Tensor]:
         sources = 1.0 - tf.range(self.steps, dtype=tf.float32) / self.steps
@@ -225,7 +225,7 @@ class CalibratedProcess(ReverseProcess):
         al., "Learning to efficiently sample from diffusion probabilistic models", 2021.
     """
 
-    kind = "calibrated"
+    name = "calibrated"
 
     def __init__(self, *arguments, covariances: tf.Tensor, paths: tf.Tensor):
         super().__init__(*arguments)
@@ -240,38 +240,38 @@ class CalibratedProcess(ReverseProcess):
         return tf.gather(tf.constant(self.schedule.gamma(GRID_TIMES), tf.float64), self.path)
 
     @property
-    def _of_steps(self):
+    def _step_covariances(self):
         """V of each step."""
         rows = tf.gather(self.covariances, self.path[:-1])
         return kind_of(math.prod(self.shape)).of_steps(rows, self._gain())
 
     @property
-    def _of_last(self):
+    def _last_covariance(self):
         """C_0, the covariance of u given y_0."""
         kind = kind_of(math.prod(self.shape))
         return kind(kind.unpack(self.covariances[:1]))
 
     def _colour_steps(self, noise: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(self._of_steps.colour(self._flat(noise)), tf.shape(noise))
+        return tf.reshape(self._step_covariances.colour(self._flat(noise)), tf.shape(noise))
 
     def _last_mean(self, y: tf.Tensor) -> tf.Tensor:
         return self.predict_u(y, tf.zeros([1]))
 
     def _colour_last(self, noise: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(self._of_last.colour(self._flat(noise[:, tf.newaxis])), tf.shape(noise))
+        return tf.reshape(self._last_covariance.colour(self._flat(noise[:, tf.newaxis])), tf.shape(noise))
 
     def _compare(self, distance: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        distance, noise, of_steps = self._flat(distance), self._flat(noise), self._of_steps
-        log_dets = tf.reduce_sum(of_steps.half_log_det)
-        traces = tf.reduce_sum(of_steps.trace_of_inverse) - self.steps * math.prod(self.shape)
-        kl = log_dets + 0.5 * (traces + _sum(tf.square(of_steps.whiten(distance))))
-        return kl, 0.5 * (_sum(tf.square(noise)) - _sum(tf.square(of_steps.whiten(noise + distance)))) - log_dets
+        distance, noise, covariances = self._flat(distance), self._flat(noise), self._step_covariances
+        log_dets = tf.reduce_sum(covariances.half_log_det)
+        traces = tf.reduce_sum(covariances.trace_of_inverse) - self.steps * math.prod(self.shape)
+        kl = log_dets + 0.5 * (traces + _sum(tf.square(covariances.whiten(distance))))
+        return kl, 0.5 * (_sum(tf.square(noise)) - _sum(tf.square(covariances.whiten(noise + distance)))) - log_dets
 
     def _estimate_last(self, u: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         predicted = self.predict_u(self.schedule.diffuse(u, tf.constant(0.0), noise), tf.zeros([1]))
-        of_last = self._of_last
-        whitened = of_last.whiten(self._flat((u - predicted)[:, tf.newaxis]))
-        weight = _sum(standard_log_density(whitened)) - of_last.half_log_det[0]
+        covariance = self._last_covariance
+        whitened = covariance.whiten(self._flat((u - predicted)[:, tf.newaxis]))
+        weight = _sum(standard_log_density(whitened)) - covariance.half_log_det[0]
         return -weight, weight
 
     def _flat(self, values: tf.Tensor) -> tf.Tensor:

@@ -27,7 +27,7 @@ class PriorEstimate(NamedTuple):
 
     Attributes:
         terms: the `DiffusionTerms` of T steps, their KLs in closed form given the trajectory; or `ExactTerms`.
-        log_weight: float32 `[N]` in nats, log p(y_1) + sum log p(y_s|y_t) + log p(u|y_0) - log q(y_0 ... y_1|u) at the
+        log_weight: float32 `[N]` in nats, log r(y_1) + sum log r(y_s|y_t) + log r(u|y_0) - log q(y_0 ... y_1|u) at the
             trajectory itself; or log r(u).
     """
 

@@ -29,10 +29,10 @@ def arguments(tmp_path, leave_run, images):
 
 def test_pictures_are_resized_to_the_model_unless_told_otherwise(arguments, tiny):
     model = tiny()
-    assert command_inputs.images_of(arguments, model).shape[1:] == (8, 8, 1)
+    assert command_inputs.read_split_of(arguments, model).shape[1:] == (8, 8, 1)
     arguments.image_size = 16
     with pytest.raises(UserError, match="has images of 16 x 16 x 1 but the model is for 8 x 8 x 1"):
-        command_inputs.images_of(arguments, model)
+        command_inputs.read_split_of(arguments, model)
 
 
 def test_a_calibrated_process_alone_has_a_limit_of_steps(tiny, monkeypatch):

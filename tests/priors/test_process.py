@@ -316,10 +316,10 @@ def test_a_calibrated_prior_is_rebuilt_from_its_config_and_weights(full, monkeyp
         monkeypatch.setattr(covariances, "MOST_FULL_ELEMENTS", SIZE - 1)
     prior = DiffusionPrior(16, 1)
     prior.build((None, *SHAPE))
-    before = len(prior.weights), prior.process().kind
+    before = len(prior.weights), prior.process().name
     found = prior.calibrate(draws(100, 1), draws(100, 2), steps=3)
     assert before == (len(prior.weights) - 2, "ancestral")
-    assert (prior.steps, prior.process().kind, found.steps) == (3, "calibrated", 3)
+    assert (prior.steps, prior.process().name, found.steps) == (3, "calibrated", 3)
     assert prior.check_steps(100) == 100 and prior.ancestral().check_steps(500) == 500
     for use in (
         prior.check_steps,
@@ -357,4 +357,4 @@ def test_frequencies_that_are_always_zero_and_a_single_image_leave_covariances_p
 def test_errors_that_are_not_finite_leave_the_ancestral_process():
     prior = make_prior(lambda y, time: y / tf.zeros_like(y))
     assert prior.calibrate(draws(10, 1), draws(10, 2)) is None
-    assert prior.process().kind == "ancestral" and prior.steps == 50
+    assert prior.process().name == "ancestral" and prior.steps == 50
