@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 # What the cell of settings says instead, so that a notebook runs in a minute.
 REDUCED = {
     "01_quickstart": {"EPOCHS": 1},
-    "02_how_it_works": {"TOY_STEPS": 20, "TOY_SAMPLES": 100, "PRIOR_STEPS": 20, "IMAGES": 20, "EPOCHS": 1},
+    "02_how_it_works": {"TOY_STEPS": 20, "TOY_SAMPLES": 100, "IMAGES": 20, "EPOCHS": 1},
     "03_your_own_images": {"STRIDE": 32, "EPOCHS": 1, "TEST_IMAGES": 20, "SAMPLES": 2},
     "04_bounds": {"TOY_IMAGES": 8, "TOY_EPOCHS": 1, "TOY_SAMPLES": 2, "IMAGES": 4, "SAMPLES": 4, "PRIOR_STEPS": 20},
     "05_using_a_model": {"IMAGES": 20, "ROUNDS": 2, "CHAINS": 2, "COLUMNS": 10},
