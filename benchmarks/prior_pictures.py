@@ -9,50 +9,21 @@ the data set. All priors take the same seeds. Each number of samples has its own
 
 import argparse
 import itertools
-import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+from named_models import add_models, load_models
 
-from dvpvae_tf import evaluation, load_model, pictures
+from dvpvae_tf import evaluation, pictures
 from dvpvae_tf.data.pipelines import read_dataset
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, markdown_table
-from dvpvae_tf.models.refit import with_ancestral_process
 from dvpvae_tf.models.sampling import sample_in_batches
-
-
-class Prior(NamedTuple):
-    """A label, the model that has the prior, and its T; None for the model's own."""
-
-    name: str
-    model: str
-    steps: int | None
-
-
-def prior_of(given):
-    """Reads NAME=MODEL or NAME=MODEL@T; the name may hold `=`."""
-    match = re.fullmatch(r"(.+)=([^=]+?)(?:@(\d+))?", given)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{given!r} is not NAME=MODEL or NAME=MODEL@T")
-    name, model, steps = match.groups()
-    return Prior(name, model, int(steps) if steps else None)
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Compare priors over u by the Frechet distances of their samples.")
-    parser.add_argument(
-        "priors", nargs="+", type=prior_of, metavar="NAME=MODEL[@T]", help="a label, a trained model, and its steps"
-    )
-    parser.add_argument(
-        "--ancestral",
-        nargs="+",
-        default=[],
-        type=prior_of,
-        metavar="NAME=MODEL[@T]",
-        help="the same for models that take the paper's process, without their calibration",
-    )
+    add_models(parser)
     parser.add_argument("--dataset", default="mnist", help="as in training, with labels (default: %(default)s)")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
     parser.add_argument("--num", type=int, default=2000, help="samples, and images of a set (default: %(default)s)")
@@ -88,15 +59,10 @@ def table(real, found):
     return markdown_table(["prior", "Frechet distance", "means of the seeds", "all pairs of sets"], rows)
 
 
-def draw(prior, ancestral, arguments):
-    """The samples of a prior, an array for each seed."""
-    model = load_model(prior.model, "float32")
-    if ancestral:
-        model = with_ancestral_process(model)
-    if not model.has_steps and (ancestral or prior.steps):
-        raise UserError(f"{prior.model} has no diffusion prior, so it takes neither @T nor --ancestral")
+def draw(model, steps, arguments):
+    """The samples of a model, an array for each seed."""
     for seed in arguments.seeds:
-        parts = sample_in_batches(model, arguments.num, seed=seed, steps=prior.steps)
+        parts = sample_in_batches(model, arguments.num, seed=seed, steps=steps)
         yield np.concatenate([part.images for part in parts])
 
 
@@ -114,12 +80,11 @@ def measure(arguments):
         return np.split(found, len(sets))
 
     found, rows = {}, []
-    for ancestral, priors in ((False, arguments.priors), (True, arguments.ancestral)):
-        for prior in priors:
-            print(prior.name)
-            samples = list(draw(prior, ancestral, arguments))
-            found[prior.name] = features_of(samples)
-            rows.append(samples[0][: arguments.columns])
+    for named, model in load_models(arguments):
+        print(named.name)
+        samples = list(draw(model, named.steps, arguments))
+        found[named.name] = features_of(samples)
+        rows.append(samples[0][: arguments.columns])
     return features_of(sets), found, rows
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from named_models import add_models, load_models, named_model
 from plots import axes_of_picture
 
-from dvpvae_tf import evaluation, load_model
+from dvpvae_tf import evaluation
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import markdown_table, read_csv
-from dvpvae_tf.models import with_ancestral_process
 
 # As cited in the paper or in their own reports, of other budgets: estimates of -log p(x) in nats.
 OTHERS = [
@@ -35,16 +35,7 @@ OTHERS = [
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Measure trained models on test images, with every estimator.")
-    parser.add_argument(
-        "models", nargs="+", metavar="NAME=RUN", help="a label, and a trained model's name, run folder or .keras file"
-    )
-    parser.add_argument(
-        "--ancestral",
-        nargs="+",
-        default=[],
-        metavar="NAME=RUN",
-        help="the same for models that take the paper's process, without their calibration",
-    )
+    add_models(parser)
     parser.add_argument("--dataset", default="mnist", help="as in training (default: %(default)s)")
     parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
     parser.add_argument("--limit", type=int, default=1000, help="test images (default: %(default)s)")
@@ -52,7 +43,12 @@ def parse_arguments():
     parser.add_argument("--more-samples", type=int, metavar="K", help="a second, larger K for iwae")
     parser.add_argument("--more-limit", type=int, default=200, help="its test images (default: %(default)s)")
     parser.add_argument(
-        "--curves", nargs="+", default=[], metavar="NAME=RUN", help="run folders to draw the learning of"
+        "--curves",
+        nargs="+",
+        default=[],
+        type=named_model,
+        metavar="NAME=FOLDER",
+        help="run folders to draw the learning of",
     )
     parser.add_argument("--batch-size", type=int, default=500, help="rows computed at a time (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
@@ -60,9 +56,9 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def measure(model, images, arguments):
+def measure(model, steps, images, arguments):
     """Evaluates one model: the summaries of all estimators, and its layers."""
-    settings = {"seed": arguments.seed, "batch_size": arguments.batch_size}
+    settings = {"steps": steps, "seed": arguments.seed, "batch_size": arguments.batch_size}
     statistics = evaluation.layer_statistics(model, images, arguments.seed)
     results = {
         "iwae": evaluation.iwae(model, images, arguments.samples, **settings),
@@ -73,7 +69,7 @@ def measure(model, images, arguments):
         few = images[: arguments.more_limit]
         results["more"] = evaluation.iwae(model, few, arguments.more_samples, **settings)
     return {
-        "prior": _prior_of(model),
+        "prior": _prior_of(model, steps),
         "parameters": model.num_parameters,
         **{name: result.summary() for name, result in results.items()},
         "estimates": {name: np.asarray(result.estimates).tolist() for name, result in results.items()},
@@ -82,20 +78,20 @@ def measure(model, images, arguments):
     }
 
 
-def _prior_of(model):
+def _prior_of(model, steps):
     if model.prior is None:
         return "none"
     if model.prior.process_name is None:
         return f"mixture of {model.prior.components}"
-    return f"diffusion, {model.prior.process_name}, T = {model.prior.steps}"
+    return f"diffusion, {model.prior.process_name}, T = {model.check_steps(steps)}"
 
 
 def draw_curves(runs, path):
     """Draws the validation bound of each epoch of several runs."""
     with axes_of_picture(path, "epoch", "validation negative ELBO, nats") as axes:
-        for name, folder in runs.items():
-            bounds = [float(row["val_negative_elbo"]) for row in read_csv(Path(folder) / "metrics.csv")]
-            axes.plot(range(1, len(bounds) + 1), bounds, marker="o", markersize=4, label=name)
+        for run in runs:
+            bounds = [float(row["val_negative_elbo"]) for row in read_csv(Path(run.model) / "metrics.csv")]
+            axes.plot(range(1, len(bounds) + 1), bounds, marker="o", markersize=4, label=run.name)
 
 
 def _shown(summary):
@@ -158,17 +154,14 @@ def as_markdown(measured, arguments):
 def main():
     arguments = parse_arguments()
     with exit_on_error():
-        models = {}
-        for given, process in ((arguments.models, lambda model: model), (arguments.ancestral, with_ancestral_process)):
-            models |= {name: (path, process) for name, path in (each.split("=", 1) for each in given)}
         images = read_images(arguments.dataset, arguments.data_dir)[2][: arguments.limit]
         measured = {}
-        for name, (path, process) in models.items():
-            print(name)
-            measured[name] = measure(process(load_model(path, "float32")), images, arguments)
+        for named, model in load_models(arguments):
+            print(named.name)
+            measured[named.name] = measure(model, named.steps, images, arguments)
             arguments.output.with_suffix(".json").write_text(json.dumps(measured) + "\n")
         if arguments.curves:
-            draw_curves(dict(each.split("=", 1) for each in arguments.curves), arguments.output.with_suffix(".png"))
+            draw_curves(arguments.curves, arguments.output.with_suffix(".png"))
         arguments.output.write_text(as_markdown(measured, arguments))
 
 

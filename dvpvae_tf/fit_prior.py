@@ -143,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
 
     write_atomically(arguments.output, fit_prior(arguments).save)
-    _backup_of(arguments).unlink(missing_ok=True)
+    if arguments.prior == "diffusion":
+        _backup_of(arguments).unlink(missing_ok=True)
     print(f"wrote {arguments.output}")
 
 

@@ -1,8 +1,5 @@
 """The mixture that `benchmarks/prior_networks.py` starts a denoiser from, against integrals and densities of SciPy."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,18 +7,14 @@ from scipy import special, stats
 
 from dvpvae_tf.priors import FullMixturePrior
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WEIGHTS = np.array([0.5, 0.3, 0.2])
 MEANS = np.array([[-1.0, 0.5], [0.4, -0.3], [0.9, 0.8]])
 COVARIANCES = np.array([[[0.20, 0.15], [0.15, 0.20]], [[0.05, -0.02], [-0.02, 0.10]], [[0.30, 0.0], [0.0, 0.04]]])
 
 
 @pytest.fixture(scope="module")
-def script():
-    """The script as a module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("prior_networks")
+def script(import_benchmark):
+    return import_benchmark("prior_networks")
 
 
 @pytest.fixture(scope="module")

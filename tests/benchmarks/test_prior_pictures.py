@@ -1,31 +1,14 @@
-"""The arguments and the table of `benchmarks/prior_pictures.py`."""
-
-import argparse
-import importlib
-from pathlib import Path
+"""The table of `benchmarks/prior_pictures.py`."""
 
 import numpy as np
 import pytest
 
 from dvpvae_tf.errors import UserError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def script():
-    """The script as a module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        yield importlib.import_module("prior_pictures")
-
-
-def test_a_prior_is_a_name_a_model_and_its_steps(script):
-    assert script.prior_of("mixture=mnist") == ("mixture", "mnist", None)
-    assert script.prior_of("calibrated, T = 5=runs/a/best.keras@5") == ("calibrated, T = 5", "runs/a/best.keras", 5)
-    for wrong in ("mnist", "=mnist", "mixture="):
-        with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=MODEL or NAME=MODEL@T"):
-            script.prior_of(wrong)
+def script(import_benchmark):
+    return import_benchmark("prior_pictures")
 
 
 def test_the_table_has_the_distances_of_shifted_gaussians(script):

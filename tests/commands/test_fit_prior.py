@@ -172,6 +172,8 @@ def test_a_diffusion_fit_that_was_stopped_goes_on_by_the_same_command(
     with pytest.raises(SystemExit) as stop:
         fit_prior.main(options)
     assert stop.value.code == 130 and backup.exists() and not output.exists()
+    fit_prior.main([option for option in options if "steps" not in option] + ["--prior=full_mixture"])
+    assert backup.exists()  # another kind of fit leaves it alone
     fit_prior.main(options)
     assert seen == [False, True] and not backup.exists()
     assert load_model(output).prior.steps == 2
