@@ -104,7 +104,8 @@ def as_markdown(measured, arguments):
         "",
         f"Written on {date.today()} with TensorFlow {tf.__version__}, Keras {keras.__version__}, Python "
         f"{platform.python_version()}. All numbers are nats for each image: mean and standard error over the images. "
-        f"K = {arguments.samples}, seed {arguments.seed}. Lower is better. `published` is the authors' estimate, which "
+        f"K = {arguments.samples} for `iwae` and `published`; the negative ELBO and its terms are from one draw of the "
+        f"noise. Seed {arguments.seed}. Lower is better. `published` is the authors' estimate, which "
         "is no bound and always takes the ancestral process.",
         "",
         *markdown_table(

@@ -135,7 +135,11 @@ def _read_data(arguments: argparse.Namespace, names: Iterable[str]) -> tuple[Dat
 
 def _notes_on_costs(arguments: argparse.Namespace, scale: CostScale) -> list[str]:
     """Notes below a table of costs, as lines of Markdown."""
-    changed = [f"{name}: {descriptions.as_text(changes)}." for name, changes in scale.overrides.items()]
+    changed = [
+        f"{name}: {descriptions.as_text(changes)}."
+        for name, changes in scale.overrides.items()
+        if arguments.data in (None, name)
+    ]
     return [
         f"- An epoch: the median of {scale.timed_steps} training steps times the steps of the whole training set.",
         f"- Sampling: {scale.timed_images:,} images in batches of at most 100. Each system in a process of its own.",
