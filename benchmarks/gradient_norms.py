@@ -6,28 +6,22 @@ It writes a table, and a picture beside it with the norm of each step before it 
 """
 
 import argparse
-import platform
-import shlex
-import sys
-from datetime import date
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
-from named_models import named_model
+from pages import check_has_files, command_block, named_run, written_on
 from plots import axes_of_picture
 
 from dvpvae_tf.config import load_config
-from dvpvae_tf.errors import exit_on_error
-from dvpvae_tf.files import check_output, markdown_table, read_csv
+from dvpvae_tf.errors import UserError, exit_on_error
+from dvpvae_tf.files import check_output, markdown_table, read_csv, write_text
 
 FIRST_STEPS = 100  # with the high norms of new weights
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="Compare the norms of the gradient over whole trainings.")
-    parser.add_argument("runs", nargs="+", type=named_model, metavar="NAME=RUN", help="a label, and a run folder")
+    parser.add_argument("runs", nargs="+", type=named_run, metavar="NAME=RUN", help="a label, and a run folder")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.md", help="table to write, PNG beside it")
     return parser.parse_args()
 
@@ -37,10 +31,12 @@ def norms_of(folder):
     return np.array([float(row["gradient_norm"]) for row in read_csv(folder / "gradient_norms.csv")])
 
 
-def row_of(name, folder):
+def row_of(name, folder, norms):
     """The cells of a run."""
-    config, epochs, norms = load_config(folder / "config.yaml"), read_csv(folder / "metrics.csv"), norms_of(folder)
+    config, epochs = load_config(folder / "config.yaml"), read_csv(folder / "metrics.csv")
     later = norms[FIRST_STEPS:]
+    if not len(later):
+        raise UserError(f"{folder} has {len(norms)} steps: the table needs more than {FIRST_STEPS}")
     bounds = [float(row["val_bits_per_dim"]) for row in epochs]
     return [
         name,
@@ -66,22 +62,19 @@ COLUMNS = [
 ]
 
 
-def as_markdown(runs, picture):
+def as_markdown(rows, picture):
     return "\n".join(
         [
             "# The norm of the gradient over whole trainings",
             "",
-            f"Written on {date.today()} with TensorFlow {tf.__version__}, Keras {keras.__version__}, Python "
-            f"{platform.python_version()}. The norm is that of each step, before it is clipped. A step whose gradient "
-            "is not finite is skipped.",
+            f"{written_on()} The norm is that of each step, before it is clipped. A step whose gradient is not finite "
+            "is skipped.",
             "",
-            *markdown_table(COLUMNS, [row_of(run.name, Path(run.model)) for run in runs]),
+            *markdown_table(COLUMNS, rows),
             "",
             f"![The norm of the gradient at each step]({picture.name})",
             "",
-            "```bash",
-            shlex.join(["python", f"benchmarks/{Path(__file__).name}", *sys.argv[1:]]),
-            "```",
+            *command_block(),
             "",
         ]
     )
@@ -91,14 +84,15 @@ def main():
     arguments = parse_arguments()
     with exit_on_error():
         check_output(arguments.output, [".md"])
+        check_has_files(arguments.runs, "config.yaml", "metrics.csv", "gradient_norms.csv")
         picture = arguments.output.with_suffix(".png")
-        text = as_markdown(arguments.runs, picture)
+        norms = {run: norms_of(run.folder) for run in arguments.runs}
+        text = as_markdown([row_of(*run, norms[run]) for run in arguments.runs], picture)
         with axes_of_picture(picture, "step", "norm of the gradient, before clipping") as axes:
             axes.set_yscale("log")
-            for run in arguments.runs:
-                norms = norms_of(Path(run.model))
-                axes.plot(range(1, len(norms) + 1), norms, linewidth=0.6, label=run.name)
-        arguments.output.write_text(text, encoding="utf-8")
+            for run, values in norms.items():
+                axes.plot(range(1, len(values) + 1), values, linewidth=0.6, label=run.name)
+        write_text(arguments.output, text)
 
 
 if __name__ == "__main__":

@@ -40,12 +40,15 @@ def add_models(parser):
 
 
 def load_models(arguments):
-    """Yields each of `arguments.models` and `arguments.ancestral` with the Keras model, in float32."""
-    for ancestral, given in ((False, arguments.models), (True, arguments.ancestral)):
-        for named in given:
-            model = load_model(named.model, "float32")
-            if ancestral:
-                model = with_ancestral_process(model)
-            if not model.has_steps and (ancestral or named.steps):
-                raise UserError(f"{named.model} has no diffusion prior, so it takes neither @T nor --ancestral")
-            yield named, model
+    """Returns pairs of a `NamedModel` and its Keras model in float32: of `models`, then of `ancestral`."""
+    given = [*arguments.models, *arguments.ancestral]
+    if len({named.name for named in given}) < len(given):
+        raise UserError("two models have one name: give each its own")
+    return [(named, _load(named, named in arguments.ancestral)) for named in given]
+
+
+def _load(named, ancestral):
+    model = load_model(named.model, "float32")
+    if not model.has_steps and (ancestral or named.steps):
+        raise UserError(f"{named.model} has no diffusion prior, so it takes neither @T nor --ancestral")
+    return with_ancestral_process(model) if ancestral else model

@@ -6,22 +6,17 @@ Each model is evaluated with every estimator on the same images. The page names 
 import argparse
 import json
 import math
-import platform
-import shlex
-import sys
-from datetime import date
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
-from named_models import add_models, load_models, named_model
+from named_models import add_models, load_models
+from pages import check_has_files, command_block, named_run, written_on
 from plots import axes_of_picture
 
 from dvpvae_tf import evaluation
 from dvpvae_tf.data.pipelines import read_images
 from dvpvae_tf.errors import exit_on_error
-from dvpvae_tf.files import markdown_table, read_csv
+from dvpvae_tf.files import check_output, markdown_table, read_csv, write_text
 
 # As cited in the paper or in their own reports, of other budgets: estimates of -log p(x) in nats.
 OTHERS = [
@@ -43,15 +38,16 @@ def parse_arguments():
     parser.add_argument(
         "--published-limit", type=int, default=200, help="the test images of published (default: %(default)s)"
     )
-    parser.add_argument("--more-samples", type=int, metavar="K", help="a second, larger K for iwae")
+    parser.add_argument("--ancestral-limit", type=int, help="the test images of --ancestral (default: all of --limit)")
+    parser.add_argument("--more-samples", type=int, metavar="K", help="a larger K for iwae, too, without --ancestral")
     parser.add_argument("--more-limit", type=int, default=200, help="its test images (default: %(default)s)")
     parser.add_argument(
         "--curves",
         nargs="+",
         default=[],
-        type=named_model,
-        metavar="NAME=FOLDER",
-        help="run folders to draw the learning of",
+        type=named_run,
+        metavar="NAME=RUN",
+        help="a label, and the run folder to draw the learning of",
     )
     parser.add_argument("--batch-size", type=int, default=500, help="rows computed at a time (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
@@ -61,24 +57,33 @@ def parse_arguments():
 
 def measure(model, steps, images, arguments):
     """Evaluates one model: the summaries of all estimators, and its layers."""
-    settings = {"steps": steps, "seed": arguments.seed, "batch_size": arguments.batch_size}
+    settings = _settings(steps, arguments)
     statistics = evaluation.layer_statistics(model, images, arguments.seed)
     results = {
         "iwae": evaluation.iwae(model, images, arguments.samples, **settings),
         "elbo": evaluation.elbo(model, images, samples=1, **settings),
         "published": evaluation.published(model, images[: arguments.published_limit], arguments.samples, **settings),
     }
-    if arguments.more_samples:
-        few = images[: arguments.more_limit]
-        results["more"] = evaluation.iwae(model, few, arguments.more_samples, **settings)
     return {
         "prior": _prior_of(model, steps),
+        "images": len(images),
         "parameters": model.num_parameters,
         **{name: result.summary() for name, result in results.items()},
-        "estimates": {name: np.asarray(result.estimates).tolist() for name, result in results.items()},
+        "estimates": [round(float(value), 4) for value in results["iwae"].estimates],
         "kl_per_layer": [float(value) for value in statistics.kl],
         "active_units": float(statistics.all_active_units),
     }
+
+
+def measure_more(model, steps, images, arguments):
+    """Evaluates one model with the larger K."""
+    return evaluation.iwae(
+        model, images[: arguments.more_limit], arguments.more_samples, **_settings(steps, arguments)
+    ).summary()
+
+
+def _settings(steps, arguments):
+    return {"steps": steps, "seed": arguments.seed, "batch_size": arguments.batch_size}
 
 
 def _prior_of(model, steps):
@@ -93,7 +98,7 @@ def draw_curves(runs, path):
     """Draws the validation bound of each epoch of several runs."""
     with axes_of_picture(path, "epoch", "validation negative ELBO, nats") as axes:
         for run in runs:
-            bounds = [float(row["val_negative_elbo"]) for row in read_csv(Path(run.model) / "metrics.csv")]
+            bounds = [float(row["val_negative_elbo"]) for row in read_csv(run.folder / "metrics.csv")]
             axes.plot(range(1, len(bounds) + 1), bounds, marker="o", markersize=4, label=run.name)
 
 
@@ -105,25 +110,29 @@ def as_markdown(measured, arguments):
     lines = [
         f"# {arguments.dataset}: trained models on {arguments.limit} test images",
         "",
-        f"Written on {date.today()} with TensorFlow {tf.__version__}, Keras {keras.__version__}, Python "
-        f"{platform.python_version()}. All numbers are nats for each image: mean and standard error over the images. "
+        f"{written_on()} All numbers are nats for each image: mean and standard error over the images. "
         f"K = {arguments.samples} for `iwae` and `published`; the negative ELBO and its terms are from one draw of the "
         f"noise. Seed {arguments.seed}. Lower is better. `published` is the authors' estimate, which "
         "is no bound and always takes the ancestral process. It is for the first "
         f"{min(arguments.published_limit, arguments.limit)} images.",
         "",
         *markdown_table(
-            ["model", "prior over u", "iwae", "negative ELBO", "published", "active units"],
+            ["model", "prior over u", "images", "iwae", "negative ELBO", "published", "active units"],
             [
-                [name, each["prior"], *(_shown(each[key]["nats"]) for key in ("iwae", "elbo", "published"))]
-                + [f"{each['active_units']:.1%}"]
+                [
+                    name,
+                    each["prior"],
+                    f"{each['images']:,}",
+                    *(_shown(each[key]["nats"]) for key in ("iwae", "elbo", "published")),
+                    f"{each['active_units']:.1%}",
+                ]
                 for name, each in measured.items()
             ],
         ),
     ]
     if arguments.more_samples:
         lines += ["", f"`iwae` with K = {arguments.more_samples} on the first {arguments.more_limit} images:", ""]
-        rows = [[name, _shown(each["more"]["nats"])] for name, each in measured.items()]
+        rows = [[name, _shown(each["more"]["nats"])] for name, each in measured.items() if "more" in each]
         lines += markdown_table(["model", "iwae"], rows)
     lines += ["", "The terms of the negative ELBO, and the KL of each layer from z_L to z_1, nats:", ""]
     terms = ("reconstruction", "kl_z", "kl_u")
@@ -137,37 +146,42 @@ def as_markdown(measured, arguments):
     )
     first, *others = measured
     if others:
-        lines += ["", f"Paired difference of `iwae` from {first!r} over the images, nats:", ""]
+        lines += ["", f"Paired difference of `iwae` from {first!r} over the images that both have, nats:", ""]
         for name in others:
-            difference = np.subtract(*(measured[each]["estimates"]["iwae"] for each in (name, first)))
-            error = difference.std(ddof=1) / math.sqrt(len(difference))
-            lines.append(f"* {name}: {difference.mean():+.2f} ± {error:.2f}")
+            estimates = [measured[each]["estimates"] for each in (name, first)]
+            shared = min(len(each) for each in estimates)
+            difference = np.subtract(*(each[:shared] for each in estimates))
+            error = difference.std(ddof=1) / math.sqrt(shared)
+            lines.append(f"* {name}: {difference.mean():+.2f} ± {error:.2f} ({shared:,} images)")
     if arguments.dataset == "mnist":
         lines += ["", "Other work, as its authors report it, after far longer trainings:", ""]
         lines += markdown_table(["model", "nats"], [[name, f"{value:.2f}"] for name, value in OTHERS])
     if arguments.curves:
         lines += ["", f"![The validation bound of each epoch]({arguments.output.with_suffix('.png').name})", ""]
         lines += ["*The validation bound in continuous time, with averaged weights, after each epoch.*"]
-    given = sys.argv[1:]
-    if "--data-dir" in given:  # a folder of this machine
-        place = given.index("--data-dir")
-        del given[place : place + 2]
-    command = ["python", f"benchmarks/{Path(__file__).name}", *given]
-    return "\n".join([*lines, "", "```bash", shlex.join(command), "```", ""])
+    return "\n".join([*lines, "", *command_block(), ""])
 
 
 def main():
     arguments = parse_arguments()
     with exit_on_error():
+        check_output(arguments.output, [".md"])
+        check_has_files(arguments.curves, "metrics.csv")
+        models = load_models(arguments)
         images = read_images(arguments.dataset, arguments.data_dir)[2][: arguments.limit]
         measured = {}
-        for named, model in load_models(arguments):
+        for named, model in models:
             print(named.name)
-            measured[named.name] = measure(model, named.steps, images, arguments)
-            arguments.output.with_suffix(".json").write_text(json.dumps(measured) + "\n")
+            if named in arguments.ancestral:
+                measured[named.name] = measure(model, named.steps, images[: arguments.ancestral_limit], arguments)
+            else:
+                measured[named.name] = measure(model, named.steps, images, arguments)
+                if arguments.more_samples:
+                    measured[named.name]["more"] = measure_more(model, named.steps, images, arguments)
+            write_text(arguments.output.with_suffix(".json"), json.dumps(measured) + "\n")
         if arguments.curves:
             draw_curves(arguments.curves, arguments.output.with_suffix(".png"))
-        arguments.output.write_text(as_markdown(measured, arguments))
+        write_text(arguments.output, as_markdown(measured, arguments))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 from dvpvae_tf.config import load_config, write_config
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import write_csv
 
 
@@ -21,7 +23,8 @@ def run(tmp_path):
 
 
 def test_the_table_separates_the_first_steps_from_the_later_ones(import_benchmark, run):
-    assert import_benchmark("gradient_norms").row_of("a", run) == [
+    script = import_benchmark("gradient_norms")
+    assert script.row_of("a", run, script.norms_of(run)) == [
         "a",
         "103 of 8 images",
         "2,000",
@@ -31,6 +34,11 @@ def test_the_table_separates_the_first_steps_from_the_later_ones(import_benchmar
         "1",
         "2.500, 1.250, 1.250",
     ]
+
+
+def test_a_short_run_has_no_later_steps(import_benchmark, run):
+    with pytest.raises(UserError, match="has 100 steps: the table needs more than 100"):
+        import_benchmark("gradient_norms").row_of("a", run, np.ones(100))
 
 
 def test_the_page_and_the_picture_are_written(import_benchmark, run, monkeypatch):

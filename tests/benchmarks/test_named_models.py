@@ -24,7 +24,7 @@ def test_models_are_loaded_with_their_process(script):
     parser = argparse.ArgumentParser()
     script.add_models(parser)
     arguments = parser.parse_args(["a=mnist@5", "b=mnist_plus", "--ancestral", "c=mnist"])
-    found = list(script.load_models(arguments))
+    found = script.load_models(arguments)
     assert [(named.name, named.steps, model.process_name) for named, model in found] == [
         ("a", 5, "calibrated"),
         ("b", None, None),
@@ -37,4 +37,11 @@ def test_steps_and_the_ancestral_process_need_a_diffusion_prior(script, given):
     parser = argparse.ArgumentParser()
     script.add_models(parser)
     with pytest.raises(UserError, match="has no diffusion prior, so it takes neither @T nor --ancestral"):
-        list(script.load_models(parser.parse_args(given)))
+        script.load_models(parser.parse_args(given))
+
+
+def test_each_model_has_its_own_name(script):
+    parser = argparse.ArgumentParser()
+    script.add_models(parser)
+    with pytest.raises(UserError, match="two models have one name"):
+        script.load_models(parser.parse_args(["a=mnist", "--ancestral", "a=mnist@50"]))
