@@ -12,7 +12,7 @@ from dvpvae_tf.command_line.options import (
     add_temperature_argument,
     check_samples_output,
     count,
-    seed,
+    whole_number,
 )
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import exit_on_error
@@ -20,6 +20,8 @@ from dvpvae_tf.files import write_atomically
 
 if TYPE_CHECKING:
     from dvpvae_tf.models import Samples
+
+MOST_SECONDS = 24 * 60 * 60
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,18 +42,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--url", required=True, help="http://host:port/v1/models/NAME, or for gRPC grpc://host:port/NAME"
     )
     parser.add_argument("--num", type=count, default=16, help="how many images (default: %(default)s)")
-    parser.add_argument("--seed", type=seed, default=0, help="seed of the first image (default: %(default)s)")
+    parser.add_argument("--seed", type=whole_number, default=0, help="seed of the first image (default: %(default)s)")
     add_temperature_argument(parser)
     add_pixels_argument(parser)
     parser.add_argument(
         "--label",
-        type=int,
+        type=whole_number,
         metavar="N",
         help="draw only this class: its number, which the model card names. For models with labels",
     )
     parser.add_argument("--batch-size", type=count, default=16, help="images in a request (default: %(default)s)")
     parser.add_argument(
-        "--timeout", type=count, default=60, help="seconds to wait for an answer (default: %(default)s)"
+        "--timeout", type=_seconds, default=60, help="seconds to wait for an answer (default: %(default)s)"
     )
     parser.add_argument(
         "--retries",
@@ -64,6 +66,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_samples_output(parser)
     return parser.parse_args(argv)
+
+
+def _seconds(text: str) -> int:
+    if count(text) > MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} seconds are more than a day: give {MOST_SECONDS} at most")
+    return int(text)
 
 
 @exit_on_error()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dvpvae_tf.config.parser import Parser
-from dvpvae_tf.errors import UserError, exit_on_error
+from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.files import check_output, write_atomically
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ def convert(
         UserError: if something cannot be read or written, or the weights do not fit the config.
     """
     output = Path(output)
-    check_output(output, [".keras"])
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists: give another --output, or --overwrite")
+    check_output(output, [".keras"], overwrite)
     from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401
     from dvpvae_tf.models import DVPVAE
     from dvpvae_tf.models.conversion import load_released_weights, read_state_dict

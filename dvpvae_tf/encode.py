@@ -22,7 +22,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         The options, with `draw`, `batch_size` and `output`.
 
     Raises:
-        UserError: if an option is unknown, missing or out of its range.
+        UserError: if an option is unknown, missing, out of its range, or of no use beside the others.
     """
     parser = Parser("encode", "Write the pseudoinput u and the latents z of each image, for `decode` or as features.")
     add_model_arguments(parser)
@@ -36,7 +36,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE.npz",
         help="float32 arrays: `u`, and `z_L` (the top layer) to `z_1`, a row for each image; of a folder `files`, too",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.seed and not arguments.draw:
+        parser.error("--seed is for --draw: means have no noise")
+    return arguments
 
 
 @exit_on_error()
@@ -52,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     check_output(arguments.output, [".npz"])
     from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
-    from dvpvae_tf.command_line.inputs import dataset_of, model_of, split_of
-    from dvpvae_tf.models.latents import save_latents
+    from dvpvae_tf.command_line.inputs import model_of, read_split_of
+    from dvpvae_tf.models.latents import FILES, save_latents
 
     model = model_of(arguments)
-    images, names = split_of(dataset_of(arguments, model, arguments.split), arguments.split)
+    images, names = read_split_of(arguments, model)
     latents = model.encode(images, arguments.draw, arguments.seed, arguments.batch_size)
-    named = {} if names is None else {"files": names}
+    named = {} if names is None else {FILES: names}
     write_atomically(arguments.output, lambda path: save_latents(path, latents, **named))
     print(f"wrote {arguments.output}: latents of {len(images)} images")
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dvpvae_tf.models import DVPVAE
 
 FEWEST_FID_IMAGES = 4
+FID_IMAGES = 10_000
 DEFAULT_SAMPLES = {"iwae": 10, "elbo": 1, "published": 100}
 DEFAULT_LIMIT = 500
 
@@ -81,9 +82,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=("inception", "classifier"),
         help="FID and KID with InceptionV3, or the same distances with a classifier trained on the data set's labels",
     )
-    fid.add_argument(
-        "--fid-images", type=count, default=10_000, help="most images of either kind for --fid (default: %(default)s)"
-    )
+    fid.add_argument("--fid-images", type=count, help=f"most images of either kind for --fid (default: {FID_IMAGES})")
     fid.add_argument(
         "--inception-weights", metavar="FILE", help="weights file of Keras's InceptionV3 without its top layer"
     )
@@ -98,6 +97,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for option, kind in (("inception_weights", "inception"), ("classifier", "classifier")):
         if getattr(arguments, option) and arguments.fid != kind:
             parser.error(f"--{option.replace('_', '-')} is for --fid {kind}")
+    if arguments.fid_images and not arguments.fid:
+        parser.error("--fid-images is for --fid")
+    arguments.fid_images = arguments.fid_images or FID_IMAGES
     if arguments.fid_images < FEWEST_FID_IMAGES:
         parser.error(f"--fid-images is {arguments.fid_images}: give {FEWEST_FID_IMAGES} or more")
     if arguments.shard and (arguments.fid or not arguments.output):
@@ -117,7 +119,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     Raises:
         UserError: for a mistake that the user can put right.
     """
-    from dvpvae_tf.command_line.inputs import data_settings, model_with_process_of, read_split_of
+    from dvpvae_tf.command_line.inputs import data_settings, model_with_process_of, read_split_of, split_name
     from dvpvae_tf.distribute.devices import copies_on_other_devices
     from dvpvae_tf.evaluation.bounds import estimate
     from dvpvae_tf.evaluation.layer_statistics import layer_sums
@@ -125,11 +127,10 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
 
     as_published = arguments.estimator == "published"  # the authors' code knows no other process
     model = model_with_process_of(arguments, ancestral=as_published)
-    split = read_split_of(arguments, model)
-    images = split[: arguments.limit]
-    data = f"{data_settings(arguments)['name']} ({arguments.split})"
+    split, _ = read_split_of(arguments, model)
+    images, name = split[: arguments.limit], data_settings(arguments)["name"]
     print(
-        f"{arguments.estimator} of {len(images)} of the {len(split)} images of {data}, "
+        f"{arguments.estimator} of {len(images)} of the {len(split)} images of {name} ({split_name(arguments)}), "
         f"{arguments.samples} samples each (see --limit and --samples)",
         flush=True,
     )
@@ -143,8 +144,8 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     settings = {
         "model": str(arguments.model),
         "weights": fingerprint(model.get_weights()),
-        "dataset": data_settings(arguments)["name"],
-        "split": arguments.split,
+        "dataset": name,
+        "split": split_name(arguments),
         "mixed_precision": arguments.mixed_precision,
         "images": fingerprint([images]),
         "batch_size": arguments.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,12 +16,16 @@ from dvpvae_tf.command_line.options import (
     add_process_arguments,
     count,
     temperature,
+    whole_number,
 )
 from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.config.settings import SOURCE_SETTINGS
 from dvpvae_tf.errors import UserError, exit_on_error
 
 if TYPE_CHECKING:
     from dvpvae_tf.models import DVPVAE
+
+BOUND_SAMPLES = 10
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,7 +39,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         `prior_temperature`, `bound_images`, `bound_samples` and what `add_data_arguments` adds.
 
     Raises:
-        UserError: if an option is unknown, missing or out of its range.
+        UserError: if an option is unknown, missing, out of its range, or of no use beside the others.
     """
     parser = Parser("export", "Write a trained model as a SavedModel with a model card, for TensorFlow Serving.")
     add_model_arguments(parser)
@@ -51,7 +56,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--bound-images",
-        type=_count_or_zero,
+        type=whole_number,
         default=100,
         metavar="N",
         help="number of images for the bound of the model card; 0 leaves the bound out (default: %(default)s)",
@@ -59,19 +64,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--bound-samples",
         type=count,
-        default=10,
         metavar="K",
         help="draws for each image of that bound (iwae). The time grows with N times K: 1000 and 100 give a precise "
-        "bound in minutes to hours (default: %(default)s)",
+        f"bound in minutes to hours (default: {BOUND_SAMPLES})",
     )
     add_data_arguments(parser)
-    return parser.parse_args(argv)
-
-
-def _count_or_zero(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
-    return int(text)
+    arguments = parser.parse_args(argv)
+    of_bound = ("bound_samples", "dataset", "split", *sorted(SOURCE_SETTINGS))
+    given = [name for name in of_bound if getattr(arguments, name) is not None]
+    if given and not arguments.bound_images:
+        parser.error(f"--{given[0].replace('_', '-')} is for the bound, which --bound-images 0 leaves out")
+    arguments.bound_samples = arguments.bound_samples or BOUND_SAMPLES
+    return arguments
 
 
 def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
@@ -89,12 +93,14 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
     """
     from dvpvae_tf.command_line.inputs import model_with_process_of
     from dvpvae_tf.models.model_folder import is_model_folder_or_name, model_metadata
+    from dvpvae_tf.models.sampling import check_prior_temperature
     from dvpvae_tf.serving import saved_model
     from dvpvae_tf.training.run_folder import run_config
 
     version = arguments.version or saved_model.next_version(arguments.output)
     saved_model.check_version(arguments.output, version)
     model = model_with_process_of(arguments)
+    check_prior_temperature(model, arguments.prior_temperature)
     bound = _measure_bound(arguments, model)
     config = run_config(arguments.model)
     metadata = None if config or not is_model_folder_or_name(arguments.model) else model_metadata(arguments.model)
@@ -107,15 +113,15 @@ def export(arguments: argparse.Namespace, command: str | None = None) -> Path:
 def _measure_bound(arguments: argparse.Namespace, model: DVPVAE) -> dict | None:
     """The bound of the model card, or None where it is left out."""
     from dvpvae_tf import evaluation
-    from dvpvae_tf.command_line.inputs import data_settings, read_split_of
+    from dvpvae_tf.command_line.inputs import data_settings, read_split_of, split_name
 
     if not arguments.bound_images:
         return None
     try:
-        images = read_split_of(arguments, model)[: arguments.bound_images]
+        images = read_split_of(arguments, model)[0][: arguments.bound_images]
     except UserError as error:
         raise UserError(f"{error}; or leave the bound out of the model card with --bound-images 0") from error
-    data = f"{data_settings(arguments)['name']}, {arguments.split}"
+    data = f"{data_settings(arguments)['name']}, {split_name(arguments)}"
     samples = arguments.bound_samples
     print(
         f"measuring the bound of the model card: iwae of {len(images)} images of {data}, {samples} samples each "
@@ -127,8 +133,14 @@ def _measure_bound(arguments: argparse.Namespace, model: DVPVAE) -> dict | None:
 
 
 def _command_line(argv: Sequence[str]) -> str:
-    """The command for the model card; absolute paths are cut down to their last part."""
-    return shlex.join(["python", "-m", "dvpvae_tf.export", *(Path(a).name if a.startswith("/") else a for a in argv)])
+    """The command for the model card; of absolute paths only the last part is kept, as in `folder:pictures`."""
+
+    def shorten(word: str) -> str:
+        option = re.match(r"(--[\w-]+=)?(folder:)?", word)[0]  # type: ignore[index]  # it matches any word
+        path = word.removeprefix(option)
+        return option + Path(path).name if path.startswith(("/", "~")) else word
+
+    return shlex.join(["python", "-m", "dvpvae_tf.export", *map(shorten, argv)])
 
 
 @exit_on_error()

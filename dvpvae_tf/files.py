@@ -210,16 +210,17 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
         yield
 
 
-def check_output(path: str | Path, suffixes: Sequence[str]) -> None:
+def check_output(path: str | Path, suffixes: Sequence[str], overwrite: bool = True) -> None:
     """Checks, before long work, that its result can be written.
 
     Args:
         path: the path to be written.
         suffixes: the suffixes that it may have, such as `[".png", ".npz"]`; "" is for a new or empty folder.
+        overwrite: a file may be there, which is replaced.
 
     Raises:
         UserError: if it has another suffix or a name that is too long, its folder does not exist or cannot be written
-            to, or something else is in its place.
+            to, something else is in its place, or it exists and `overwrite` is False.
     """
     path = Path(path)
     if path.suffix not in suffixes:
@@ -234,5 +235,7 @@ def check_output(path: str | Path, suffixes: Sequence[str]) -> None:
         raise UserError(f"the output {path} is a folder: give another name")
     if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"the output {path} exists and is no empty folder: give another name")
+    if not overwrite and path.exists():
+        raise UserError(f"{path} exists: give another --output, or --overwrite")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"cannot write to the folder {path.parent}: give another output")

@@ -24,7 +24,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Returns:
-        The options, with `prior`, `steps`, `labels` and `output`.
+        The options, with `prior`, `steps`, `labels`, `output` and `overwrite`.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -56,6 +56,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "data set, or the class subfolders of folder:",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.keras", help="the model with its new prior")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
     add_dataset_arguments(parser)
     arguments = parser.parse_args(argv)
     if arguments.steps and arguments.prior == "full_mixture":
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
     arguments = parse_arguments(argv)
-    check_output(arguments.output, [".keras"])
+    check_output(arguments.output, [".keras"], arguments.overwrite)
     from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
 
     write_atomically(arguments.output, fit_prior(arguments).save)

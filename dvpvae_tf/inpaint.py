@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dvpvae_tf.models import DVPVAE, Samples
 
+CHAINS = 20
 GREY = 0.5  # of the gap in the picture that a grid starts with
 
 
@@ -62,16 +63,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num", type=count, default=15, help="how many draws (default: %(default)s)")
     parser.add_argument("--rounds", type=count, default=20, help="rounds of each chain (default: %(default)s)")
     chains = parser.add_mutually_exclusive_group()
-    chains.add_argument(
-        "--chains", type=count, default=20, help="chains of each draw; more are more exact (default: %(default)s)"
-    )
+    chains.add_argument("--chains", type=count, help=f"chains of each draw; more are more exact (default: {CHAINS})")
     chains.add_argument(
         "--approximate", action="store_true", help="take one chain without weights: faster, but not the model's draws"
     )
     add_process_arguments(parser)
     add_pixels_argument(parser, "mean")
     add_samples_output(parser, "a grid that starts with the picture and its gap", "`images`")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.chains = arguments.chains or CHAINS
+    return arguments
 
 
 def _box(text: str) -> tuple[int, int, int, int]:

@@ -61,7 +61,7 @@ def check_seed(seed: int) -> None:
         ValueError: if it has more, or is no whole number.
     """
     if not isinstance(seed, numbers.Integral) or not -(2**31) <= seed < 2**31:
-        raise ValueError(f"A seed is a whole number below 2^31, got {seed!r}.")
+        raise ValueError(f"A seed is a whole number from -2^31 to 2^31 - 1, got {seed!r}.")
 
 
 def row_seeds(
@@ -103,7 +103,7 @@ def keys_of(seeds: tf.Tensor, stream: int) -> tf.Tensor:
     """Makes a key for each row from a seed of its own: the key of row 0 in `row_seeds(seed, stream, 0, 1)`.
 
     Args:
-        seeds: int64 `[N]`, any number; `row_seeds` itself takes those from 0 to 2^31 - 1.
+        seeds: int64 `[N]`, any number; `row_seeds` itself takes those of 32 bits.
         stream: `Stream` or int, see `row_seeds`.
 
     Returns:

@@ -1,6 +1,7 @@
 """The optimizer of the paper, its update computed once for all weights; and steps that may be skipped."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
         rate = tf.cast(self.learning_rate, tf.float32)
         old = weights = as_vector(variables)
         if self.weight_decay is not None:
-            weights -= weights * self.weight_decay * rate
+            weights -= weights * self._decays(variables) * rate
         m = momentum.assign(choose(momentum + (gradient - momentum) * (1.0 - self.beta_1), momentum))
         u = norm.assign(choose(tf.maximum(self.beta_2 * norm, tf.abs(gradient)), norm))
         bias = 1.0 - tf.pow(self.beta_1, tf.cast(self.iterations + 1, tf.float32))
@@ -78,6 +79,11 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
         if averages:
             kept, average = self._kept_of_averages(), as_vector(averages)
             self._assign(averages, choose(kept * average + (1.0 - kept) * weights, average))
+
+    def _decays(self, variables):
+        """The weight decay of each element: 0 where `exclude_from_weight_decay` names its variable."""
+        decays = [self.weight_decay if self.decays(variable) else 0.0 for variable in self.trained]
+        return as_vector([tf.fill(variable.shape, decay) for variable, decay in zip(variables, decays, strict=True)])
 
     def _kept_of_averages(self):
         """The factor of the averages so far, 0 in the first step."""
@@ -89,6 +95,14 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
     def _assign(self, variables, vector):
         for variable, value in zip(variables, as_tensors(vector, variables), strict=True):
             variable.assign(value)
+
+    def load_own_variables(self, store: dict[str, Any]) -> None:
+        """Loads the state, unless it is that of other weights: then the next training starts with a new one."""
+        shapes = [tuple(store[str(index)].shape) for index in range(len(store.keys()))]
+        if shapes != [tuple(variable.shape) for variable in self.variables]:
+            warnings.warn("The optimizer's state is that of other weights, so it is not loaded.", stacklevel=2)
+            return
+        super().load_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "ema_momentum": None if self.grows_window else self.ema_momentum}

@@ -28,8 +28,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         argv: command-line arguments; None takes `sys.argv[1:]`.
 
     Returns:
-        `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `dataset`, `split`, `data_dir`, `image_size`,
-        `omniglot_mat`, `num`, `first`, `interpolate`, `temperature` and `output`.
+        `argparse.Namespace` with what `add_model_arguments` and `add_data_arguments` add, `num`, `first`,
+        `interpolate`, `temperature` and `output`.
 
     Raises:
         UserError: if an option is unknown, missing or out of its range.
@@ -42,7 +42,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data_arguments(parser)
     parser.add_argument("--num", type=count, default=10, help="columns of the picture (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--first", type=int, default=0, help="index of the first image in the split, counted from 0")
+    which.add_argument("--first", type=int, help="index of the first image in the split (default: 0, the first)")
     which.add_argument(
         "--interpolate", nargs=2, type=int, metavar=("I", "J"), help="go from image I of the split to image J"
     )
@@ -83,7 +83,8 @@ def _check_sizes(arguments: argparse.Namespace) -> None:
 def _reconstructions(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, np.ndarray]:
     from dvpvae_tf import pictures
 
-    images = _images(arguments, model, range(arguments.first, arguments.first + arguments.num))
+    first = arguments.first or 0
+    images = _images(arguments, model, range(first, first + arguments.num))
     rows = pictures.partial_reconstructions(model, images, arguments.temperature, arguments.seed)
     print(f"Rows: what is inferred; the rest is drawn from the prior, at temperature {arguments.temperature}")
     _print_names(rows)
@@ -101,12 +102,12 @@ def _interpolation(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, np
 
 
 def _images(arguments: argparse.Namespace, model: DVPVAE, indices: Sequence[int]) -> np.ndarray:
-    from dvpvae_tf.command_line.inputs import read_split_of
+    from dvpvae_tf.command_line.inputs import read_split_of, split_name
 
-    images = read_split_of(arguments, model)
+    images, _ = read_split_of(arguments, model)
     if not 0 <= min(indices) <= max(indices) < len(images):
         asked = f"{indices[0]} to {indices[-1]}"
-        raise UserError(f"images {asked} asked for, but the {arguments.split} split has 0 to {len(images) - 1}")
+        raise UserError(f"images {asked} asked for, but the {split_name(arguments)} split has 0 to {len(images) - 1}")
     return images[list(indices)]
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvpvae_tf.command_line.options import add_data_places, seed
+from dvpvae_tf.command_line.options import add_data_places, whole_number
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.errors import exit_on_error
 from dvpvae_tf.experiments import descriptions
@@ -41,6 +41,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_data_places(parser)
     arguments = parser.parse_args(argv)
+    if arguments.seeds and arguments.what in described.costs:
+        parser.error(f"--seeds is not for {arguments.what}, which measures costs with seed 0")
     arguments.seeds = arguments.seeds or DEFAULT_SEEDS[arguments.scale]
     return arguments
 
@@ -48,7 +50,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def _seeds(text: str) -> list[int]:
     if not text:
         raise argparse.ArgumentTypeError("give at least one seed")
-    return [seed(part) for part in text.split(",")]
+    seeds = [whole_number(part) for part in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text} names a seed twice")
+    return seeds
 
 
 @exit_on_error("the same command goes on, and keeps the runs that are finished")

@@ -22,7 +22,7 @@ from dvpvae_tf.command_line.options import (
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.distribute.sharding import fingerprint
 from dvpvae_tf.errors import UserError, exit_on_error
-from dvpvae_tf.files import write_atomically
+from dvpvae_tf.files import check_output, write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +38,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     Returns:
         `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `num`, `temperature`, `prior_temperature`,
-        `steps`, `ancestral`, `pixels`, `label`, `from_image`, `from_small_image`, `batch_size`, `strategy`, `output`,
-        and `rows`, the range of images that this process draws.
+        `steps`, `ancestral`, `pixels`, `label`, `from_image`, `from_small_image`, `batch_size`, `strategy`, `shard`,
+        `output`, and `rows`, the range of images that this process draws.
 
     Raises:
         UserError: if an option is unknown, missing, out of its range, or of no use beside the others.
@@ -81,11 +81,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_sharding_arguments(parser)
     add_samples_output(parser)
     arguments = parser.parse_args(argv)
+    of_prior = arguments.steps or arguments.ancestral or arguments.prior_temperature != 1
+    if of_prior and (arguments.from_image or arguments.from_small_image):
+        parser.error("--steps, --ancestral and --prior-temperature say how u is drawn, and a picture gives it")
     arguments.rows = range(arguments.num)
     if arguments.shard:
         arguments.rows = arguments.shard.rows(arguments.num, arguments.batch_size)
         if arguments.output.suffix == ".png":
             parser.error("--shard is not for a grid: give an --output that ends in .npz, or a name without suffix")
+        check_output(arguments.output, [".npz", ""])
         arguments.output = arguments.shard.part_of(arguments.output)
     return arguments
 
@@ -105,12 +109,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.shard and arguments.output.exists():
         raise UserError(f"{arguments.output} is there already: remove what an earlier job has left")
     from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
-    from dvpvae_tf.command_line.inputs import model_with_process_of
+    from dvpvae_tf.command_line.inputs import model_of, model_with_process_of
+    from dvpvae_tf.models.sampling import check_prior_temperature
     from dvpvae_tf.pictures.sample_files import writer_of
     from dvpvae_tf.priors.labelled_mixture import find_label
 
     write = writer_of(arguments.output, arguments.rows.start)
-    model = model_with_process_of(arguments)
+    of_picture = arguments.from_image or arguments.from_small_image
+    model = model_of(arguments) if of_picture else model_with_process_of(arguments)
+    check_prior_temperature(model, arguments.prior_temperature)
     if arguments.label is not None:
         arguments.label = find_label(model.prior, arguments.label)
         assert model.prior is not None  # else there are no labels
@@ -196,7 +203,7 @@ def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[
     if num > first:
         rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")
-    if isinstance(model.prior, DiffusionPrior):
+    if isinstance(model.prior, DiffusionPrior) and not (arguments.from_image or arguments.from_small_image):
         steps = model.check_steps(arguments.steps)
         evaluations = model.prior.predictions(steps)
         print(f"T = {steps} diffusion steps, {model.process_name}: {evaluations} UNet evaluations an image")

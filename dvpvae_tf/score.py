@@ -14,7 +14,9 @@ from dvpvae_tf.command_line.options import (
     count,
     count_or_all,
 )
+from dvpvae_tf.config.datasets import options_of
 from dvpvae_tf.config.parser import Parser
+from dvpvae_tf.config.settings import SOURCE_SETTINGS
 from dvpvae_tf.errors import UserError, exit_on_error
 from dvpvae_tf.files import check_output, write_csv
 
@@ -99,9 +101,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _read(arguments: argparse.Namespace, model: DVPVAE) -> tuple[np.ndarray, list[str] | None, np.ndarray]:
     """The images to score, the names of their files, and typical images; one data set is read once."""
-    from dvpvae_tf.command_line.inputs import data_settings, dataset_of, split_of
+    from dvpvae_tf.command_line.inputs import data_settings, dataset_of, read_split_of, split_of, trained_on_data
 
     of_reference = argparse.Namespace(**vars(arguments) | {"dataset": arguments.reference, "image_size": None})
+    name = arguments.reference or trained_on_data(arguments.model)
+    for option in SOURCE_SETTINGS - options_of(name) if name else ():
+        setattr(of_reference, option, None)  # it is for --dataset alone
     try:
         same = data_settings(of_reference) == data_settings(arguments)
         reference = dataset_of(of_reference, model, "validation")
@@ -109,9 +114,14 @@ def _read(arguments: argparse.Namespace, model: DVPVAE) -> tuple[np.ndarray, lis
         if arguments.reference is not None:
             raise
         raise UserError(f"{error}; or give --reference a data set of typical images") from error
-    data = dataset_of(arguments, model, arguments.split, data=reference if same else None)
-    images, names = split_of(data, arguments.split)
-    return images[: arguments.limit], names, split_of(reference, "validation")[0][: arguments.references]
+    images, names = read_split_of(arguments, model, data=reference if same else None)
+    typical = split_of(reference, "validation")[0][: arguments.references]
+    if len(typical) < FEWEST_REFERENCES:
+        raise UserError(
+            f"there are {len(typical)} validation images of {data_settings(of_reference)['name']} to compare with: "
+            f"give --reference a data set with {FEWEST_REFERENCES} or more"
+        )
+    return images[: arguments.limit], names, typical
 
 
 def score_rows(

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvpvae_tf.command_line.options import add_source_arguments, count, seed
+from dvpvae_tf.command_line.options import add_source_arguments, count, whole_number
 from dvpvae_tf.config import DEFAULT_DATASET
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.config.settings import SOURCE_SETTINGS
@@ -54,7 +54,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("tuning"), help="folder for the results (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=seed, default=0, help="seed of search and training (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, help="seed of search and training (default: %(default)s)"
+    )
     add_source_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.space = read_space(arguments.space)
@@ -75,7 +77,11 @@ def search(arguments: argparse.Namespace) -> Path | None:
     """
     of_training = ("dataset", "epochs", "seed", *sorted(SOURCE_SETTINGS))
     options = {name: getattr(arguments, name) for name in of_training} | {"config": arguments.base}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value not in (None, True)]
+    flags = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in options.items()
+        if value is not None and value is not True
+    ]
     flags += ["--skip-broken"] * bool(arguments.skip_broken)
     of_trials = parse_train_arguments(flags)
 

@@ -28,7 +28,7 @@ import tensorflow as _tf
 
 _tf.config.optimizer.set_experimental_options({{"disable_meta_optimizer": True}})
 """
-WHAT_WAS_READ = re.compile(r".*: \d+ pictures of \d+ x \d+ pixels \(RGB \d+\)\n")  # of a folder: no warning
+WHAT_WAS_READ = re.compile(r".*: \d+ pictures of \d+ x \d+ pixels \(RGB \d+\).*\n")  # of a folder: no warning
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|var|usr|opt|mnt|work|Users)/|\b[A-Z]:\\")
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

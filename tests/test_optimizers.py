@@ -42,6 +42,33 @@ def test_its_steps_are_those_of_keras(settings):
         np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("excluded", [{"var_names": ["bias"]}, {"var_list": [0]}])
+def test_weights_may_be_left_out_of_the_decay(excluded):
+    found = []
+    for kind in (FusedAdamax, keras.optimizers.Adamax):
+        weights = [keras.Variable(np.ones(2), dtype="float32", name=name) for name in ("kernel", "bias")]
+        optimizer = kind(0.1, weight_decay=0.5)
+        names = {name: [weights[each] for each in value] if name == "var_list" else value
+                 for name, value in excluded.items()}  # fmt: skip
+        optimizer.exclude_from_weight_decay(**names)
+        optimizer.build(weights)
+        optimizer.apply([tf.zeros(2), tf.zeros(2)], weights)
+        found.append([weight.numpy() for weight in weights])
+    np.testing.assert_allclose(found[0], found[1])
+    assert sorted(weight[0] for weight in found[0]) == pytest.approx([0.95, 1.0])
+
+
+def test_a_state_of_other_weights_is_not_loaded():
+    ours, theirs = FusedAdamax(), FusedAdamax()
+    ours.build([keras.Variable(np.ones(3), dtype="float32")])
+    theirs.build([keras.Variable(np.ones(2), dtype="float32")])
+    store = {}
+    theirs.save_own_variables(store)
+    with pytest.warns(UserWarning, match="state is that of other weights, so it is not loaded"):
+        ours.load_own_variables(store)
+    assert ours.momentum.shape == (3,)
+
+
 @pytest.mark.parametrize("steps", [1, 30])
 def test_the_average_is_over_a_tenth_of_the_steps_by_default(steps):
     optimizer = FusedAdamax(use_ema=True)

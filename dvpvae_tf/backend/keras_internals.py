@@ -124,6 +124,15 @@ class AllWeightsOptimizer(keras.optimizers.Optimizer):
         return self._clip_gradients(gradients)
 
     @property
+    def trained(self) -> list[keras.Variable]:
+        """The weights that the optimizer was built for."""
+        return self._trainable_variables
+
+    def decays(self, variable: keras.Variable) -> bool:
+        """Whether weight decay acts on a weight, which `exclude_from_weight_decay` decides."""
+        return self._use_weight_decay(variable)
+
+    @property
     def averages(self) -> list[keras.Variable]:
         """The averaged weights, [] without `use_ema`: where `keras.callbacks.SwapEMAWeights` looks for them."""
         return self._model_variables_moving_average if self.use_ema else []

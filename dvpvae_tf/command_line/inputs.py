@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from dvpvae_tf.command_line.options import SPLITS
-from dvpvae_tf.config.datasets import NAMED_DATASETS
+from dvpvae_tf.config.datasets import NAMED_DATASETS, check_options, find_reader
 from dvpvae_tf.config.settings import SOURCE_SETTINGS, DataConfig
+from dvpvae_tf.data.folder import check_folder, find_splits
 from dvpvae_tf.data.pipelines import LoadedDataset, read_dataset
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
@@ -18,6 +19,8 @@ from dvpvae_tf.models.loading import load_model
 from dvpvae_tf.models.model_folder import is_model_folder_or_name, model_metadata
 from dvpvae_tf.models.refit import with_ancestral_process
 from dvpvae_tf.training.run_folder import count_trained_on, run_config
+
+DEFAULT_SPLIT = "test"
 
 
 def model_of(arguments: argparse.Namespace) -> DVPVAE:
@@ -78,42 +81,78 @@ def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         The arguments of `dvpvae_tf.data.pipelines.read_dataset`. A folder of another name than the run's is used whole.
 
     Raises:
-        UserError: if neither names a data set.
+        UserError: if neither names a data set, or it does not take an option.
     """
     given = {key: getattr(arguments, key) for key in SOURCE_SETTINGS}
     given = {key: value for key, value in given.items() if value is not None}
     config = run_config(arguments.model)
-    trained_on = _trained_on(arguments.model, config)
-    if trained_on is None and arguments.dataset is None:
-        raise UserError(f"{arguments.model} does not say what data it was trained on: give --dataset")
+    trained_on = trained_on_data(arguments.model)
     name = trained_on if arguments.dataset is None else DataConfig.strip_slash(arguments.dataset)
+    if name is None:
+        raise UserError(f"{arguments.model} does not say what data it was trained on: give --dataset")
+    check_options(name, given)
     if config is not None and name == config.dataset:
         return config.source | given
     return {"name": name, "whole": name != trained_on, **given}
 
 
-def _trained_on(model, config):
-    """The data set that a run or a model folder names, or None."""
+def trained_on_data(model: str) -> str | None:
+    """Finds out what data a model was trained on.
+
+    Args:
+        model: the option `--model`.
+
+    Returns:
+        The data set that a run or a model folder names, or None.
+    """
+    config = run_config(model)
     if config is not None:
         return config.dataset
     return model_metadata(model).get("dataset") if is_model_folder_or_name(model) else None
 
 
-def read_split_of(arguments: argparse.Namespace, model: DVPVAE) -> np.ndarray:
+def split_name(arguments: argparse.Namespace) -> str:
+    """Names the split that the arguments choose.
+
+    Args:
+        arguments: parsed options of `options.add_model_arguments` and `add_data_arguments`.
+
+    Returns:
+        One of `SPLITS`, or "all" for a folder that is used whole.
+
+    Raises:
+        UserError: see `data_settings`; or if the folder cannot be read, or is used whole and a split is asked for.
+    """
+    settings = data_settings(arguments)
+    reader, place = find_reader(settings["name"])
+    if not settings.get("whole") or reader != "folder" or find_splits(check_folder(place)):
+        return arguments.split or DEFAULT_SPLIT
+    if arguments.split:
+        raise UserError(f"folder:{place} has no subfolders train and test, so all of it is taken: leave out --split")
+    return "all"
+
+
+def read_split_of(
+    arguments: argparse.Namespace, model: DVPVAE, data: LoadedDataset | None = None
+) -> tuple[np.ndarray, list[str] | None]:
     """Reads the images that the arguments name, at the size of the model where they name none.
 
     Args:
         arguments: parsed options of `options.add_model_arguments` and `add_data_arguments`.
         model: the model that they are for.
+        data: their data set where it was read already.
 
     Returns:
-        uint8 array `[N, D, D, C]` of the split.
+        uint8 array `[N, D, D, C]` of the split; and the paths of its files in their folder, None for a data set that is
+        no folder.
 
     Raises:
         UserError: if they cannot be read or do not fit the model, or the split has moved since the model was trained,
             so that it holds images that the model was trained on.
     """
-    return split_of(dataset_of(arguments, model, arguments.split), arguments.split)[0]
+    split_name(arguments)  # refuses a split that is not there
+    split = arguments.split or DEFAULT_SPLIT
+    return split_of(dataset_of(arguments, model, split, data=data), split)
 
 
 def split_of(data: LoadedDataset, split: str) -> tuple[np.ndarray, list[str] | None]:
@@ -138,7 +177,7 @@ def dataset_of(
     to_fit: bool = False,
     data: LoadedDataset | None = None,
 ) -> LoadedDataset:
-    """Reads the data set that the arguments name, and checks that it fits the model.
+    """Reads the data set that the arguments name, and checks that it fits the model; a folder is made to fit.
 
     Args:
         arguments: parsed options of `add_model_arguments` and `add_dataset_arguments` in `options`.
@@ -158,6 +197,8 @@ def dataset_of(
     settings = data_settings(arguments) | ({"whole": False} if to_fit else {})
     if settings["name"] not in NAMED_DATASETS and settings.get("image_size") is None:
         settings["image_size"] = model.image_shape[0]
+    if find_reader(settings["name"])[0] == "folder":
+        settings["image_channels"] = model.image_shape[-1]
     data = data or read_dataset(**settings, labels=labels)
     for split in splits:
         _check(split_of(data, split)[0], split, arguments, model, settings["name"])
@@ -168,7 +209,7 @@ def _check(images: np.ndarray, split: str, arguments: argparse.Namespace, model:
     """Checks that the images of a split fit the model, and that the model was not trained on them."""
     if images.shape[1:] != model.image_shape:
         sizes = [" x ".join(map(str, shape)) for shape in (images.shape[1:], model.image_shape)]
-        raise UserError(f"{name} has images of {sizes[0]} but the model is for {sizes[1]}")
+        raise UserError(f"{name} has images of {sizes[0]} but the model is for {sizes[1]}: give another --dataset")
     of_run = split != "train" and not is_model_folder_or_name(arguments.model)
     seen = count_trained_on(arguments.model, split, images) if of_run else 0
     if seen:

@@ -70,14 +70,14 @@ def temperature(text: str) -> float:
     return value
 
 
-def seed(text: str) -> int:
-    """Parses a seed, for `type` of an argument.
+def whole_number(text: str) -> int:
+    """Parses a seed, a label or another integer from 0 on, for `type` of an argument.
 
     Args:
         text: what the user typed.
 
     Returns:
-        The seed, from 0 to 2^31 - 1.
+        The integer, from 0 to 2^31 - 1.
 
     Raises:
         argparse.ArgumentTypeError: if it is anything else.
@@ -138,7 +138,7 @@ def add_model_arguments(parser: Parser) -> None:
         help="name of a trained model (such as mnist_plus), folder of a training run, .keras file, or model folder",
     )
     parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
-    parser.add_argument("--seed", type=seed, default=0, help="seed of the noise (default: %(default)s)")
+    parser.add_argument("--seed", type=whole_number, default=0, help="seed of the noise (default: %(default)s)")
 
 
 def add_process_arguments(parser: Parser) -> None:
@@ -234,7 +234,9 @@ def add_data_arguments(parser: Parser) -> None:
     """
     add_dataset_arguments(parser)
     parser.add_argument(
-        "--split", choices=SPLITS, default="test", help="which images of the data set (default: %(default)s)"
+        "--split",
+        choices=SPLITS,
+        help="which images of the data set (default: test; all of a folder that has no splits and is not the run's)",
     )
 
 
@@ -254,7 +256,7 @@ def add_source_arguments(parser: Parser) -> None:
     Args:
         parser: takes the options.
     """
-    parser.add_argument("--image-size", type=count, help="resize images of tfds: or folder: to this side")
+    parser.add_argument("--image-size", type=count, help="crop and resize images of tfds: or folder: to this side")
     parser.add_argument("--background", metavar="COLOUR", help="colour under transparent pictures of folder:")
     parser.add_argument(
         "--skip-broken", action="store_true", default=None, help="leave out pictures of folder: that cannot be read"

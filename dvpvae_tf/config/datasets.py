@@ -1,6 +1,7 @@
 """The names of data sets, and what is known of each before it is read."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from dvpvae_tf.errors import UserError, did_you_mean
 
@@ -34,6 +35,13 @@ NAMED_DATASETS = {
 }
 DEFAULT_DATASET = "mnist5k"
 PREFIXES = ("tfds", "folder")  # each the reader of what follows its colon
+# Which options say where and how each reader finds images; of a named data set only its own image_size is right.
+OPTIONS_OF_READERS = {
+    "mnist5k": {"image_size"},
+    "omniglot": {"image_size", "data_dir", "omniglot_mat"},
+    "tfds": {"image_size", "data_dir"},
+    "folder": {"image_size", "background", "skip_broken"},
+}
 
 
 def find_reader(name: str, image_size: int | None = None) -> tuple[str, str]:
@@ -59,3 +67,33 @@ def find_reader(name: str, image_size: int | None = None) -> tuple[str, str]:
         return prefix, place
     choices = ", ".join((*NAMED_DATASETS, "tfds:NAME", "folder:PATH"))
     raise UserError(f"unknown data set {name}{did_you_mean(name, NAMED_DATASETS)}: give one of {choices}")
+
+
+def options_of(name: str) -> set[str]:
+    """Lists the options that say where and how a data set is read.
+
+    Args:
+        name: see `dvpvae_tf.data.load_dataset`.
+
+    Returns:
+        The names of those that it takes.
+
+    Raises:
+        UserError: if there is no such data set.
+    """
+    return OPTIONS_OF_READERS[find_reader(name)[0]]
+
+
+def check_options(name: str, given: Mapping[str, Any]) -> None:
+    """Checks that a data set takes the options that a user has given for it.
+
+    Args:
+        name: see `dvpvae_tf.data.load_dataset`.
+        given: options by name; those that are None or False count as not given.
+
+    Raises:
+        UserError: if there is no such data set, or it takes no such option.
+    """
+    unused = sorted(option for option, value in given.items() if value and option not in options_of(name))
+    if unused:
+        raise UserError(f"{' and '.join(unused)} cannot be used with {name}: leave it out")

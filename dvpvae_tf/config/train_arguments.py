@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import Field, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsError
 
-from dvpvae_tf.config.datasets import DEFAULT_DATASET, NAMED_DATASETS
+from dvpvae_tf.config.datasets import DEFAULT_DATASET, NAMED_DATASETS, check_options
 from dvpvae_tf.config.default_model import default_model
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.config.presets import list_presets, read_settings
-from dvpvae_tf.config.settings import DataConfig, ModelConfig, TrainConfig
+from dvpvae_tf.config.settings import SOURCE_SETTINGS, DataConfig, ModelConfig, TrainConfig
 from dvpvae_tf.config.strict import FLAG, StrictSettings, merge, validate
 from dvpvae_tf.errors import UserError
 
@@ -110,6 +110,8 @@ def parse_train_arguments(argv: Sequence[str] | None = None) -> TrainArguments:
         of_any_shape = {key: value for key, value in overrides.get("model", {}).items() if key in OF_ANY_SHAPE}
         known = overrides | {"model": of_any_shape}
     settings = validate(TrainConfig, start, source, known, FLAG)
+    of_source = {option: getattr(settings, option) for option in SOURCE_SETTINGS & overrides.keys()}
+    check_options(settings.dataset, of_source)
     return TrainArguments(options, settings, base, source, overrides)
 
 

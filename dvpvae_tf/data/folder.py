@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps
+from PIL import ExifTags, Image, ImageColor, ImageOps
 
 from dvpvae_tf.errors import UserError, list_some
 
@@ -26,6 +26,7 @@ NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 HELD_OUT = 0.1
 LEAST_HELD_OUT = 2
 HALF_WHITE = 128
+MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 
 
 class FolderContents(NamedTuple):
@@ -41,13 +42,21 @@ class FolderContents(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A file that was read: its path, its pixels and what they were before."""
+    """A file that was read: its path, its pixels, what they were before, and what was changed."""
 
     path: Path
     digest: str
     image: Image.Image
     size: tuple[int, int]
     mode: str
+    changes: list[str]
+
+    def converted(self, mode: str) -> "Picture":
+        """The picture in grey, "L", or in colour, "RGB"."""
+        if self.image.mode == mode:
+            return self
+        changes = [*self.changes, f"converted to {'grey' if mode == 'L' else 'colour'}"]
+        return self._replace(image=self.image.convert(mode), changes=changes)
 
 
 def read_folder(
@@ -56,6 +65,7 @@ def read_folder(
     background: str = "white",
     skip_broken: bool = False,
     whole: bool = False,
+    image_channels: int | None = None,
 ) -> FolderContents:
     """Reads the pictures under a folder, in every format that Pillow reads, and splits them.
 
@@ -65,7 +75,7 @@ def read_folder(
 
     Each picture is turned upright by its EXIF tag, laid on the background where it is transparent, cropped at the
     centre to a square and resized with antialiasing. Of an animation the first frame is taken. Grey of 16 bits becomes
-    grey of 8 bits. Images are in colour unless every picture is grey. One line on standard error says what was read.
+    grey of 8 bits. One line on standard error says what was read and changed.
 
     Args:
         folder: path of the folder. Hidden folders and files, and those that systems leave (`@eaDir`), are not read;
@@ -74,6 +84,7 @@ def read_folder(
         background: colour under transparent pictures, as in CSS.
         skip_broken: leaves out files that cannot be read, instead of refusing the folder.
         whole: a folder without split subfolders is not split: each split is all of it, for evaluation.
+        image_channels: 1 for images in grey, 3 for colour; None for colour unless every picture is grey.
 
     Returns:
         `FolderContents`.
@@ -81,7 +92,7 @@ def read_folder(
     Raises:
         UserError: for a missing folder or size, an unknown colour, too few pictures, or a file that cannot be read.
     """
-    root = _check_folder(folder)
+    root = check_folder(folder)
     if image_size is None:
         raise UserError(f"folder:{root} needs image_size, the side to crop and resize its pictures to")
     colour = _parse_colour(background)
@@ -102,13 +113,15 @@ def read_folder(
         pictures = [picture for picture in threads.map(read, paths) if picture is not None]
     if len(pictures) < len(paths):
         skipped["broken"] = len(paths) - len(pictures)
+    are_grey = all(picture.image.mode == "L" for picture in pictures)
+    mode = MODES[image_channels] if image_channels else "L" if are_grey else "RGB"
+    pictures = [picture.converted(mode) for picture in pictures]
     print(_describe(root, pictures, skipped), file=sys.stderr)
     if not pictures:
         raise UserError(f"there are no pictures in {root}")
     digests = {picture.path: picture.digest for picture in pictures}
     splits = {split: _in_order(part) for split, part in _split(root, digests, whole).items()}
-    mode = "L" if all(picture.image.mode == "L" for picture in pictures) else "RGB"
-    images = {picture.path: np.asarray(picture.image.convert(mode)) for picture in pictures}
+    images = {picture.path: np.asarray(picture.image) for picture in pictures}
     return FolderContents(
         {
             split: np.stack([images[path] for path in part]).reshape(len(part), image_size, image_size, -1)
@@ -133,16 +146,10 @@ def read_picture(path: str | Path, image_size: int | None, channels: int, backgr
     Raises:
         UserError: if there is no such file, or it cannot be read.
     """
-    picture = _read_one(path, image_size, background)
-    image_size = picture.image.size[0]
-    mode, sizes = {1: "L", 3: "RGB"}[channels], " x ".join(map(str, picture.size))
-    changes = [f"resized to {image_size} x {image_size}"] if picture.size != (image_size, image_size) else []
-    if picture.size[0] != picture.size[1]:
-        changes.insert(0, "cropped to a square")
-    if picture.mode != mode:
-        changes.append(f"converted to {'grey' if channels == 1 else 'colour'}")
+    picture = _read_one(path, image_size, background).converted(MODES[channels])
+    sizes, changes = " x ".join(map(str, picture.size)), picture.changes
     print(f"{path}: {sizes} pixels, {picture.mode}" + (f"; {', '.join(changes)}" if changes else ""))
-    return np.asarray(picture.image.convert(mode)).reshape(image_size, image_size, channels)
+    return np.asarray(picture.image).reshape(*picture.image.size, channels)
 
 
 def read_mask(path: str | Path, like: str | Path, image_size: int) -> np.ndarray:
@@ -217,7 +224,18 @@ def find_splits(folder: Path) -> dict[str, Path]:
     return found if "train" in found and len(found) > 1 else {}
 
 
-def _check_folder(folder: str | Path) -> Path:
+def check_folder(folder: str | Path) -> Path:
+    """Checks that there is a folder.
+
+    Args:
+        folder: its path; `~` stands for the user's home.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: if there is none.
+    """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
@@ -274,8 +292,17 @@ def _read_picture(path: Path, side: int | None, background: tuple[int, int, int]
     with Image.open(BytesIO(content)) as picture:
         upright = ImageOps.exif_transpose(picture)
         side = side or min(upright.size)
+        changes = {
+            "first frame taken": getattr(picture, "n_frames", 1) > 1,
+            "turned upright": picture.getexif().get(ExifTags.Base.Orientation, 1) != 1,
+            "laid on the background": picture.has_transparency_data,
+            "reduced to 8 bits": picture.mode[0] == "I",
+            "cropped to a square": upright.size[0] != upright.size[1],
+            f"resized to {side} x {side}": min(upright.size) != side,
+        }
         image = ImageOps.fit(_to_8_bits(upright, background), (side, side))
-        return Picture(path, _digest(content), image, upright.size, picture.mode)
+        made = [change for change, is_made in changes.items() if is_made]
+        return Picture(path, _digest(content), image, upright.size, picture.mode, made)
 
 
 def _to_8_bits(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -353,5 +380,7 @@ def _describe(folder: Path, pictures: list[Picture], skipped: Counter) -> str:
         sizes = " to ".join(f"{width} x {height}" for width, height in dict.fromkeys((by_area[0], by_area[-1])))
         modes = Counter(picture.mode for picture in pictures)
         line += f" of {sizes} pixels (" + ", ".join(f"{mode} {count}" for mode, count in modes.most_common()) + ")"
+    changes = Counter(change for picture in pictures for change in picture.changes)
+    line += "".join(f"; {change}: {count}" for change, count in sorted(changes.items()))
     reasons = [f"{reason} {count}" for reason, count in sorted(skipped.items()) if count]
     return line + (f"; skipped: {', '.join(reasons)}" if reasons else "")

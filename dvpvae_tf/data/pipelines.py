@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.config.datasets import find_reader
+from dvpvae_tf.config.datasets import check_options, find_reader
+from dvpvae_tf.config.settings import SOURCE_SETTINGS
 from dvpvae_tf.data.registry import SOURCES, Request
 from dvpvae_tf.errors import UserError
 
@@ -69,10 +70,12 @@ def load_dataset(
 
     Raises:
         UserError: for an unknown name, data that are missing or cannot be read, labels that a data set does not have, a
-            missing or unfitting `image_size`, or fewer training images than a batch.
+            missing or unfitting `image_size`, an option that the data set does not take, or fewer training images than
+            a batch.
 
     Source: Section 5 and Table 7 of the paper for the data sets.
     """
+    check_options(name, {option: value for option, value in source.items() if option in SOURCE_SETTINGS})
     data = read_dataset(name, labels=labels, **source)
     images, parts = data.images, data.labels or (None, None, None)
     if not 1 <= batch_size <= len(images[0]):
@@ -90,6 +93,7 @@ def read_dataset(
     background: str = "white",
     skip_broken: bool = False,
     whole: bool = False,
+    image_channels: int | None = None,
     labels: bool = False,
 ) -> LoadedDataset:
     """Reads a data set into memory.
@@ -104,6 +108,7 @@ def read_dataset(
         skip_broken: leaves out pictures of `folder:` that cannot be read, instead of refusing the folder.
         whole: a `folder:` without split subfolders is not split, and each of the three splits is all of it: for
             evaluation on images that no run was trained on.
+        image_channels: 1 turns the pictures of `folder:` to grey, 3 to colour; None leaves them as they are.
         labels: reads the labels, too.
 
     Returns:
@@ -114,7 +119,7 @@ def read_dataset(
     """
     reader, place = find_reader(name, image_size)
     source = SOURCES[reader]
-    request = Request(place, data_dir, image_size, omniglot_mat, background, skip_broken, whole, labels)
+    request = Request(place, data_dir, image_size, omniglot_mat, background, skip_broken, whole, image_channels, labels)
     contents = source.read(request)
 
     def three(splits: dict[str, Rows] | None) -> Any:

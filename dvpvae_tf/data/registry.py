@@ -25,6 +25,7 @@ class Request:
         background: colour under transparent pictures.
         skip_broken: leaves out pictures that cannot be read.
         whole: a folder without split subfolders is not split.
+        image_channels: 1 or 3 for pictures of a folder in grey or colour, or None.
         labels: whether labels are read, too.
     """
 
@@ -35,6 +36,7 @@ class Request:
     background: str = "white"
     skip_broken: bool = False
     whole: bool = False
+    image_channels: int | None = None
     labels: bool = False
 
 
@@ -82,7 +84,7 @@ def _read_omniglot(request: Request) -> Contents:
 
 
 def _read_folder(request: Request) -> Contents:
-    settings = request.image_size, request.background, request.skip_broken, request.whole
+    settings = request.image_size, request.background, request.skip_broken, request.whole, request.image_channels
     images, files = read_folder(request.place, *settings)
     labels, classes = labels_of_files(request.place, files) if request.labels else (None, ())
     return Contents(images, labels, classes, files)

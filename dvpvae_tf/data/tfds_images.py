@@ -1,6 +1,7 @@
 """Image data sets of TensorFlow Datasets (TFDS)."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -31,6 +32,8 @@ def read_tfds(name: str, data_dir: str | None = None, image_size: int | None = N
     builder = _find_builder(name, data_dir)
     new_side = _side_to_resize_to(builder, image_size)
     prepare(builder, _remedy(builder, name))
+    if new_side is not None:
+        print(f"{name}: images cropped to squares and resized to {new_side} x {new_side}", file=sys.stderr)
     return read_splits(builder, new_side)
 
 

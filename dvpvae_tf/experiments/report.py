@@ -36,9 +36,10 @@ def reproduce(arguments: argparse.Namespace) -> Path:
     described = descriptions.read_experiments()
     experiment = described.all()[arguments.what]
     rows = descriptions.rows_of(experiment, arguments.scale)
+    names = list(dict.fromkeys(row.data for row in rows))
+    if arguments.data not in (None, *names):
+        raise UserError(f"{arguments.what} has no rows of {arguments.data}: give --data {' or '.join(names)}")
     rows = [row for row in rows if arguments.data in (None, row.data)]
-    if not rows:
-        raise UserError(f"{arguments.what} has no rows of {arguments.data}")
     data, missing = _read_data(arguments, {row.data for row in rows})
     rows = [row for row in rows if row.data in data]
     path = _path(arguments)

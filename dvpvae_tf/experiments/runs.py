@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from dvpvae_tf import DVPVAE, evaluation, training
 from dvpvae_tf.data.pipelines import Splits
+from dvpvae_tf.distribute.sharding import fingerprint
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluation.results import Evaluation
 from dvpvae_tf.experiments.descriptions import Row, Scale, row_config
 from dvpvae_tf.files import read_csv, write_csv, write_json
@@ -40,14 +42,18 @@ def run_row(
         each test image in its `test_bounds.csv`.
 
     Raises:
-        UserError: for a mistake that the user can put right.
+        UserError: for a mistake that the user can put right, such as a folder with the scores of other images.
     """
     config = row_config(row, scale.overrides, seed, folder)
     run = Path(config.output) / str(config.name)
     path, bounds = run / _file_of(row, SCORES), run / _file_of(row, TEST_BOUNDS)
-    if path.exists() and bounds.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
     train, validation, test = (part[:size] for part, size in zip(images, scale.sizes, strict=True))
+    of_images = fingerprint([train, validation, test])
+    if path.exists() and bounds.exists():
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results.get("images") != of_images:
+            raise UserError(f"{run} has the scores of other images: give another --output, or remove that folder")
+        return results
     if not row.full_mixture or not (run / SCORES).exists():  # the row without the mixture may have trained the model
         training.train(config, (train, validation, test), verbose=verbose)
     model, verbose = load_model(run), int(verbose != 0)
@@ -56,6 +62,7 @@ def run_row(
     results = _score(model, test, scale, seed, verbose, bounds)
     steps = len(train) // config.batch_size * config.epochs
     results |= {"seed": seed, "scale": scale_name, "steps": steps, "images_seen": steps * config.batch_size}
+    results["images"] = of_images
     write_json(path, results)
     return results
 

@@ -117,12 +117,11 @@ def gather_images(data: tf.data.Dataset | np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if there are none, or the data never end.
     """
-    if not isinstance(data, tf.data.Dataset):
-        return np.asarray(data)
-    batches = [np.asarray(batch) for batch in iterate_images(data)]
-    if not batches:
-        raise ValueError("The data set has no images.")
-    return np.concatenate(batches)
+    batches = iterate_images(data) if isinstance(data, tf.data.Dataset) else [data]
+    arrays = [np.asarray(batch) for batch in batches]
+    if not sum(map(len, arrays)):
+        raise ValueError("There are no images.")
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
 
 def in_unit_range(images: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """Training and evaluation of a model whose call gives the terms of a bound for each image."""
 
 import math
+import numbers
 from typing import Any
 
 import keras
@@ -32,16 +33,20 @@ class BoundModel(BuiltModel):
         **kwargs: passed to `keras.Model`.
 
     Raises:
-        ValueError: if a setting of Keras, or `dtype`, is one that the model cannot compute with.
+        ValueError: if a setting of Keras, or `dtype`, is one that the model cannot compute with, or the seed has more
+            than 32 bits.
     """
+
+    train_function: Any  # Keras's
 
     def __init__(self, image_shape: tuple[int, int, int], seed: int = 0, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)  # pixels and noise stay float32
         _check_dtype(self.dtype_policy)
         height, width, channels = image_shape
         self.image_shape = height, width, channels
+        noise.check_seed(seed)
         self.seed = seed
-        self.gradient_accumulation = 1
+        self._gradient_accumulation = 1
         names = ["negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"]
         self.bound_metrics = {name: keras.metrics.Mean(name=name) for name in names}
         self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
@@ -61,6 +66,18 @@ class BoundModel(BuiltModel):
         # How many images this evaluation has seen, which is no state of the model.
         seen = keras.Variable(0, dtype="int64", trainable=False, aggregation="only_first_replica", name="images_seen")
         set_untracked(self, "_images_seen", seen)
+
+    @property
+    def gradient_accumulation(self) -> int:
+        """The number of parts that each device computes its share of a batch in."""
+        return self._gradient_accumulation
+
+    @gradient_accumulation.setter
+    def gradient_accumulation(self, parts: int) -> None:
+        if not isinstance(parts, numbers.Integral) or parts < 1:
+            raise ValueError(f"gradient_accumulation is a whole number from 1 on, got {parts!r}.")
+        self._gradient_accumulation = int(parts)
+        self.train_function = None  # Keras makes it again, with this number of parts
 
     @property
     def bits_per_nat(self) -> float:
@@ -83,7 +100,7 @@ class BoundModel(BuiltModel):
         return True
 
     def check_adapted(self) -> None:
-        """Checks that `adapt` has been called.
+        """Checks that the model has all that is computed from data, apart from what gradients train.
 
         Raises:
             ValueError: if it has not.

@@ -1,5 +1,7 @@
 """Makes the model that a config describes."""
 
+from typing import Any
+
 from dvpvae_tf.config import ModelConfig
 from dvpvae_tf.layers.pseudoinputs import DCTPseudoinput, DownsamplePseudoinput, LearnablePseudoinput
 from dvpvae_tf.models import DVPVAE
@@ -10,7 +12,7 @@ from dvpvae_tf.priors.diffusion import PAPER_STEPS
 PSEUDOINPUTS = {"dct": DCTPseudoinput, "downsample": DownsamplePseudoinput, "learnable": LearnablePseudoinput}
 
 
-def build_model(config: ModelConfig, **kwargs) -> DVPVAE:
+def build_model(config: ModelConfig, **kwargs: Any) -> DVPVAE:
     """Makes the model that a config describes, as it is trained.
 
     For the prior "full_mixture" it has a diffusion prior (`config.prior_in_training`): no gradient trains a full
@@ -19,13 +21,13 @@ def build_model(config: ModelConfig, **kwargs) -> DVPVAE:
 
     Args:
         config: the settings of the model.
-        **kwargs: passed to `DVPVAE`, such as `seed` or `dtype`.
+        **kwargs: arguments of `DVPVAE` to add or change, such as `seed` or `dtype`.
 
     Returns:
         A built `DVPVAE` with starting weights.
     """
     pseudoinput = _pseudoinput(config)
-    return DVPVAE(
+    arguments: dict[str, Any] = dict(
         image_shape=(config.image_size, config.image_size, config.image_channels),
         scales=config.scales,
         layers_per_scale=config.layers_per_scale,
@@ -43,8 +45,8 @@ def build_model(config: ModelConfig, **kwargs) -> DVPVAE:
         binary_encoder_input=config.encoder_input == "binary",
         input_mean=config.input_mean,
         input_std=config.input_std,
-        **kwargs,
     )
+    return DVPVAE(**arguments | kwargs)
 
 
 def _likelihood(config):

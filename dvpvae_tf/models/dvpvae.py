@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import keras
@@ -83,6 +84,7 @@ class DVPVAE(GenerativeModel):
         seed: int = 0,
         **kwargs: Any,
     ):
+        _check_sizes(image_shape, scales, layers_per_scale)
         super().__init__(image_shape, seed, **kwargs)
         self.likelihood = likelihood
         self.pseudoinput = pseudoinput
@@ -111,13 +113,6 @@ class DVPVAE(GenerativeModel):
         self.build((None, *self.image_shape))
 
     def _check_parts(self):
-        height, width, _ = self.image_shape
-        sides = (height, *self.top_down.scales)
-        if height != width or any(fine % coarse for fine, coarse in zip(sides, sides[1:], strict=False)):
-            raise ValueError(
-                f"Images must be square and each scale must divide the one before, got images of {height} x {width} "
-                f"and scales {list(self.top_down.scales)}."
-            )
         if (self.pseudoinput is None) != (self.prior is None):
             raise ValueError("Give both a pseudoinput and its prior, or neither (the Ladder VAE).")
         if self.pseudoinput is not None and self.top_prior is not None:
@@ -357,3 +352,18 @@ class DVPVAE(GenerativeModel):
         """Makes a model from what `get_config` returns."""
         parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in SERIALISED_PARTS}
         return cls(**{**config, **parts})
+
+
+def _check_sizes(image_shape: tuple[int, int, int], scales: tuple[int, ...], layers_per_scale: tuple[int, ...]) -> None:
+    height, width, _ = image_shape
+    fits = all(fine % coarse == 0 for fine, coarse in pairwise((height, *scales))) and len({*scales}) == len(scales)
+    if height != width or not fits:
+        raise ValueError(
+            "Images must be square, and each scale must divide the one before and be smaller, got images of "
+            f"{height} x {width} and scales {list(scales)}."
+        )
+    if len(layers_per_scale) != len(scales) or min(layers_per_scale) < 1:
+        raise ValueError(
+            f"Give each scale at least one layer, got scales {list(scales)} and layers_per_scale "
+            f"{list(layers_per_scale)}."
+        )

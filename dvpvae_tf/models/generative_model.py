@@ -74,6 +74,14 @@ class GenerativeModel(BoundModel):
         """Whether `adapt` has been called, if a part needs it."""
         return all(part is None or part.adapted for part in (self.pseudoinput, self.top_prior))
 
+    def check_adapted(self) -> None:
+        super().check_adapted()
+        if self.prior is not None and not self.prior.fitted:
+            raise ValueError(
+                "The prior over u was fitted to trained weights, which are not here: load them with set_weights or "
+                "load_weights."
+            )
+
     def prepare(self, images: tf.Tensor) -> tf.Tensor:
         """Checks images and converts them to float32 in [0, 1].
 

@@ -1,6 +1,7 @@
 """Missing pixels drawn from the model's own posterior; no training."""
 
 import functools
+import numbers
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.draws import ImageData, draw, importance_log_weight
+from dvpvae_tf.models.outputs import check_pixels
 from dvpvae_tf.noise import GenerationNoise, Stream
 
 if TYPE_CHECKING:
@@ -70,9 +72,12 @@ def inpaint(
     """
     model.check_adapted()
     noise.check_seed(seed)
-    if rounds < 1 or chains < 1:
-        raise UserError(f"rounds and chains must be at least 1, got {rounds} and {chains}.")
+    check_pixels(pixels)
+    if not all(isinstance(number, numbers.Integral) and number >= 1 for number in (rounds, chains)):
+        raise UserError(f"rounds and chains must be whole numbers from 1 on, got {rounds!r} and {chains!r}.")
     images = model.prepare(tf.convert_to_tensor(images)).numpy()
+    if not len(images):
+        raise UserError("There are no images to inpaint.")
     missing, steps = _checked_mask(missing, images.shape), model.check_steps(steps)
     chains = 1 if approximate else chains
     start, go_on = _compiled(model, _start), _compiled(model, _round)

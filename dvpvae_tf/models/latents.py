@@ -8,13 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.distribute.devices import device_of
-from dvpvae_tf.errors import UserError
+from dvpvae_tf.errors import UserError, list_some
 from dvpvae_tf.layers.pixels import iterate_images
 from dvpvae_tf.models.outputs import Latents
 from dvpvae_tf.noise import check_seed
 
 if TYPE_CHECKING:
     from dvpvae_tf.models.generative_model import GenerativeModel
+
+
+FILES = "files"  # the array of paths beside the latents of a folder
 
 
 def encode_in_batches(
@@ -88,6 +91,8 @@ def check_latents(model: "GenerativeModel", latents: Latents) -> int:
     for name, value in given.items():
         if value.shape[1:] != shapes[name] or value.ndim == 0:
             raise UserError(f"The model takes {name} [N, {', '.join(map(str, shapes[name]))}], got {value.shape}.")
+        if value.dtype.kind not in "fiu":
+            raise UserError(f"{name} must hold real numbers, not {value.dtype}.")
         if not np.isfinite(value).all():
             raise UserError(f"{name} must be finite.")
     rows = {len(value) for value in given.values()}
@@ -111,7 +116,7 @@ def save_latents(path: str | Path, latents: Latents, **arrays: Sequence) -> None
 
 
 def load_latents(path: str | Path, layers: int) -> Latents:
-    """Reads what `save_latents` has written; arrays of other names are left out.
+    """Reads what `save_latents` has written.
 
     Args:
         path: the file. Any of its arrays may be missing.
@@ -121,11 +126,17 @@ def load_latents(path: str | Path, layers: int) -> Latents:
         `Latents`, None for what the file does not have.
 
     Raises:
-        UserError: if there is no such file, or it is damaged.
+        UserError: if there is no such file, it is damaged, or it has an array that is no latent of the model.
     """
     try:
         with np.load(path) as file:
             arrays = dict(file)
     except Exception as error:  # zipfile, zlib and NumPy raise many types for a damaged or foreign file
-        raise UserError(f"{path} is no file of latents ({error})") from error
-    return Latents(arrays.get("u"), [arrays.get(f"z_{number}") for number in range(layers, 0, -1)])
+        raise UserError(f"{path} cannot be read ({error}): give the .npz file that `encode` has written") from error
+    names = [f"z_{number}" for number in range(layers, 0, -1)]
+    if unknown := sorted(arrays.keys() - {"u", FILES, *names}):
+        raise UserError(
+            f"{path} has {list_some(unknown)}, and the model has the latents u and {names[0]} to {names[-1]}: remove "
+            "what is not for it"
+        )
+    return Latents(arrays.get("u"), [arrays.get(name) for name in names])

@@ -108,23 +108,33 @@ def load_model_folder(name_or_folder: str | Path, load_weights: bool = True, **s
 
     Args:
         name_or_folder: the name of a model that comes with the library, such as "mnist", or a folder.
-        load_weights: whether to load its weights; otherwise the model has starting weights.
+        load_weights: whether to load its weights; otherwise the model has starting weights, and its diffusion prior is
+            not calibrated.
         **settings: arguments of the model's constructor to change, such as `seed` or `dtype`.
 
     Returns:
         A built `DVPVAE`.
 
     Raises:
-        UserError: if there is no such model, one of its files is missing or damaged, or the weights are not those
-            that its metadata name.
+        UserError: if there is no such model, one of its files is missing or damaged, the weights are not those that its
+            metadata name, the settings do not fit, or a prior has no starting weights, as it is fitted to trained ones.
     """
     folder = find_model_folder(name_or_folder)
     serialized = _read_json(folder / CONFIG_FILE)
     try:
-        serialized["config"] = changed_config(serialized["config"], settings)
+        config = changed_config(serialized["config"], settings)
+        serialized["config"] = config if load_weights else _without_calibration(config)
         model = keras.saving.deserialize_keras_object(serialized)
     except Exception as error:  # Keras raises many types for a config that it does not understand
-        raise UserError(f"{folder / CONFIG_FILE} describes no model of this library ({first_line(error)})") from error
+        changes = f", with {', '.join(settings)} changed," if settings else ""
+        raise UserError(
+            f"{folder / CONFIG_FILE}{changes} describes no model of this library ({first_line(error)})"
+        ) from error
+    if not load_weights and getattr(model, "prior", None) is not None and not model.prior.fitted:
+        raise UserError(
+            f"{name_or_folder} has a mixture that was fitted to trained weights, so it has no starting weights: give "
+            "load_weights=True, or the name of a preset"
+        )
     if not isinstance(model, keras.Model):
         raise UserError(f"{folder / CONFIG_FILE} describes no model of this library: copy the folder again")
     if load_weights:
@@ -147,6 +157,14 @@ def changed_config(config: dict[str, Any], settings: dict[str, Any]) -> dict[str
         prior = changed["prior"]
         changed["prior"] = {**prior, "config": {**prior["config"], "dtype": settings["dtype"]}}
     return changed
+
+
+def _without_calibration(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the model before its diffusion prior was calibrated: the tables come with the trained weights."""
+    prior = config["prior"]
+    if prior is None or "calibrated_steps" not in prior["config"]:
+        return config
+    return {**config, "prior": {**prior, "config": {**prior["config"], "calibrated_steps": None}}}
 
 
 def model_metadata(name_or_folder: str | Path) -> dict[str, Any]:

@@ -159,8 +159,8 @@ class SamplingOptions(TypedDict, total=False):
         pseudoinput: one u for all images, `[d, d, C]`, such as `model.encode(images).u[0]`; None draws u.
     """
 
-    temperature: float | tf.Tensor
-    prior_temperature: float | tf.Tensor
+    temperature: float
+    prior_temperature: float
     steps: int | None
     pixels: Literal["draw", "mean"]
     label: int | str | None

@@ -102,10 +102,14 @@ def draws_to_calibrate(
         float32 arrays `[num, d, d, C]`, of training and of validation images.
 
     Raises:
-        ValueError: if there are no images.
+        ValueError: if there are no images, a single one without others to validate on, or less than 2 draws.
     """
     images = gather_images(images)
+    if draws < 2:
+        raise ValueError(f"Calibration takes at least 2 draws, got {draws}.")
     if validation is None:
+        if len(images) < 2:
+            raise ValueError("Give at least 2 images, or other images as validation.")
         images, validation = np.delete(images, np.s_[::10], axis=0), images[::10]
     validation = gather_images(validation)
     return (

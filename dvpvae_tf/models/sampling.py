@@ -11,7 +11,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.distribute.devices import device_of, map_round_robin
 from dvpvae_tf.distribute.sharding import smaller_batch
-from dvpvae_tf.errors import did_you_mean
+from dvpvae_tf.errors import UserError, did_you_mean
 from dvpvae_tf.models.latents import check_latents
 from dvpvae_tf.models.outputs import Latents, Samples, SamplingOptions, check_pixels
 from dvpvae_tf.priors.labelled_mixture import find_label
@@ -65,19 +65,38 @@ def sample_in_batches(
     return map_round_robin(samplers, (seeds[start : start + size] for start in range(0, num, size)))
 
 
+def check_prior_temperature(model: "GenerativeModel", prior_temperature: float) -> None:
+    """Checks that a model has what the option `prior_temperature` is for.
+
+    Args:
+        model: a `DVPVAE`.
+        prior_temperature: see `SamplingOptions`.
+
+    Raises:
+        UserError: if it is not 1 and the model has no prior over u.
+    """
+    if prior_temperature != 1 and model.prior is None:
+        raise UserError("prior_temperature is for models with pseudoinputs, and this one has none: leave it out")
+
+
 def _checked(model: "GenerativeModel", options: SamplingOptions) -> dict[str, Any]:
     """The options, their numbers as tensors, so that a graph serves all temperatures, labels and pseudoinputs."""
     for name in options.keys() - SamplingOptions.__annotations__.keys():
         known = SamplingOptions.__annotations__
         raise TypeError(f"There is no option {name}{did_you_mean(name, known)}: there are {', '.join(known)}.")
     check_pixels(options.get("pixels", "draw"))
-    model.check_steps(options.get("steps"))
+    steps = model.check_steps(options.get("steps"))
     temperatures: dict[str, Any] = {name: options.get(name, 1.0) for name in ("temperature", "prior_temperature")}
     if not all(isinstance(value, numbers.Real) and 0 <= float(value) < math.inf for value in temperatures.values()):
         given = ", ".join(map(repr, temperatures.values()))
         raise ValueError(f"Temperatures must be 0 or more, one number each for all images, got {given}.")
+    check_prior_temperature(model, float(temperatures["prior_temperature"]))
     checked = {**options} | {name: tf.constant(float(value)) for name, value in temperatures.items()}
+    if options.get("steps") is not None:
+        checked["steps"] = steps  # an int, whatever the user's type is
     label, pseudoinput = options.get("label"), options.get("pseudoinput")
+    if pseudoinput is not None and (options.get("steps") is not None or temperatures["prior_temperature"] != 1):
+        raise UserError("steps and prior_temperature say how u is drawn: leave them out where there is a pseudoinput")
     if label is not None and pseudoinput is not None:
         raise ValueError("A label says what u is drawn from: leave it out where there is a pseudoinput.")
     if label is not None:
@@ -117,6 +136,9 @@ def decode_in_batches(
         float32 `[B, D, D, C]` in [0, 1].
     """
     model.check_adapted()
+    noise.check_seed(seed)
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number from 1 on, got {batch_size!r}.")
     rows = check_latents(model, latents)
     options = _checked(model, {"temperature": temperature, "pixels": pixels})
     seeds = noise.row_seeds(seed, noise.Stream.SAMPLING, 0, rows)

@@ -63,8 +63,10 @@ def samples(model: DVPVAE, columns: int = 16, seed: int = 0) -> list[np.ndarray]
     Returns:
         Two arrays `[columns, D, D, C]` in [0, 1]; the images alone for the Ladder VAE.
     """
-    temperatures = {"temperature": PICTURE_TEMPERATURE, "prior_temperature": PICTURE_PRIOR_TEMPERATURE}
-    drawn = model.sample_with_pseudoinputs(columns, seed=seed, pixels="mean", **temperatures)
+    of_prior = {} if model.prior is None else {"prior_temperature": PICTURE_PRIOR_TEMPERATURE}
+    drawn = model.sample_with_pseudoinputs(
+        columns, temperature=PICTURE_TEMPERATURE, seed=seed, pixels="mean", **of_prior
+    )
     return [row for row in (drawn.pseudoinputs, drawn.images) if row is not None]
 
 

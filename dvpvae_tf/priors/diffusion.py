@@ -46,6 +46,9 @@ class DiffusionPrior(Prior):
             (`Pseudoinput.bounded`): u leaves it by the noise of r(u|x) alone.
         calibrated_steps: T of the calibrated process; None where `calibrate` has not been called.
         **kwargs: passed to `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if a number of steps is below 1, or `calibrated_steps` above 100.
     """
 
     def __init__(
@@ -61,6 +64,9 @@ class DiffusionPrior(Prior):
         **kwargs: Any,
     ):
         super().__init__(autocast=False, **kwargs)
+        if steps < 1:
+            raise ValueError(f"A diffusion prior takes at least 1 step, got {steps}.")
+        check_calibrated_steps(calibrated_steps)
         self.schedule = LinearNoiseSchedule(gamma_min, gamma_max)
         self.ancestral_steps = steps
         self.clip = clip
@@ -89,6 +95,11 @@ class DiffusionPrior(Prior):
         )
         shape = (MOST_CALIBRATED_STEPS, len(GRID_TIMES))
         self.paths = self.add_weight(shape=shape, initializer="zeros", dtype="uint8", trainable=False, name="paths")
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a calibrated prior has the tables of its process."""
+        return self.calibrated_steps is None or bool(tf.reduce_any(self.covariances.value != 0.0))
 
     @property
     def steps(self) -> int:

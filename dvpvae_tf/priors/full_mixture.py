@@ -45,6 +45,11 @@ class FullMixturePrior(ExactPrior):
         self.means = fixed("means", self.components, size)
         self.covariances = fixed("covariances", self.components, FullCovariances.width(size))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the Gaussians are there."""
+        return bool(tf.reduce_any(self.covariances.value != 0.0))
+
     def set_gaussians(self, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> None:
         """Makes this the mixture of the given Gaussians.
 

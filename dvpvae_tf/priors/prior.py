@@ -37,6 +37,11 @@ class Prior(keras.layers.Layer, abc.ABC):
     def call(self, u: tf.Tensor, noise: tf.Tensor | None = None, training: bool = False) -> Terms:
         return self.negative_bound(u, noise, training)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the prior has all that is not trained by gradients, but fitted or loaded."""
+        return True
+
     # Steps
 
     @property

@@ -6,6 +6,7 @@ of u, and nothing of the network behind it.
 
 import abc
 import math
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -29,8 +30,10 @@ def check_calibrated_steps(steps: int | None) -> None:
         steps: T; None where it is chosen later.
 
     Raises:
-        UserError: if T is above `MOST_CALIBRATED_STEPS`.
+        UserError: if T is no whole number from 1 to `MOST_CALIBRATED_STEPS`.
     """
+    if steps is not None and (not isinstance(steps, numbers.Integral) or steps < 1):
+        raise UserError(f"a calibrated process takes a whole number of steps from 1 on, not {steps!r}")
     if steps is not None and steps > MOST_CALIBRATED_STEPS:
         raise UserError(
             f"a calibrated process takes {MOST_CALIBRATED_STEPS} steps at most, not {steps}; the ancestral process "

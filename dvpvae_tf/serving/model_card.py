@@ -14,7 +14,7 @@ A DVP-VAE (Kuzina and Tomczak, "Hierarchical VAE with a Diffusion-based VampPrio
 parameters for images of {shape}, exported by dvpvae_tf {library}.
 
 * Trained on: {dataset}.
-* Diffusion steps T: {steps}. Temperature of the prior over u, fixed at export: {prior_temperature:g}.{labels}
+* Prior over u: {prior}{labels}
 * Bound: {bound}
 * Made with: {command}{training}
 
@@ -86,8 +86,7 @@ def model_card(
         shape=f"{height} x {width} x {channels}, float32 in [0, 1]",
         library=__version__,
         dataset=_trained_on(config, metadata or {}),
-        steps=steps or "none (no diffusion prior)",
-        prior_temperature=prior_temperature,
+        prior=_prior_text(model, steps, prior_temperature),
         labels=_labels_text(model),
         bound=_bound_text(bound),
         command=f"`{command}`" if command else "not recorded",
@@ -95,6 +94,13 @@ def model_card(
         table=_signature_table(signatures),
         score=f"the negative ELBO of the process of T = {steps} steps" if steps else "the negative ELBO",
     )
+
+
+def _prior_text(model: DVPVAE, steps: int | None, prior_temperature: float) -> str:
+    if model.prior is None:
+        return "none."
+    kind = f"diffusion of T = {steps} steps" if steps else "without diffusion steps"
+    return f"{kind}; its temperature, fixed at export, is {prior_temperature:g}."
 
 
 def _labels_text(model: DVPVAE) -> str:

@@ -16,6 +16,7 @@ from dvpvae_tf.config import TrainConfig, settings_as_yaml
 from dvpvae_tf.errors import UserError, first_line
 from dvpvae_tf.files import write_atomically, write_json
 from dvpvae_tf.models import DVPVAE
+from dvpvae_tf.models.sampling import check_prior_temperature
 from dvpvae_tf.serving import signatures
 from dvpvae_tf.serving.model_card import model_card
 
@@ -83,15 +84,14 @@ def check_version(folder: str | Path, version: int) -> None:
     Raises:
         UserError: if the version exists, or the folder cannot be made or written to.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     if (folder / str(version)).exists():
         raise UserError(f"{folder / str(version)} exists: leave out --version, or give another")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {folder}: {error.strerror}: give another --output") from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to the folder {folder}: give another --output")
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"cannot make the folder {folder}: {nearest} is a file: give another --output")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"cannot write to the folder {nearest}: give another --output")
 
 
 def write_version(
@@ -126,9 +126,10 @@ def write_version(
         Folder of the version.
 
     Raises:
-        UserError: if the version exists or cannot be written.
+        UserError: if the version exists or cannot be written, or `prior_temperature` is for models with pseudoinputs.
     """
     check_version(folder, version)
+    check_prior_temperature(model, prior_temperature)
     path, name = Path(folder) / str(version), Path(folder).resolve().name
     steps = model.prior.check_steps(steps) if model.prior else None
 
@@ -147,6 +148,10 @@ def write_version(
         if has_serving_api():
             _write_warmup_requests(extra / WARMUP, name, served)
 
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path.parent}: {error.strerror}: give another --output") from error
     write_atomically(path, write)
     return path
 

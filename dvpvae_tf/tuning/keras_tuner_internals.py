@@ -34,7 +34,9 @@ class WithinBudget(keras_tuner.Oracle):
             values = super()._random_values()
             if values is None or self.fits(values):
                 return values
-        raise UserError(f"none of {MOST_DRAWS} draws has few enough parameters: give a larger --max-parameters")
+        raise UserError(
+            f"none of {MOST_DRAWS} draws has few enough parameters: give a larger --max-parameters and another --output"
+        )
 
     def take_up(self) -> None:
         """Goes on with an earlier search. What was running when it was killed is run again, and nothing else."""

@@ -30,7 +30,8 @@ def folder(model, images, save_splits, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     for index, image in enumerate([*images(8, seed=3), np.zeros([8, 8, 1], "uint8")]):
         Image.fromarray(image[..., 0]).save(tmp_path / "mine" / f"{index}.png")
-    save_splits(tmp_path / "typical", images(40, seed=4))
+    save_splits(tmp_path / "typical", images(200, seed=4))
+    save_splits(tmp_path / "few", images(40, seed=4))
     return tmp_path / "mine"
 
 
@@ -78,7 +79,7 @@ def test_images_and_references_of_one_data_set_are_read_once(model, images, monk
         return LoadedDataset(tuple(images(num, seed=num) for num in (30, 25, 12)))
 
     monkeypatch.setattr(command_inputs, "model_of", lambda arguments: model)
-    monkeypatch.setattr(command_inputs, "_trained_on", lambda *_: "tfds:blobs")
+    monkeypatch.setattr(command_inputs, "trained_on_data", lambda *_: "tfds:blobs")
     monkeypatch.setattr(command_inputs, "read_dataset", read_dataset)
     found = []
     row = {"bits_per_dim": 1.0}
@@ -119,8 +120,15 @@ def test_typicality_is_a_mahalanobis_distance():
     [
         (encode, [*OPTIONS, "--output=x.csv"], "give it a name that ends in .npz"),
         (encode, ["--model=tiny.keras", "--output=x.npz"], "does not say what data it was trained on"),
-        (decode, ["--model=tiny.keras", "--latents=none.npz", "--output=x.png"], "none.npz is no file of latents"),
-        (decode, ["--model=tiny.keras", "--latents=other.npz", "--output=x.png"], "Give u or at least one z"),
+        (decode, ["--model=tiny.keras", "--latents=none.npz", "--output=x.png"], "none.npz cannot be read"),
+        (decode, ["--model=tiny.keras", "--latents=u.npy", "--output=x.png"], "give the .npz file that `encode` has"),
+        (decode, ["--model=tiny.keras", "--latents=other.npz", "--output=x.png"], "other.npz has Z_2, a, z_3, and the"),
+        (decode, ["--model=tiny.keras", "--latents=files.npz", "--output=x.png"], "Give u or at least one z"),
+        (decode, ["--model=tiny.keras", "--latents=text.npz", "--output=x.png"], "u must hold real numbers, not <U1"),
+        (encode, [*OPTIONS, "--output=x.npz", "--seed=5"], "--seed is for --draw"),
+        (encode, [*OPTIONS, "--output=x.npz", "--split=test"], "has no subfolders train and test, so all of it is"),
+        (encode, [*OPTIONS, "--output=x.npz", "--omniglot-mat=x.mat"], "omniglot_mat cannot be used with folder:mine"),
+        (score, [*OPTIONS, "--output=x.csv", "--reference=folder:few"], "there are 4 validation images of folder:few"),
         (score, [*OPTIONS, "--output=x.csv", "--references=3"], "--references is 3: give 20 or more"),
         (score, [*OPTIONS, "--output=x.csv"], "or give --reference a data set of typical images"),
         (score, [*OPTIONS, "--output=x.csv", "--steps=0"], "0 is not a whole number from 1 on"),
@@ -128,8 +136,12 @@ def test_typicality_is_a_mahalanobis_distance():
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
 def test_mistakes_give_a_one_line_error(folder, command, options, message, capsys):
-    np.savez("other.npz", a=1)
+    np.savez("other.npz", a=1, Z_2=1, z_3=1)
+    np.savez("files.npz", files=["a"])
+    np.savez("text.npz", u=np.full([1, 3, 3, 1], "x"))
+    np.save("u.npy", np.zeros([1, 3, 3, 1]))
     with pytest.raises(SystemExit) as stop:
         command.main(options)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and message in error and error.count("\n") == 1
+    *told, line = error.splitlines()
+    assert stop.value.code == 2 and message in line and all("pictures of" in each for each in told)

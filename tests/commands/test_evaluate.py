@@ -153,6 +153,7 @@ def test_distances_of_features_are_those_of_the_library(run_folder, images, monk
         (["--output", "nowhere/results.json"], "there is no folder nowhere for the output: make it first"),
         (["--fid", "--inception-weights", "none.h5"], "there is no file none.h5: give --inception-weights the file"),
         (["--fid", "--fid-images", "3"], "--fid-images is 3: give 4 or more"),
+        (["--fid-images", "30"], "--fid-images is for --fid"),
         (["--inception-weights", "none.h5"], "--inception-weights is for --fid inception"),
         (["--fid", "--classifier", "c.keras"], "--classifier is for --fid classifier"),
         (["--fid", "classifier"], "there is no folder blobs"),

@@ -148,7 +148,7 @@ def test_the_command_takes_the_classes_of_subfolders(trained, images, tmp_path, 
     for index, image in enumerate(images(40)):
         keras.utils.save_img(tmp_path / "mine" / f"{index}.png", image, scale=False)
     with pytest.raises(SystemExit) as stop:
-        fit_prior.main([*options, "--labels"])
+        fit_prior.main([*options, "--labels", "--overwrite"])
     assert stop.value.code == 2 and "some of its pictures lie in no class subfolder" in capsys.readouterr().err
 
 
@@ -174,7 +174,10 @@ def test_a_diffusion_fit_that_was_stopped_goes_on_by_the_same_command(
     assert stop.value.code == 130 and backup.exists() and not output.exists()
     fit_prior.main([option for option in options if "steps" not in option] + ["--prior=full_mixture"])
     assert backup.exists()  # another kind of fit leaves it alone
-    fit_prior.main(options)
+    with pytest.raises(SystemExit) as stop:
+        fit_prior.main(options)
+    assert stop.value.code == 2 and type(load_model(output).prior).__name__ == "FullMixturePrior"
+    fit_prior.main([*options, "--overwrite"])
     assert seen == [False, True] and not backup.exists()
     assert load_model(output).prior.steps == 2
 

@@ -122,6 +122,7 @@ def test_small_pictures_are_enlarged(picture, models, capsys):
         (inpaint, OPTIONS, "one of the arguments --mask --box is required"),
         (inpaint, [*OPTIONS, "--box=0,0,1,1", "--mask=none.png"], "not allowed with argument"),
         (inpaint, [*OPTIONS, "--box=0,0,1,1", "--approximate"], "not allowed with argument --chains"),
+        (inpaint, [*OPTIONS, "--box=0,0,1,1", "--chains=20", "--approximate"], "not allowed with argument --chains"),
         (inpaint, ["--model=downsample", *OPTIONS[1:], "--box=0,0,1,1", "--chains=0"], "0 is not a whole number from"),
         (sample, ["--model=dct", "--from-small-image=none.npz"], "cannot read the picture none.npz"),
         (sample, ["--model=dct", "--from-small-image=tiny.png"], "tiny.png has a side of 2 pixels, not 3 to 8"),

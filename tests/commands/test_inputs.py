@@ -6,6 +6,8 @@ import keras
 import pytest
 
 from dvpvae_tf.command_line import inputs as command_inputs
+from dvpvae_tf.config.train_arguments import parse_train_arguments
+from dvpvae_tf.data import load_dataset
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
 
@@ -18,7 +20,7 @@ def arguments(tmp_path, leave_run, images):
     return argparse.Namespace(
         model=str(leave_run()),
         dataset=f"folder:{tmp_path}",
-        split="test",
+        split=None,
         data_dir=None,
         image_size=None,
         omniglot_mat=None,
@@ -29,10 +31,54 @@ def arguments(tmp_path, leave_run, images):
 
 def test_pictures_are_resized_to_the_model_unless_told_otherwise(arguments, tiny):
     model = tiny()
-    assert command_inputs.read_split_of(arguments, model).shape[1:] == (8, 8, 1)
+    images, files = command_inputs.read_split_of(arguments, model)
+    assert images.shape == (20, 8, 8, 1) and len(files) == 20
     arguments.image_size = 16
     with pytest.raises(UserError, match="has images of 16 x 16 x 1 but the model is for 8 x 8 x 1"):
         command_inputs.read_split_of(arguments, model)
+
+
+def test_pictures_are_grey_or_in_colour_as_the_model_needs_them(arguments, tiny, images, tmp_path, capsys):
+    keras.utils.save_img(tmp_path / "colour.png", images(1, channels=3, side=16)[0], scale=False)
+    assert command_inputs.read_split_of(arguments, tiny())[0].shape == (21, 8, 8, 1)
+    assert "; converted to grey: 1; resized to 8 x 8: 21\n" in capsys.readouterr().err
+    assert command_inputs.read_split_of(arguments, tiny(image_channels=3))[0].shape == (21, 8, 8, 3)
+    assert "; converted to colour: 20; resized to 8 x 8: 21\n" in capsys.readouterr().err
+
+
+def test_a_folder_without_splits_is_taken_whole(arguments, tiny, save_splits, images, tmp_path):
+    assert command_inputs.split_name(arguments) == "all"
+    arguments.split = "train"
+    with pytest.raises(UserError, match="has no subfolders train and test, so all of it is taken: leave out --split"):
+        command_inputs.read_split_of(arguments, tiny())
+    arguments.dataset = f"folder:{save_splits(tmp_path / 'data', images(50))}"
+    assert command_inputs.split_name(arguments) == "train"
+    assert len(command_inputs.read_split_of(arguments, tiny())[0]) == 40
+    arguments.split = None
+    assert command_inputs.split_name(arguments) == "test"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "option", "value"),
+    [
+        ("mnist5k", "data_dir", "there"),
+        ("mnist5k", "background", "white"),
+        ("mnist", "omniglot_mat", "chardata.mat"),
+        ("tfds:blobs", "skip_broken", True),
+        ("omniglot", "background", "white"),
+        ("folder:mine", "data_dir", "there"),
+    ],
+)
+def test_options_of_other_data_are_refused(arguments, dataset, option, value):
+    arguments.dataset = dataset
+    setattr(arguments, option, value)
+    with pytest.raises(UserError, match=f"{option} cannot be used with {dataset}: leave it out"):
+        command_inputs.data_settings(arguments)
+    if value is not True:
+        with pytest.raises(UserError, match=f"{option} cannot be used with {dataset}"):
+            parse_train_arguments([f"--dataset={dataset}", f"--{option.replace('_', '-')}={value}"])
+    with pytest.raises(UserError, match=f"{option} cannot be used with {dataset}"):
+        load_dataset(dataset, 4, **{option: value})
 
 
 def test_a_calibrated_process_alone_has_a_limit_of_steps(tiny, monkeypatch):

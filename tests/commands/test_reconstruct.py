@@ -95,6 +95,7 @@ def test_bfloat16(command):
         (["--interpolate", "0", "6"], "images 0 to 6 asked for, but the test split has 0 to 5"),
         (["--interpolate", "-1", "0"], "images -1 to 0 asked for, but the test split has 0 to 5"),
         (["--interpolate", "0", "1", "--first=2"], "not allowed with argument"),
+        (["--interpolate", "0", "1", "--first=0"], "not allowed with argument"),
         (["--interpolate", "0"], "--interpolate: expected 2 arguments"),
         (["--dataset=mnits"], "unknown data set mnits (did you mean mnist?)"),
         (["--dataset=mnist5k"], "mnist5k has images of 28 x 28 x 1 but the model is for 8 x 8 x 1"),

@@ -154,6 +154,9 @@ def test_bfloat16_draws_much_the_same(command):
             "none.keras: give the folder of a training run, a .keras file, or a trained model's name",
         ),
         ({"model": "raw"}, "raw.keras holds a model that was never trained"),
+        ({"model": "ladder", "prior_temperature": 0.5}, "prior_temperature is for models with pseudoinputs"),
+        ({"shard": "0/2", "output": ".."}, "the output .. exists and is no empty folder"),
+        ({"shard": "0/2", "output": "", "num": 4}, "the output . exists and is no empty folder"),
         ({"model": "ladder", "steps": 5}, "--steps is for models with a diffusion prior"),
         ({"model": "ladder", "ancestral": None}, "--ancestral is for models with a diffusion prior"),
         ({"model": "calibrated", "steps": 101}, "a calibrated process takes 100 steps at most, not 101"),
@@ -215,9 +218,9 @@ def test_variations_of_a_picture_share_its_u(command, models, capsys):
     picture = np.linspace(0, 255, 20 * 14 * 3).reshape(20, 14, 3).astype("uint8")
     Image.fromarray(picture).save("photo.jpg")
     command("--from-image=photo.jpg", "--output=few.npz", num=3)
-    assert "photo.jpg: 14 x 20 pixels, RGB; cropped to a square, resized to 8 x 8, converted to grey\n" in (
-        capsys.readouterr().out
-    )
+    told = capsys.readouterr().out
+    assert "photo.jpg: 14 x 20 pixels, RGB; cropped to a square, resized to 8 x 8, converted to grey\n" in told
+    assert "UNet" not in told and "not calibrated" not in told, "the prior over u is not used"
     drawn = arrays("few.npz")
     assert (drawn["pseudoinputs"] == drawn["pseudoinputs"][:1]).all()
     assert len(np.unique(drawn["images"], axis=0)) == 3
@@ -231,6 +234,9 @@ def test_variations_of_a_picture_share_its_u(command, models, capsys):
         ("dvp", ["--label=3"], "has no labels: train --labels"),
         ("dvp", ["--from-image=none.png"], "cannot read the picture none.png"),
         ("dvp", ["--label=3", "--from-image=none.png"], "not allowed with argument"),
+        ("dvp", ["--steps=3", "--from-image=none.png"], "say how u is drawn, and a picture gives it"),
+        ("dvp", ["--ancestral", "--from-small-image=none.png"], "say how u is drawn, and a picture gives it"),
+        ("dvp", ["--prior-temperature=0", "--from-image=none.png"], "say how u is drawn, and a picture gives it"),
         ("ladder", ["--from-image=none.png"], "is for models with pseudoinputs"),
     ],
 )

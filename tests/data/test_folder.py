@@ -179,8 +179,25 @@ def test_what_was_read_and_what_not_is_told(tmp_path, capsys):
     assert len(red) == 1
     np.testing.assert_allclose(red[0].mean(axis=(0, 1)), (200, 0, 0), atol=3)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "pictures: 12 pictures of 8 x 8 to 16 x 9 pixels (L 11, RGB 1); skipped: " in line
+    changes = "converted to colour: 11; cropped to a square: 1; resized to 8 x 8: 1"
+    assert f"pictures: 12 pictures of 8 x 8 to 16 x 9 pixels (L 11, RGB 1); {changes}; skipped: " in line
     assert line.endswith("broken links 1, folders linked twice 1, hidden files 1, hidden folders 3, no pictures 2")
+
+
+def test_what_is_changed_is_told(tmp_path, capsys):
+    fill(tmp_path, range(9))
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 250)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    save(tmp_path / "clear.png", np.full((8, 8, 4), 100))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((8, 16), np.uint8)).save(tmp_path / "turned.jpg", exif=exif)
+    read(tmp_path, image_channels=1)
+    line = capsys.readouterr().err
+    for change in ("first frame taken", "turned upright", "laid on the background", "reduced to 8 bits"):
+        assert f"; {change}: 1" in line
+    assert "; cropped to a square: 1" in line and "resized" not in line
 
 
 @pytest.mark.parametrize("suffix", ["webp", "tiff", "ppm", "tga", "gif", "bmp", "jp2"])

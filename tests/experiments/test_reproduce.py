@@ -219,6 +219,11 @@ def test_a_smoke_run_writes_its_table_and_is_taken_up_again(at_hand, shallow, sm
     reproduce.main(command)
     assert (smoke_results / "smoke" / "table5.md").read_text() == written
 
+    monkeypatch.setattr(report, "read_images", lambda *_, **__: (np.zeros((60, 28, 28, 1), "uint8"),) * 3)
+    with pytest.raises(SystemExit):
+        reproduce.main(command)
+    assert "has the scores of other images: give another --output, or remove that folder" in capsys.readouterr().err
+
 
 @pytest.mark.slow
 def test_costs_are_measured_row_by_row(at_hand, tmp_path, monkeypatch, capsys):
@@ -311,7 +316,9 @@ def test_what_each_figure_draws(figure, adapted, images):
         ("table7", "argument what: invalid choice: 'table7'"),
         ("table5 --scale huge", "argument --scale: invalid choice: 'huge'"),
         ("table5 --seeds 0,x", "argument --seeds: x is not a whole number from 0"),
-        ("table3 --data mnist", "table3 has no rows of mnist"),
+        ("table5 --seeds 0,1,0", "argument --seeds: 0,1,0 names a seed twice"),
+        ("table6 --seeds 1", "--seeds is not for table6, which measures costs with seed 0"),
+        ("table3 --data mnist", "table3 has no rows of mnist: give --data cifar10"),
         ("table3", "cifar10 is not here"),
     ],
 )

@@ -136,6 +136,20 @@ def test_parts_of_a_batch_need_not_be_equal(tiny, images):
         np.testing.assert_allclose(other, weight, rtol=1e-3, atol=1e-5)
 
 
+def test_the_parts_of_a_batch_may_be_set_after_a_first_training(tiny, images):
+    model = tiny(pseudoinput="none")
+    model.compile(keras.optimizers.SGD(0.05), run_eagerly=True)
+    seen = []
+    model._sums_and_gradients, whole = lambda *inputs: seen.append(0) or whole(*inputs), model._sums_and_gradients
+    model.fit(images(8), batch_size=8, verbose=0)
+    model.gradient_accumulation = 4
+    model.fit(images(8), batch_size=8, verbose=0)
+    assert len(seen) == 5
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match="gradient_accumulation is a whole number from 1 on"):
+            model.gradient_accumulation = wrong
+
+
 def test_no_images_give_no_terms(model, images):
     none = images(1)[:0]
     assert model(none).kl_z.shape == (0, 2) and model(none).negative_elbo.shape == (0,)
@@ -265,6 +279,18 @@ def test_a_clone_is_not_adapted_until_it_has_the_weights(tiny, images):
         clone(images(4))
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(clone(images(4)).negative_elbo, model(images(4)).negative_elbo)
+
+
+def test_a_clone_has_no_fitted_prior_until_it_has_the_weights(tiny, images):
+    model = tiny()
+    model.adapt(images(16))
+    calibrated = model.get_config()
+    calibrated["prior"]["config"]["calibrated_steps"] = 2
+    clone = type(model).from_config(calibrated)
+    clone.pseudoinput.set_weights(model.pseudoinput.get_weights())
+    for use in (lambda: clone.sample(1), lambda: clone(images(1))):
+        with pytest.raises(ValueError, match="The prior over u was fitted to trained weights, which are not here"):
+            use()
 
 
 def test_an_endless_data_set_is_not_adapted_to(not_adapted, images):

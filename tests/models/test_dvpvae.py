@@ -367,7 +367,7 @@ def test_what_needs_s_is_refused_before_adapting(tiny, images):
         ({"temperature": -0.1}, "Temperatures must be 0 or more"),
         ({"prior_temperature": float("nan")}, "Temperatures must be 0 or more"),
         ({"temperature": [1.0]}, "Temperatures must be 0 or more, one number each for all images"),
-        ({"seed": None}, "A seed is a whole number below 2\\^31, got None"),
+        ({"seed": None}, "A seed is a whole number from -2\\^31 to 2\\^31 - 1, got None"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"steps": "3"}, "steps must be a whole number, got '3'"),
         ({"pixels": "mode"}, 'pixels is \'mode\': give "draw" or "mean"'),
@@ -385,7 +385,22 @@ def test_options_of_sampling_that_mean_nothing_are_refused(trained, options, mes
 
 
 def test_numbers_of_numpy_are_numbers(trained):
-    np.testing.assert_array_equal(trained.model.sample(np.int64(2), np.float32(0.5)), trained.model.sample(2, 0.5))
+    found = trained.model.sample(np.int64(2), np.float32(0.5), steps=np.int64(2))
+    np.testing.assert_array_equal(found, trained.model.sample(2, 0.5, steps=2))
+
+
+def test_a_pseudoinput_leaves_nothing_to_the_prior(trained, ladder, images):
+    u = trained.model.encode(images(1)).u[0]
+    for options in ({"steps": 2}, {"prior_temperature": 0.5}):
+        with pytest.raises(ValueError, match="leave them out where there is a pseudoinput"):
+            trained.model.sample(1, pseudoinput=u, **options)
+    with pytest.raises(ValueError, match="prior_temperature is for models with pseudoinputs"):
+        ladder.sample(1, prior_temperature=0.5)
+
+
+def test_decoding_needs_whole_batches(trained, images):
+    with pytest.raises(ValueError, match="batch_size must be a whole number from 1 on, got 0"):
+        trained.model.decode(trained.model.encode(images(1)), batch_size=0)
 
 
 def test_samples_depend_on_the_seed_and_their_place_alone(trained):
@@ -507,10 +522,23 @@ def test_images_in_another_range_are_refused(ladder, images):
             use(tf.data.Dataset.from_tensors(wrong), verbose=0)
 
 
-@pytest.mark.parametrize(("image_shape", "scales"), [((8, 6, 1), (4,)), ((8, 8, 1), (3,)), ((8, 8, 1), (2, 4))])
+@pytest.mark.parametrize(
+    ("image_shape", "scales"), [((8, 6, 1), (4,)), ((8, 8, 1), (3,)), ((8, 8, 1), (2, 4)), ((8, 8, 1), (4, 4))]
+)
 def test_sizes_that_do_not_fit_are_refused(image_shape, scales):
-    with pytest.raises(ValueError, match="Images must be square and each scale must divide the one before"):
+    with pytest.raises(ValueError, match="Images must be square, and each scale must divide the one before and be"):
         DVPVAE(image_shape, scales, (1,) * len(scales), BernoulliLikelihood())
+
+
+@pytest.mark.parametrize("layers", [(1,), (1, 0), (1, 1, 1)])
+def test_each_scale_has_layers(layers):
+    with pytest.raises(ValueError, match=r"Give each scale at least one layer, got scales \[4, 2\] and layers_per_sc"):
+        DVPVAE((8, 8, 1), (4, 2), layers, BernoulliLikelihood())
+
+
+def test_a_seed_has_32_bits():
+    with pytest.raises(ValueError, match="A seed is a whole number from"):
+        DVPVAE((8, 8, 1), (4,), (1,), BernoulliLikelihood(), seed=2**31)
 
 
 def test_a_pseudoinput_without_a_prior_is_refused():
@@ -520,6 +548,11 @@ def test_a_pseudoinput_without_a_prior_is_refused():
 
 
 # Presets
+
+
+def test_arguments_of_the_constructor_change_a_preset():
+    model = DVPVAE.from_preset("mnist5k", channels=8, hidden_channels=4, encoder_blocks=1, layers_per_scale=(1, 1))
+    assert (model.bottom_up.channels, model.bottom_up.hidden_channels, model.num_layers) == (8, 4, 2)
 
 
 @pytest.mark.parametrize(

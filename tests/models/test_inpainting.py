@@ -54,6 +54,19 @@ def test_the_weighted_draws_have_the_known_distribution_although_q_is_wrong(know
     assert max(distances(wrong, mean, covariance)) > 10
 
 
+def test_what_makes_no_sense_is_refused(tiny, images):
+    model = tiny(prior="standard")
+    model.adapt(images(50))
+    for options, message in (
+        ({"images": images(1)[:0]}, "There are no images to inpaint"),
+        ({"rounds": 1.5}, "rounds and chains must be whole numbers from 1 on, got 1.5 and 20"),
+        ({"chains": 0}, "rounds and chains must be whole numbers from 1 on, got 20 and 0"),
+        ({"pixels": "drw"}, "pixels is 'drw'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.inpaint(**{"images": images(1), "missing": np.eye(8, dtype=bool)} | options)
+
+
 def test_observed_pixels_stay_and_the_seed_decides_the_rest(tiny, images):
     model, data = tiny(prior="standard"), images(3)
     model.adapt(images(50))

@@ -11,6 +11,7 @@ import pytest
 
 from dvpvae_tf import DVPVAE, load_model
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.models import refit
 from dvpvae_tf.models.model_folder import (
     CONFIG_FILE,
     METADATA_FILE,
@@ -86,6 +87,25 @@ def test_without_weights_the_model_starts_anew(model, folder):
     again = load_model_folder(folder, load_weights=False, seed=5)
     assert again.seed == 5 and not again.adapted
     assert [weight.shape for weight in again.weights] == [weight.shape for weight in model.weights]
+
+
+def test_starting_weights_come_without_what_was_fitted_to_the_trained_ones(tiny, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(refit, "FEWEST_DRAWS", (100, 50))
+    model = tiny(scales=(4,), layers_per_scale=(1,))
+    model.adapt(images(64))
+    mixture = refit.with_full_mixture(model, images(60, seed=1), images(20, seed=2), verbose=0)
+    mixture.save_to_preset(tmp_path / "mixture")
+    with pytest.raises(UserError, match="has a mixture that was fitted to trained weights.*give load_weights=True"):
+        DVPVAE.from_preset(tmp_path / "mixture")
+    model.calibrate(images(60, seed=1), images(20, seed=2), steps=2, draws=100)
+    model.save_to_preset(tmp_path / "calibrated")
+    assert DVPVAE.from_preset(tmp_path / "calibrated").process_name == "ancestral"
+    assert DVPVAE.from_preset(tmp_path / "calibrated", load_weights=True).process_name == "calibrated"
+
+
+def test_arguments_that_the_model_does_not_take_are_named(folder):
+    with pytest.raises(UserError, match="config.json, with seed, foo changed, describes no model of this library"):
+        load_model_folder(folder, seed=1, foo=1)
 
 
 def test_the_files_are_those_of_kerashub(model, folder):

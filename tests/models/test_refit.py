@@ -7,6 +7,7 @@ import tensorflow as tf
 from dvpvae_tf import noise
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import refit, with_ancestral_process, with_diffusion_prior, with_full_mixture
+from dvpvae_tf.priors import DiffusionPrior
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,25 @@ def test_calibration_changes_the_model_and_takes_data_sets_as_well(trained, imag
     original = with_ancestral_process(models[0])
     assert models[0].prior.process_name == "calibrated" and original.prior.process_name == "ancestral"
     np.testing.assert_array_equal(original.sample(2, steps=3), trained.sample(2, steps=3))
-    with pytest.raises(ValueError, match="The data set has no images"):
+    with pytest.raises(ValueError, match="There are no images"):
         models[0].calibrate(as_pairs(training).take(0))
+
+
+def test_a_calibration_needs_images_draws_and_steps(trained, images):
+    for arguments, options, message in (
+        ([images(1)], {}, "Give at least 2 images, or other images as validation"),
+        ([images(1)[:0]], {}, "There are no images"),
+        ([images(8), images(1)[:0]], {}, "There are no images"),
+        ([images(8)], {"draws": 1}, "at least 2 draws, got 1"),
+        ([images(8)], {"steps": 0}, "a whole number of steps from 1 on, not 0"),
+        ([images(8)], {"steps": 2.5}, "a whole number of steps from 1 on, not 2.5"),
+        ([images(8)], {"steps": 101}, "takes 100 steps at most, not 101"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trained.calibrate(*arguments, **options)
+    assert trained.process_name == "ancestral"
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        DiffusionPrior(steps=0)
 
 
 def test_a_mixture_is_for_another_model_and_takes_data_sets_as_well(trained, images, monkeypatch):

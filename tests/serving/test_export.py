@@ -50,7 +50,7 @@ def test_a_version_comes_with_its_description(exported, images):
     }  # fmt: skip
     card = (extra / "model_card.md").read_text()
     assert card.startswith("# blobs, version 1\n") and f" {exported.model.num_parameters:,}\nparameters" in card
-    assert "Diffusion steps T: 2. Temperature of the prior over u, fixed at export: 0.7." in card
+    assert "Prior over u: diffusion of T = 2 steps; its temperature, fixed at export, is 0.7." in card
     assert "`python -m dvpvae_tf.export --model" in card and "the process of T = 2 steps" in card
     assert (
         "| `sample` | `seed` int64 [N], `temperature` float32 [N] | `error` string [N], `images` float32 [N, 8, 8, 1]"
@@ -154,6 +154,22 @@ def test_the_card_of_a_trained_model_names_its_data_and_no_folders(tiny):
     card = model_card("mnist", 2, tiny(), {}, None, None, 3, 1.0, command, metadata)
     assert "Trained on: mnist, 8 epochs; saved 2026-11-26@20:32:46." in card
     assert "`python -m dvpvae_tf.export --model mnist --data-dir data --output saved_models/mnist`" in card
+    words = ["--model=/home/me/runs/a", "--dataset", "folder:/home/me/pictures", "~/b", "tfds:a/b:1.0.0", "runs/c"]
+    assert export._command_line(words).split()[3:] == [
+        "--model=a",
+        "--dataset",
+        "folder:pictures",
+        "b",
+        "tfds:a/b:1.0.0",
+        "runs/c",
+    ]
+
+
+def test_a_model_without_pseudoinputs_has_no_prior_over_u(tiny):
+    model = tiny(pseudoinput="none")
+    assert "* Prior over u: none.\n" in model_card("blobs", 1, model, {}, None, None, None, 1.0, None)
+    with pytest.raises(UserError, match="prior_temperature is for models with pseudoinputs"):
+        saved_model.write_version("blobs", 1, model, prior_temperature=0.5)
 
 
 def test_a_prior_without_steps_is_exported_without_steps(quick, tiny, images, tmp_path):
@@ -161,7 +177,10 @@ def test_a_prior_without_steps_is_exported_without_steps(quick, tiny, images, tm
     model.adapt(images(4))
     version = saved_model.write_version(tmp_path / "blobs", 1, model)
     card = (version / "assets.extra" / "model_card.md").read_text()
-    assert "Diffusion steps T: none" in card and "`negative_elbo`, the negative ELBO, from one draw" in card
+    assert (
+        "Prior over u: without diffusion steps; its" in card
+        and "`negative_elbo`, the negative ELBO, from one draw" in card
+    )
     with pytest.raises(ValueError, match="steps"):
         saved_model.write_version(tmp_path / "blobs", 2, model, steps=3)
     assert [path.name for path in (tmp_path / "blobs").iterdir()] == ["1"]
@@ -178,7 +197,10 @@ def test_without_the_extra_it_says_that_the_first_answers_are_slow(quick, run_fo
     ("options", "message"),
     [
         ("--version 0", "argument --version: 0 is not a whole number from 1 on"),
-        ("--bound-images -1", "argument --bound-images: -1 is not a whole number from 0 on"),
+        ("--bound-images -1", "argument --bound-images: -1 is not a whole number from 0 to"),
+        ("--bound-images 0 --bound-samples 50", "--bound-samples is for the bound, which --bound-images 0 leaves out"),
+        ("--bound-images 0 --dataset mnist", "--dataset is for the bound, which --bound-images 0 leaves out"),
+        ("--model nowhere", "there is no model nowhere"),
         ("--temprature 1", "unknown option --temprature"),
     ],
 )
@@ -200,7 +222,7 @@ def test_images_that_are_not_there_are_told_with_the_way_round(quick, run_folder
     assert (
         "blobs are not here; or leave the bound out of the model card with --bound-images 0" in capsys.readouterr().err
     )
-    assert not list((tmp_path / "blobs").iterdir())
+    assert not (tmp_path / "blobs").exists()
 
 
 def test_a_bound_on_images_that_were_trained_on_is_refused(quick, leave_run, images, tmp_path, capsys):
@@ -211,7 +233,7 @@ def test_a_bound_on_images_that_were_trained_on_is_refused(quick, leave_run, ima
         run(run_folder, tmp_path / "blobs")
     error = capsys.readouterr().err
     assert "was trained on 3 of the 12 test images of folder:blobs" in error and "--bound-images 0" in error
-    assert not list((tmp_path / "blobs").iterdir())
+    assert not (tmp_path / "blobs").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told(quick, run_folder, tmp_path, capsys):

@@ -442,6 +442,10 @@ def test_a_damaged_folder_and_one_that_cannot_be_written_are_told(make_tuner, in
     with pytest.raises(UserError, match="search holds a damaged file"):
         make_tuner()
     (tmp_path / "file").write_text("")
+    for text in ("", "a: b: c", "- a"):
+        (tmp_path / "search" / "search.yaml").write_text(text)
+        with pytest.raises(UserError, match="search.yaml.* give another --output, or remove its folder"):
+            make_tuner()
     with pytest.raises(UserError, match="cannot write to .*file"):
         make_tuner(output=tmp_path / "file" / "folder")
 
@@ -512,6 +516,16 @@ def test_folders_are_read_as_in_training(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == "error: enough\n"
     of_folder = {"name": "folder:pics", "image_size": 8, "background": "black", "skip_broken": True}
     assert asked == of_folder | {"data_dir": None, "omniglot_mat": None}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_epochs_and_seed_reach_the_trials(number, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(tune, "parse_train_arguments", lambda flags: asked.extend(flags) or sys.exit(7))
+    epochs = number or 3
+    with pytest.raises(SystemExit, match="7"):
+        tune.main([f"--epochs={epochs}", f"--seed={number}", "--output", str(tmp_path / "out")])
+    assert asked == [f"--epochs={epochs}", f"--seed={number}"]
 
 
 def test_a_chief_that_cannot_listen_says_so(command, monkeypatch, capsys):
