@@ -39,7 +39,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Returns:
         `argparse.Namespace` with `model`, `mixed_precision`, `seed`, `num`, `temperature`, `prior_temperature`,
         `steps`, `ancestral`, `pixels`, `label`, `from_image`, `from_small_image`, `batch_size`, `strategy`, `shard`,
-        `output`, and `rows`, the range of images that this process draws.
+        `output`; `of_picture`, whether a picture gives u; and `rows`, the range of images that this process draws.
 
     Raises:
         UserError: if an option is unknown, missing, out of its range, or of no use beside the others.
@@ -81,8 +81,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_sharding_arguments(parser)
     add_samples_output(parser)
     arguments = parser.parse_args(argv)
-    of_prior = arguments.steps or arguments.ancestral or arguments.prior_temperature != 1
-    if of_prior and (arguments.from_image or arguments.from_small_image):
+    arguments.of_picture = bool(arguments.from_image or arguments.from_small_image)
+    if arguments.of_picture and (arguments.steps or arguments.ancestral or arguments.prior_temperature != 1):
         parser.error("--steps, --ancestral and --prior-temperature say how u is drawn, and a picture gives it")
     arguments.rows = range(arguments.num)
     if arguments.shard:
@@ -115,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dvpvae_tf.priors.labelled_mixture import find_label
 
     write = writer_of(arguments.output, arguments.rows.start)
-    of_picture = arguments.from_image or arguments.from_small_image
-    model = model_of(arguments) if of_picture else model_with_process_of(arguments)
+    model = model_of(arguments) if arguments.of_picture else model_with_process_of(arguments)
     check_prior_temperature(model, arguments.prior_temperature)
     if arguments.label is not None:
         arguments.label = find_label(model.prior, arguments.label)
@@ -203,7 +202,7 @@ def _print_cost(arguments: argparse.Namespace, model: DVPVAE, times: list[tuple[
     if num > first:
         rate, where = (num - first) / (end - first_end), f"after the first {first}"
     print(f"{num} images in {seconds:.1f} s, {rate:.1f} images per second {where}")
-    if isinstance(model.prior, DiffusionPrior) and not (arguments.from_image or arguments.from_small_image):
+    if isinstance(model.prior, DiffusionPrior) and not arguments.of_picture:
         steps = model.check_steps(arguments.steps)
         evaluations = model.prior.predictions(steps)
         print(f"T = {steps} diffusion steps, {model.process_name}: {evaluations} UNet evaluations an image")
