@@ -219,7 +219,7 @@ def test_named_streams_and_purposes_keep_their_numbers():
 
 @pytest.mark.parametrize("seed", [None, 0.5, "0", 2**31])
 def test_a_seed_is_a_whole_number(seed):
-    with pytest.raises(ValueError, match="A seed is a whole number below 2\\^31, got"):
+    with pytest.raises(ValueError, match="A seed is a whole number from -2\\^31 to 2\\^31 - 1, got"):
         noise.row_seeds(seed, 0, 0, 1)
 
 
