@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from dvpvae_tf.data.pipelines import LoadedDataset
     from dvpvae_tf.evaluation.parts import Part
     from dvpvae_tf.models import DVPVAE
 
@@ -155,7 +156,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
 
 def _feature_extractor(arguments: argparse.Namespace, model: DVPVAE) -> tuple[Callable, str]:
     """The function from images to their features, and what to call them."""
-    from dvpvae_tf.command_line.inputs import data_settings
+    from dvpvae_tf.command_line.inputs import data_settings, dataset_of
     from dvpvae_tf.evaluation import features
 
     if arguments.fid == "inception":
@@ -167,19 +168,19 @@ def _feature_extractor(arguments: argparse.Namespace, model: DVPVAE) -> tuple[Ca
     else:
         if file:
             check_output(file, [".keras"])
-        classifier = _train_classifier(data_settings(arguments), arguments.seed)
+        data = dataset_of(arguments, model, labels=True)
+        classifier = _train_classifier(data, data_settings(arguments)["name"], arguments.seed)
         if file:
             write_atomically(file, classifier.save)
     return functools.partial(features.classifier_features, classifier), features.CLASSIFIER_LABEL
 
 
-def _train_classifier(settings: dict[str, Any], seed: int) -> keras.Model:
-    from dvpvae_tf.data.pipelines import read_dataset
+def _train_classifier(data: LoadedDataset, name: str, seed: int) -> keras.Model:
     from dvpvae_tf.evaluation import features
 
-    images, labels, *_ = read_dataset(**settings, labels=True)
+    images, labels, *_ = data
     assert labels is not None  # they were asked for
-    print(f"Training a classifier on the labels of {settings['name']}")
+    print(f"Training a classifier on the labels of {name}")
     classifier = features.train_classifier(images[0], labels[0], seed)
     accuracy = features.classifier_accuracy(classifier, images[2], labels[2])
     print(f"The classifier labels {accuracy:.1%} of the test images correctly")

@@ -11,6 +11,7 @@ import tensorflow as tf
 from dvpvae_tf.backend.keras_internals import AllWeightsOptimizer, disable_gradient_reduction
 
 MOST_MOMENTUM = 0.999
+OTHER_STATE = "The saved state of the optimizer does not fit these weights"
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf", name="Adamax")
@@ -83,7 +84,7 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
     def _decays(self, variables):
         """The weight decay of each element: 0 where `exclude_from_weight_decay` names its variable."""
         decays = [self.weight_decay if self.decays(variable) else 0.0 for variable in self.trained]
-        return as_vector([tf.fill(variable.shape, decay) for variable, decay in zip(variables, decays, strict=True)])
+        return tf.repeat(decays, [math.prod(variable.shape) for variable in variables])
 
     def _kept_of_averages(self):
         """The factor of the averages so far, 0 in the first step."""
@@ -97,10 +98,11 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
             variable.assign(value)
 
     def load_own_variables(self, store: dict[str, Any]) -> None:
-        """Loads the state, unless it is that of other weights: then the next training starts with a new one."""
-        shapes = [tuple(store[str(index)].shape) for index in range(len(store.keys()))]
-        if shapes != [tuple(variable.shape) for variable in self.variables]:
-            warnings.warn("The optimizer's state is that of other weights, so it is not loaded.", stacklevel=2)
+        """Loads the state. One that does not fit the weights is left out with a warning, as Keras does it."""
+        shapes = [tuple(variable.shape) for variable in self.variables]
+        same_count = len(store.keys()) == len(shapes)  # if not, Keras warns
+        if same_count and any(tuple(store[str(index)].shape) != shape for index, shape in enumerate(shapes)):
+            warnings.warn(f"{OTHER_STATE}: training starts with a new one.", stacklevel=2)
             return
         super().load_own_variables(store)
 

@@ -101,14 +101,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _read(arguments: argparse.Namespace, model: DVPVAE) -> tuple[np.ndarray, list[str] | None, np.ndarray]:
     """The images to score, the names of their files, and typical images; one data set is read once."""
-    from dvpvae_tf.command_line.inputs import data_settings, dataset_of, read_split_of, split_of, trained_on_data
+    from dvpvae_tf.command_line.inputs import data_settings, dataset_of, read_split_of, split_of
 
-    of_reference = argparse.Namespace(**vars(arguments) | {"dataset": arguments.reference, "image_size": None})
-    name = arguments.reference or trained_on_data(arguments.model)
-    for option in SOURCE_SETTINGS - options_of(name) if name else ():
-        setattr(of_reference, option, None)  # it is for --dataset alone
+    arguments, of_reference = _split_options(arguments)
+    settings = data_settings(arguments)
     try:
-        same = data_settings(of_reference) == data_settings(arguments)
+        same = data_settings(of_reference) == settings
         reference = dataset_of(of_reference, model, "validation")
     except UserError as error:
         if arguments.reference is not None:
@@ -122,6 +120,20 @@ def _read(arguments: argparse.Namespace, model: DVPVAE) -> tuple[np.ndarray, lis
             f"give --reference a data set with {FEWEST_REFERENCES} or more"
         )
     return images[: arguments.limit], names, typical
+
+
+def _split_options(arguments: argparse.Namespace) -> tuple[argparse.Namespace, argparse.Namespace]:
+    """The arguments for the images to score, and for the typical ones: each without options for the other alone."""
+    from dvpvae_tf.command_line.inputs import trained_on_data
+
+    changes: tuple[dict, dict] = ({}, {"dataset": arguments.reference, "image_size": None})
+    pair = [argparse.Namespace(**vars(arguments) | change) for change in changes]
+    names = [each.dataset or trained_on_data(arguments.model) for each in pair]
+    taken = [options_of(name) if name else SOURCE_SETTINGS for name in names]
+    for each, own, others in zip(pair, taken, reversed(taken), strict=True):
+        for option in others - own:
+            setattr(each, option, None)
+    return pair[0], pair[1]
 
 
 def score_rows(

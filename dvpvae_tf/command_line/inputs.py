@@ -11,7 +11,7 @@ import numpy as np
 from dvpvae_tf.command_line.options import SPLITS
 from dvpvae_tf.config.datasets import NAMED_DATASETS, check_options, find_reader
 from dvpvae_tf.config.settings import SOURCE_SETTINGS, DataConfig
-from dvpvae_tf.data.folder import check_folder, find_splits
+from dvpvae_tf.data.folder import MODES, check_folder, find_splits
 from dvpvae_tf.data.pipelines import LoadedDataset, read_dataset
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
@@ -197,7 +197,7 @@ def dataset_of(
     settings = data_settings(arguments) | ({"whole": False} if to_fit else {})
     if settings["name"] not in NAMED_DATASETS and settings.get("image_size") is None:
         settings["image_size"] = model.image_shape[0]
-    if find_reader(settings["name"])[0] == "folder":
+    if find_reader(settings["name"])[0] == "folder" and model.image_shape[-1] in MODES:
         settings["image_channels"] = model.image_shape[-1]
     data = data or read_dataset(**settings, labels=labels)
     for split in splits:

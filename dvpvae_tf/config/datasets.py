@@ -94,6 +94,7 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
     Raises:
         UserError: if there is no such data set, or it takes no such option.
     """
-    unused = sorted(option for option, value in given.items() if value and option not in options_of(name))
+    known = options_of(name)
+    unused = sorted(option for option, value in given.items() if value and option not in known)
     if unused:
-        raise UserError(f"{' and '.join(unused)} cannot be used with {name}: leave it out")
+        raise UserError(f"{name} takes no {' and no '.join(unused)}: leave out what is for other data")

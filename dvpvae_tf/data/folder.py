@@ -26,6 +26,7 @@ NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 HELD_OUT = 0.1
 LEAST_HELD_OUT = 2
 HALF_WHITE = 128
+WHITE = 255
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 
 
@@ -293,9 +294,9 @@ def _read_picture(path: Path, side: int | None, background: tuple[int, int, int]
         upright = ImageOps.exif_transpose(picture)
         side = side or min(upright.size)
         changes = {
-            "first frame taken": getattr(picture, "n_frames", 1) > 1,
+            "first frame taken": _has_more_frames(picture),
             "turned upright": picture.getexif().get(ExifTags.Base.Orientation, 1) != 1,
-            "laid on the background": picture.has_transparency_data,
+            "laid on the background": _is_transparent(picture),
             "reduced to 8 bits": picture.mode[0] == "I",
             "cropped to a square": upright.size[0] != upright.size[1],
             f"resized to {side} x {side}": min(upright.size) != side,
@@ -303,6 +304,17 @@ def _read_picture(path: Path, side: int | None, background: tuple[int, int, int]
         image = ImageOps.fit(_to_8_bits(upright, background), (side, side))
         made = [change for change, is_made in changes.items() if is_made]
         return Picture(path, _digest(content), image, upright.size, picture.mode, made)
+
+
+def _has_more_frames(picture: Image.Image) -> bool:
+    try:
+        return getattr(picture, "n_frames", 1) > 1
+    except Exception:  # Pillow goes through all frames: some may be damaged, but only the first is used
+        return True
+
+
+def _is_transparent(picture: Image.Image) -> bool:
+    return picture.has_transparency_data and np.asarray(picture.convert("RGBA"))[..., 3].min() < WHITE
 
 
 def _to_8_bits(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:

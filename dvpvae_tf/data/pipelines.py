@@ -75,7 +75,8 @@ def load_dataset(
 
     Source: Section 5 and Table 7 of the paper for the data sets.
     """
-    check_options(name, {option: value for option, value in source.items() if option in SOURCE_SETTINGS})
+    changed = {option: value for option, value in source.items() if value != getattr(Request, option, None)}
+    check_options(name, {option: value for option, value in changed.items() if option in SOURCE_SETTINGS})
     data = read_dataset(name, labels=labels, **source)
     images, parts = data.images, data.labels or (None, None, None)
     if not 1 <= batch_size <= len(images[0]):

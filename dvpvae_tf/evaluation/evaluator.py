@@ -39,7 +39,7 @@ def checked_images(model: DVPVAE, images: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: if there are no images, they are of another shape, type or range, or `adapt` has not been called.
     """
-    model.check_adapted()
+    model.check_fitted()
     images = np.asarray(images)
     check_images(images, model.image_shape)
     if len(images) == 0:

@@ -49,12 +49,14 @@ def run_row(
     path, bounds = run / _file_of(row, SCORES), run / _file_of(row, TEST_BOUNDS)
     train, validation, test = (part[:size] for part, size in zip(images, scale.sizes, strict=True))
     of_images = fingerprint([train, validation, test])
-    if path.exists() and bounds.exists():
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if results.get("images") != of_images:
+    scored = [file for file in (path, run / SCORES) if file.exists()]  # of the row, and of one that shares its run
+    for file in scored:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if results.get("images", of_images) != of_images:  # earlier versions did not note them
             raise UserError(f"{run} has the scores of other images: give another --output, or remove that folder")
-        return results
-    if not row.full_mixture or not (run / SCORES).exists():  # the row without the mixture may have trained the model
+        if file == path and bounds.exists():
+            return results
+    if not row.full_mixture or not scored:  # the row without the mixture may have trained the model
         training.train(config, (train, validation, test), verbose=verbose)
     model, verbose = load_model(run), int(verbose != 0)
     if row.full_mixture:

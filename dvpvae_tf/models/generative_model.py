@@ -23,6 +23,7 @@ from dvpvae_tf.models.sampling import decode_in_batches, sample_in_batches
 from dvpvae_tf.noise import InferenceNoise
 from dvpvae_tf.priors import DiffusionPrior, Prior, VampPrior
 from dvpvae_tf.priors.calibration import Calibration
+from dvpvae_tf.priors.full_mixture import FullMixturePrior
 from dvpvae_tf.priors.prior import NO_STEPS
 from dvpvae_tf.priors.process import check_calibrated_steps
 
@@ -76,10 +77,23 @@ class GenerativeModel(BoundModel):
 
     def check_adapted(self) -> None:
         super().check_adapted()
+        if isinstance(self.prior, FullMixturePrior):  # not even the bound of training is defined without Gaussians
+            self._check_prior()
+
+    def check_fitted(self) -> None:
+        """Checks that the model can draw and score: `check_adapted`, and whether the prior over u is fitted.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+        self.check_adapted()
+        self._check_prior()
+
+    def _check_prior(self) -> None:
         if self.prior is not None and not self.prior.fitted:
             raise ValueError(
                 "The prior over u was fitted to trained weights, which are not here: load them with set_weights or "
-                "load_weights."
+                "load_weights, or fit the prior again."
             )
 
     def prepare(self, images: tf.Tensor) -> tf.Tensor:
@@ -369,8 +383,8 @@ class GenerativeModel(BoundModel):
             covariance: then nothing has changed.
 
         Raises:
-            ValueError: if the model has no diffusion prior, T is above 100, there are no images, or `adapt` has not
-                been called.
+            ValueError: if the model has no diffusion prior, T is no whole number from 1 to 100, there are too few
+                images or draws, or `adapt` has not been called.
         """
         self.check_adapted()
         if not isinstance(self.prior, DiffusionPrior):

@@ -70,7 +70,7 @@ def inpaint(
     Source: Cappé, Guillin, Marin and Robert, "Population Monte Carlo", JCGS 2004, for weights of draws whose proposal
     depends on earlier draws; Rezende, Mohamed and Wierstra, ICML 2014, for the chain without weights.
     """
-    model.check_adapted()
+    model.check_fitted()
     noise.check_seed(seed)
     check_pixels(pixels)
     if not all(isinstance(number, numbers.Integral) and number >= 1 for number in (rounds, chains)):

@@ -136,7 +136,7 @@ def load_latents(path: str | Path, layers: int) -> Latents:
     names = [f"z_{number}" for number in range(layers, 0, -1)]
     if unknown := sorted(arrays.keys() - {"u", FILES, *names}):
         raise UserError(
-            f"{path} has {list_some(unknown)}, and the model has the latents u and {names[0]} to {names[-1]}: remove "
-            "what is not for it"
+            f"{path} has {list_some(unknown)}, which are no latents of a model of {layers} layers: remove them from "
+            "the file"
         )
     return Latents(arrays.get("u"), [arrays.get(name) for name in names])

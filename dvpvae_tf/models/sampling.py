@@ -53,7 +53,7 @@ def sample_in_batches(
         TypeError: if there is no such option.
         ValueError: if a number or an option is out of its range, or `adapt` has not been called.
     """
-    model.check_adapted()
+    model.check_fitted()
     if not all(isinstance(number, numbers.Integral) and number >= 1 for number in (num, batch_size)):
         raise ValueError(f"num and batch_size must be whole numbers from 1 on, got {num!r} and {batch_size!r}.")
     num, batch_size = int(num), int(batch_size)  # NumPy's integers have types that TensorFlow does not mix
@@ -135,7 +135,7 @@ def decode_in_batches(
     Yields:
         float32 `[B, D, D, C]` in [0, 1].
     """
-    model.check_adapted()
+    model.check_fitted()
     noise.check_seed(seed)
     if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number from 1 on, got {batch_size!r}.")

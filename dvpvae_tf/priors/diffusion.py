@@ -170,7 +170,7 @@ class DiffusionPrior(Prior):
             covariance: then nothing has changed.
 
         Raises:
-            UserError: if T is above 100.
+            UserError: if T is no whole number from 1 to 100.
         """
         found = calibrate(self.schedule, self.predict_u, u, validation_u, steps, seed, verbose)
         if found is None:

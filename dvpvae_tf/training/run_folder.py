@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import operator
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 from dvpvae_tf.config import TrainConfig, load_config, write_config
 from dvpvae_tf.errors import UserError, first_line
 from dvpvae_tf.files import lock_folder, read_csv, write_atomically, write_csv, write_json
+from dvpvae_tf.optimizers import OTHER_STATE
 
 MONITORED = "val_negative_elbo"
 SPLITS = ("training", "validation", "test")  # as `images.npz` names them
@@ -183,7 +185,9 @@ class RunFolder:
         for epochs in self.saved_epochs():
             path = self._checkpoints()[epochs]
             try:
-                model.load_weights(path)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", message=OTHER_STATE)  # the run is to go on exactly
+                    model.load_weights(path)
                 return epochs
             except Exception as error:  # zipfile, h5py and Keras raise many types for a damaged file
                 reason = first_line(error)

@@ -1,5 +1,6 @@
 """The commands that take images apart, put them together again, and score them."""
 
+import argparse
 import csv
 
 import numpy as np
@@ -91,6 +92,17 @@ def test_images_and_references_of_one_data_set_are_read_once(model, images, monk
     assert asked == ["tfds:blobs", "tfds:blobs", "tfds:blobs", "tfds:x"]
 
 
+def test_each_data_set_takes_its_own_options(monkeypatch):
+    given = argparse.Namespace(model="m.keras", dataset="folder:mine", reference="mnist", image_size=8)
+    for option, value in (("data_dir", "there"), ("background", "black"), ("omniglot_mat", "x"), ("skip_broken", None)):
+        setattr(given, option, value)
+    of_data, of_reference = (vars(each) for each in score._split_options(given))
+    assert of_data["dataset"] == "folder:mine" and of_reference["dataset"] == "mnist"
+    assert (of_data["data_dir"], of_data["background"], of_data["image_size"]) == (None, "black", 8)
+    assert (of_reference["data_dir"], of_reference["background"], of_reference["image_size"]) == ("there", None, None)
+    assert of_data["omniglot_mat"] == of_reference["omniglot_mat"] == "x"  # neither takes it: it is refused
+
+
 def test_the_error_is_that_of_the_mean_over_the_draws():
     """Of log-normal weights, whose bounds vary over the images as their errors say."""
     log_weight = 0.5 * np.random.default_rng(0).normal(size=(20, 4000))
@@ -122,12 +134,20 @@ def test_typicality_is_a_mahalanobis_distance():
         (encode, ["--model=tiny.keras", "--output=x.npz"], "does not say what data it was trained on"),
         (decode, ["--model=tiny.keras", "--latents=none.npz", "--output=x.png"], "none.npz cannot be read"),
         (decode, ["--model=tiny.keras", "--latents=u.npy", "--output=x.png"], "give the .npz file that `encode` has"),
-        (decode, ["--model=tiny.keras", "--latents=other.npz", "--output=x.png"], "other.npz has Z_2, a, z_3, and the"),
+        (
+            decode,
+            ["--model=tiny.keras", "--latents=other.npz", "--output=x.png"],
+            "other.npz has Z_2, a, z_3, which are no latents",
+        ),
         (decode, ["--model=tiny.keras", "--latents=files.npz", "--output=x.png"], "Give u or at least one z"),
         (decode, ["--model=tiny.keras", "--latents=text.npz", "--output=x.png"], "u must hold real numbers, not <U1"),
         (encode, [*OPTIONS, "--output=x.npz", "--seed=5"], "--seed is for --draw"),
         (encode, [*OPTIONS, "--output=x.npz", "--split=test"], "has no subfolders train and test, so all of it is"),
-        (encode, [*OPTIONS, "--output=x.npz", "--omniglot-mat=x.mat"], "omniglot_mat cannot be used with folder:mine"),
+        (
+            encode,
+            [*OPTIONS, "--output=x.npz", "--omniglot-mat=x.mat"],
+            "folder:mine takes no omniglot_mat: leave out what",
+        ),
         (score, [*OPTIONS, "--output=x.csv", "--reference=folder:few"], "there are 4 validation images of folder:few"),
         (score, [*OPTIONS, "--output=x.csv", "--references=3"], "--references is 3: give 20 or more"),
         (score, [*OPTIONS, "--output=x.csv"], "or give --reference a data set of typical images"),

@@ -6,6 +6,8 @@ import keras
 import pytest
 
 from dvpvae_tf.command_line import inputs as command_inputs
+from dvpvae_tf.config import load_config
+from dvpvae_tf.config.settings import SOURCE_SETTINGS
 from dvpvae_tf.config.train_arguments import parse_train_arguments
 from dvpvae_tf.data import load_dataset
 from dvpvae_tf.errors import UserError
@@ -62,23 +64,29 @@ def test_a_folder_without_splits_is_taken_whole(arguments, tiny, save_splits, im
     ("dataset", "option", "value"),
     [
         ("mnist5k", "data_dir", "there"),
-        ("mnist5k", "background", "white"),
+        ("mnist5k", "background", "black"),
         ("mnist", "omniglot_mat", "chardata.mat"),
         ("tfds:blobs", "skip_broken", True),
-        ("omniglot", "background", "white"),
+        ("omniglot", "background", "black"),
         ("folder:mine", "data_dir", "there"),
     ],
 )
 def test_options_of_other_data_are_refused(arguments, dataset, option, value):
     arguments.dataset = dataset
     setattr(arguments, option, value)
-    with pytest.raises(UserError, match=f"{option} cannot be used with {dataset}: leave it out"):
+    message = f"{dataset} takes no {option}: leave out what is for other data"
+    with pytest.raises(UserError, match=message):
         command_inputs.data_settings(arguments)
     if value is not True:
-        with pytest.raises(UserError, match=f"{option} cannot be used with {dataset}"):
+        with pytest.raises(UserError, match=message):
             parse_train_arguments([f"--dataset={dataset}", f"--{option.replace('_', '-')}={value}"])
-    with pytest.raises(UserError, match=f"{option} cannot be used with {dataset}"):
+    with pytest.raises(UserError, match=message):
         load_dataset(dataset, 4, **{option: value})
+
+
+def test_the_settings_of_a_config_are_those_of_its_data():
+    train, _, _ = load_dataset("mnist5k", 100, **load_config("mnist5k").model_dump(include=SOURCE_SETTINGS))
+    assert train.element_spec.shape == (100, 28, 28, 1)
 
 
 def test_a_calibrated_process_alone_has_a_limit_of_steps(tiny, monkeypatch):

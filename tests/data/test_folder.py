@@ -190,6 +190,7 @@ def test_what_is_changed_is_told(tmp_path, capsys):
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
     save(tmp_path / "clear.png", np.full((8, 8, 4), 100))
+    save(tmp_path / "opaque.png", np.full((8, 8, 4), 255))
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.zeros((8, 16), np.uint8)).save(tmp_path / "turned.jpg", exif=exif)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dvpvae_tf import evaluation
+
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN_SHAPE = tf.data.Dataset.from_generator(lambda: iter([]), output_signature=tf.TensorSpec(None, tf.uint8))
 TERMS = ["negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"]
@@ -288,9 +290,12 @@ def test_a_clone_has_no_fitted_prior_until_it_has_the_weights(tiny, images):
     calibrated["prior"]["config"]["calibrated_steps"] = 2
     clone = type(model).from_config(calibrated)
     clone.pseudoinput.set_weights(model.pseudoinput.get_weights())
-    for use in (lambda: clone.sample(1), lambda: clone(images(1))):
+    for use in (lambda: clone.sample(1), lambda: evaluation.elbo(clone, images(1), verbose=0)):
         with pytest.raises(ValueError, match="The prior over u was fitted to trained weights, which are not here"):
             use()
+    assert np.isfinite(clone(images(1)).negative_elbo), "the bound of training needs no calibration"
+    clone.calibrate(images(60, seed=1), images(20, seed=2), steps=2, draws=100)
+    assert np.isfinite(clone.sample(1)).all()
 
 
 def test_an_endless_data_set_is_not_adapted_to(not_adapted, images):
