@@ -129,9 +129,9 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
     as_published = arguments.estimator == "published"  # the authors' code knows no other process
     model = model_with_process_of(arguments, ancestral=as_published)
     split, _ = read_split_of(arguments, model)
-    images, name = split[: arguments.limit], data_settings(arguments)["name"]
+    images, name, chosen = split[: arguments.limit], data_settings(arguments)["name"], split_name(arguments)
     print(
-        f"{arguments.estimator} of {len(images)} of the {len(split)} images of {name} ({split_name(arguments)}), "
+        f"{arguments.estimator} of {len(images)} of the {len(split)} images of {name} ({chosen}), "
         f"{arguments.samples} samples each (see --limit and --samples)",
         flush=True,
     )
@@ -146,7 +146,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
         "model": str(arguments.model),
         "weights": fingerprint(model.get_weights()),
         "dataset": name,
-        "split": split_name(arguments),
+        "split": chosen,
         "mixed_precision": arguments.mixed_precision,
         "images": fingerprint([images]),
         "batch_size": arguments.batch_size,

@@ -150,8 +150,9 @@ def read_split_of(
         UserError: if they cannot be read or do not fit the model, or the split has moved since the model was trained,
             so that it holds images that the model was trained on.
     """
-    split_name(arguments)  # refuses a split that is not there
-    split = arguments.split or DEFAULT_SPLIT
+    split = split_name(arguments)
+    if split == "all":  # each split of such a folder is all of it
+        split = DEFAULT_SPLIT
     return split_of(dataset_of(arguments, model, split, data=data), split)
 
 

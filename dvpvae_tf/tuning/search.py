@@ -30,8 +30,9 @@ from keras_tuner.errors import FailedTrialError
 
 from dvpvae_tf import training
 from dvpvae_tf.config import ModelConfig, TrainConfig
+from dvpvae_tf.config.presets import read_yaml
 from dvpvae_tf.distribute.strategies import make_strategy
-from dvpvae_tf.errors import UserError, did_you_mean, one_line
+from dvpvae_tf.errors import UserError, did_you_mean
 from dvpvae_tf.files import write_text
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
@@ -294,7 +295,10 @@ def _claim(folder: Path, hypermodel: HyperDVPVAE, tuner: str, worker: bool) -> N
     settings = {"tuner": tuner, "max_parameters": hypermodel.max_parameters, "space": choices, **config}
     file = folder / "search.yaml"
     if file.exists():
-        earlier = _read_claim(file)
+        try:
+            earlier = read_yaml(file, "the file that the search has written")
+        except UserError as error:
+            raise UserError(f"{error}: give another --output, or remove its folder") from error
         different = sorted(key for key in settings if settings[key] != earlier.get(key))
         if different:
             raise UserError(
@@ -307,15 +311,3 @@ def _claim(folder: Path, hypermodel: HyperDVPVAE, tuner: str, worker: bool) -> N
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}: give another --output") from error
         write_text(file, yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))
-
-
-def _read_claim(file: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"cannot read {file} ({one_line(error)}): give another --output, or remove its folder"
-        ) from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{file} is damaged: give another --output, or remove its folder")
-    return settings
