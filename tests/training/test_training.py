@@ -365,7 +365,8 @@ def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
     narrow = "--validate-raw-weights --model.channels 8 --model.hidden-channels 8 --model.encoder-blocks 1 "
     narrow += "--model.prior-blocks 1 --model.layers-per-scale"
     narrow += " 1,1" if dataset == "omniglot" else " 1,1,1,1"
-    place = f"--data-dir {shared}/data/tfds --omniglot-mat {shared}/data/omniglot_subset/chardata.mat"
+    mat = f"--omniglot-mat {shared}/data/omniglot_subset/chardata.mat"
+    place = mat if dataset == "omniglot" else f"--data-dir {shared}/data/tfds"
     main(f"--dataset {dataset} --epochs 1 --batch-size 50 --name run --output {tmp_path} {place} {narrow}".split())
     assert "Test negative ELBO, T = " in capsys.readouterr().out
     bits_per_dim = float(read_metrics(tmp_path / "run")[0]["val_bits_per_dim"])
