@@ -47,7 +47,7 @@ def written_on():
 
 def command_block():
     """Markdown lines with the command that runs, without `--data-dir`, a folder of this machine."""
-    given = sys.argv[1:]
+    given = [argument for argument in sys.argv[1:] if not argument.startswith("--data-dir=")]
     if "--data-dir" in given:
         place = given.index("--data-dir")
         del given[place : place + 2]

@@ -69,7 +69,7 @@ def measure(model, steps, images, arguments):
         "images": len(images),
         "parameters": model.num_parameters,
         **{name: result.summary() for name, result in results.items()},
-        "estimates": [round(float(value), 4) for value in results["iwae"].estimates],
+        "estimates": _rounded(results["iwae"].estimates),
         "kl_per_layer": [float(value) for value in statistics.kl],
         "active_units": float(statistics.all_active_units),
     }
@@ -77,9 +77,13 @@ def measure(model, steps, images, arguments):
 
 def measure_more(model, steps, images, arguments):
     """Evaluates one model with the larger K."""
-    return evaluation.iwae(
-        model, images[: arguments.more_limit], arguments.more_samples, **_settings(steps, arguments)
-    ).summary()
+    images = images[: arguments.more_limit]
+    result = evaluation.iwae(model, images, arguments.more_samples, **_settings(steps, arguments))
+    return {**result.summary(), "estimates": _rounded(result.estimates)}
+
+
+def _rounded(estimates):
+    return [round(float(value), 4) for value in estimates]
 
 
 def _settings(steps, arguments):
@@ -108,51 +112,24 @@ def _shown(summary):
 
 def as_markdown(measured, arguments):
     lines = [
-        f"# {arguments.dataset}: trained models on {arguments.limit} test images",
+        f"# {arguments.dataset}: trained models on {arguments.limit:,} test images",
         "",
         f"{written_on()} All numbers are nats for each image: mean and standard error over the images. "
         f"K = {arguments.samples} for `iwae` and `published`; the negative ELBO and its terms are from one draw of the "
         f"noise. Seed {arguments.seed}. Lower is better. `published` is the authors' estimate, which "
-        "is no bound and always takes the ancestral process. It is for the first "
+        "is no bound. With a diffusion prior it always takes the ancestral process. It is for the first "
         f"{min(arguments.published_limit, arguments.limit)} images.",
         "",
-        *markdown_table(
-            ["model", "prior over u", "images", "iwae", "negative ELBO", "published", "active units"],
-            [
-                [
-                    name,
-                    each["prior"],
-                    f"{each['images']:,}",
-                    *(_shown(each[key]["nats"]) for key in ("iwae", "elbo", "published")),
-                    f"{each['active_units']:.1%}",
-                ]
-                for name, each in measured.items()
-            ],
-        ),
+        *_bounds(measured),
+        *_differences(measured),
     ]
-    if arguments.more_samples:
-        lines += ["", f"`iwae` with K = {arguments.more_samples} on the first {arguments.more_limit} images:", ""]
-        rows = [[name, _shown(each["more"]["nats"])] for name, each in measured.items() if "more" in each]
-        lines += markdown_table(["model", "iwae"], rows)
+    more = {name: each["more"] for name, each in measured.items() if "more" in each}
+    if more:
+        lines += ["", f"`iwae` with K = {arguments.more_samples} on the first {arguments.more_limit:,} images:", ""]
+        lines += markdown_table(["model", "iwae"], [[name, _shown(each["nats"])] for name, each in more.items()])
+        lines += _differences(more)
     lines += ["", "The terms of the negative ELBO, and the KL of each layer from z_L to z_1, nats:", ""]
-    terms = ("reconstruction", "kl_z", "kl_u")
-    lines += markdown_table(
-        ["model", "reconstruction", "KL of z", "KL of u", "KL of each layer"],
-        [
-            [name, *(f"{each['elbo'][key]['mean'] if key in each['elbo'] else 0:.2f}" for key in terms)]
-            + [", ".join(f"{value:.2f}" for value in each["kl_per_layer"])]
-            for name, each in measured.items()
-        ],
-    )
-    first, *others = measured
-    if others:
-        lines += ["", f"Paired difference of `iwae` from {first!r} over the images that both have, nats:", ""]
-        for name in others:
-            estimates = [measured[each]["estimates"] for each in (name, first)]
-            shared = min(len(each) for each in estimates)
-            difference = np.subtract(*(each[:shared] for each in estimates))
-            error = difference.std(ddof=1) / math.sqrt(shared)
-            lines.append(f"* {name}: {difference.mean():+.2f} ± {error:.2f} ({shared:,} images)")
+    lines += _terms(measured)
     if arguments.dataset == "mnist":
         lines += ["", "Other work, as its authors report it, after far longer trainings:", ""]
         lines += markdown_table(["model", "nats"], [[name, f"{value:.2f}"] for name, value in OTHERS])
@@ -160,6 +137,47 @@ def as_markdown(measured, arguments):
         lines += ["", f"![The validation bound of each epoch]({arguments.output.with_suffix('.png').name})", ""]
         lines += ["*The validation bound in continuous time, with averaged weights, after each epoch.*"]
     return "\n".join([*lines, "", *command_block(), ""])
+
+
+def _bounds(measured):
+    return markdown_table(
+        ["model", "prior over u", "images", "iwae", "negative ELBO", "published", "active units"],
+        [
+            [
+                name,
+                each["prior"],
+                f"{each['images']:,}",
+                *(_shown(each[key]["nats"]) for key in ("iwae", "elbo", "published")),
+                f"{each['active_units']:.1%}",
+            ]
+            for name, each in measured.items()
+        ],
+    )
+
+
+def _terms(measured):
+    terms = ("reconstruction", "kl_z", "kl_u")
+    return markdown_table(
+        ["model", "reconstruction", "KL of z", "KL of u", "KL of each layer"],
+        [
+            [name, *(f"{each['elbo'][key]['mean'] if key in each['elbo'] else 0:.2f}" for key in terms)]
+            + [", ".join(f"{value:.2f}" for value in each["kl_per_layer"])]
+            for name, each in measured.items()
+        ],
+    )
+
+
+def _differences(measured):
+    """Lists how far the `iwae` of each model is from that of the first, over the images that both have."""
+    (first, of_first), *others = measured.items()
+    lines = []
+    for name, each in others:
+        shared = min(len(each["estimates"]), len(of_first["estimates"]))
+        difference = np.subtract(each["estimates"][:shared], of_first["estimates"][:shared])
+        error = difference.std(ddof=1) / math.sqrt(shared)
+        lines.append(f"* {name}: {difference.mean():+.2f} ± {error:.2f} ({shared:,} images)")
+    heading = f"Paired difference of `iwae` from {first!r} over the images that both have, nats:"
+    return ["", heading, "", *lines] if lines else []
 
 
 def main():

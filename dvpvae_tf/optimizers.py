@@ -82,9 +82,11 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
             self._assign(averages, choose(kept * average + (1.0 - kept) * weights, average))
 
     def _decays(self, variables):
-        """The weight decay of each element: 0 where `exclude_from_weight_decay` names its variable."""
+        """The weight decay: of each element, 0 in variables that `exclude_from_weight_decay` names; else a number."""
         decays = [self.weight_decay if self.decays(variable) else 0.0 for variable in self.trained]
-        return tf.repeat(decays, [math.prod(variable.shape) for variable in variables])
+        if len(set(decays)) == 1:
+            return decays[0]
+        return as_vector([tf.fill(variable.shape, decay) for variable, decay in zip(variables, decays, strict=True)])
 
     def _kept_of_averages(self):
         """The factor of the averages so far, 0 in the first step."""
@@ -99,9 +101,8 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
 
     def load_own_variables(self, store: dict[str, Any]) -> None:
         """Loads the state. One that does not fit the weights is left out with a warning, as Keras does it."""
-        shapes = [tuple(variable.shape) for variable in self.variables]
-        same_count = len(store.keys()) == len(shapes)  # if not, Keras warns
-        if same_count and any(tuple(store[str(index)].shape) != shape for index, shape in enumerate(shapes)):
+        saved = [tuple(store[str(index)].shape) for index in range(len(store.keys()))]
+        if saved != [tuple(variable.shape) for variable in self.variables]:
             warnings.warn(f"{OTHER_STATE}: training starts with a new one.", stacklevel=2)
             return
         super().load_own_variables(store)

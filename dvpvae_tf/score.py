@@ -44,8 +44,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         "score",
         "Write a table with a row for each image: `nats`, the bound on -log p(x) (iwae), and `bits_per_dim`, each with "
-        "its standard error over the draws; and `typicality`, about 1 for images like those of the training data, "
-        "higher for others.",
+        "its standard error over the draws; and `typicality`, about 1 for images like the validation images of "
+        "--reference, higher for others.",
     )
     add_model_arguments(parser)
     add_data_arguments(parser)

@@ -60,10 +60,11 @@ def test_weights_may_be_left_out_of_the_decay(excluded):
     assert sorted(weight.mean() for weight in found[0]) == pytest.approx([0.95, 1.0])
 
 
-def test_a_state_of_other_weights_is_not_loaded():
-    ours, theirs = FusedAdamax(), FusedAdamax()
+@pytest.mark.parametrize("kind, size", [(FusedAdamax, 2), (keras.optimizers.Adamax, 3), (keras.optimizers.Adam, 3)])
+def test_a_state_of_other_weights_or_of_another_optimizer_is_not_loaded(kind, size):
+    ours, theirs = FusedAdamax(), kind()
     ours.build([keras.Variable(np.ones(3), dtype="float32")])
-    theirs.build([keras.Variable(np.ones(2), dtype="float32")])
+    theirs.build([keras.Variable(np.ones(size), dtype="float32") for _ in range(2)])
     store = {}
     theirs.save_own_variables(store)
     with pytest.warns(

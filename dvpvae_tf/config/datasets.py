@@ -89,7 +89,7 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
 
     Args:
         name: see `dvpvae_tf.data.load_dataset`.
-        given: options by name; those that are None or False count as not given.
+        given: options by name; those without a value (None, False) count as not given.
 
     Raises:
         UserError: if there is no such data set, or it takes no such option.

@@ -66,7 +66,7 @@ class ModelConfig(StrictSettings):
     vamp_components: int = Field(
         0, ge=0, description="K of a VampPrior over the top latent (Eq. 7), without pseudoinputs; 0: none."
     )
-    vamp_from_data: bool = Field(True, description="Its pseudoinputs start as training images, or at random.")
+    vamp_from_data: bool = Field(True, description="A VampPrior's pseudoinputs start as training images, or at random.")
 
     @property
     def prior_in_training(self) -> str:
@@ -161,7 +161,7 @@ class TrainConfig(DataConfig):
     validate_raw_weights: bool = Field(False, description="Validate the raw weights, not their EMA.")
     mixed_precision: bool = Field(False, description="Compute in bfloat16.")
     gradient_accumulation: int = Field(1, gt=0, description="Parts that a batch is computed in, for less memory.")
-    remat: bool = Field(False, description="Compute blocks again backwards: less memory, more time.")
+    remat: bool = Field(False, description="Compute blocks again in the backward pass: less memory, more time.")
     jit_compile: bool = Field(False, description="Compile with XLA (strategy single).")
     labels: bool = Field(False, description="End with a full mixture over u for each class of the data set.")
     init_from: str | None = Field(None, min_length=1, description="Run or .keras file whose weights to start from.")

@@ -295,7 +295,7 @@ def _read_picture(path: Path, side: int | None, background: tuple[int, int, int]
         side = side or min(upright.size)
         changes = {
             "first frame taken": _has_more_frames(picture),
-            "turned upright": picture.getexif().get(ExifTags.Base.Orientation, 1) != 1,
+            "turned upright": picture.getexif().get(ExifTags.Base.Orientation) in range(2, 9),
             "laid on the background": _is_transparent(picture),
             "reduced to 8 bits": picture.mode[0] == "I",
             "cropped to a square": upright.size[0] != upright.size[1],

@@ -49,7 +49,8 @@ def run_row(
     path, bounds = run / _file_of(row, SCORES), run / _file_of(row, TEST_BOUNDS)
     train, validation, test = (part[:size] for part, size in zip(images, scale.sizes, strict=True))
     of_images = fingerprint([train, validation, test])
-    scored = [file for file in (path, run / SCORES) if file.exists()]  # of the row, and of one that shares its run
+    # Of the row, and of one that shares its run.
+    scored = [file for file in dict.fromkeys((path, run / SCORES)) if file.exists()]
     for file in scored:
         results = json.loads(file.read_text(encoding="utf-8"))
         if results.get("images", of_images) != of_images:  # earlier versions did not note them

@@ -156,7 +156,8 @@ class SamplingOptions(TypedDict, total=False):
             distances between samples and images need "draw". Of a Bernoulli likelihood both are the mean.
         label: the class to draw from, for a model whose prior is a `LabelledMixturePrior`: its number from 0 on, or its
             name; None draws from all.
-        pseudoinput: one u for all images, `[d, d, C]`, such as `model.encode(images).u[0]`; None draws u.
+        pseudoinput: one u for all images, `[d, d, C]`, such as `model.encode(images).u[0]`; None draws u. Beside it,
+            `steps` and `prior_temperature` have no effect and are refused.
     """
 
     temperature: float

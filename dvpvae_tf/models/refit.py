@@ -199,8 +199,8 @@ def with_diffusion_prior(
         The model with the trained prior.
 
     Raises:
-        UserError: if T is above 100, `backup` belongs to another fit or cannot be written, or the trained prior cannot
-            be calibrated.
+        UserError: if T is no whole number from 1 to 100, `backup` belongs to another fit or cannot be written, or the
+            trained prior cannot be calibrated.
         ValueError: if the model has no pseudoinputs, `training_steps` is no multiple of 20, or there are no images.
     """
     if model.pseudoinput is None:

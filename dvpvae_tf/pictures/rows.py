@@ -107,9 +107,9 @@ def samples_of_one_pseudoinput(
         float32 `[1 + rows, D, D, C]` in [0, 1]: the pseudoinput, then the images.
 
     Raises:
-        ValueError: if the model has no pseudoinputs, or `adapt` has not been called.
+        ValueError: if the model has no pseudoinputs, `adapt` has not been called, or the prior is not fitted.
     """
-    model.check_adapted()
+    model.check_fitted()
     if model.pseudoinput is None or model.prior is None:
         raise ValueError("This model has no pseudoinputs: take another.")
     keys = noise.row_seeds(seed, Stream.SAMPLING, 0, rows)

@@ -69,7 +69,7 @@ def calibrate(
         The calibration; None where errors are not finite or have no positive definite covariance.
 
     Raises:
-        UserError: if T is above 100.
+        UserError: if T is no whole number from 1 to 100.
     """
     check_calibrated_steps(steps)
     moments = SecondMoments(schedule, predict_u, u.shape[1:])

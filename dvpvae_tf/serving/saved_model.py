@@ -127,8 +127,10 @@ def write_version(
 
     Raises:
         UserError: if the version exists or cannot be written, or `prior_temperature` is for models with pseudoinputs.
+        ValueError: if `adapt` has not been called, or the prior is not fitted.
     """
     check_version(folder, version)
+    model.check_fitted()
     check_prior_temperature(model, prior_temperature)
     path, name = Path(folder) / str(version), Path(folder).resolve().name
     steps = model.prior.check_steps(steps) if model.prior else None

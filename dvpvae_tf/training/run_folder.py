@@ -185,9 +185,11 @@ class RunFolder:
         for epochs in self.saved_epochs():
             path = self._checkpoints()[epochs]
             try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("error", message=OTHER_STATE)  # the run is to go on exactly
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
                     model.load_weights(path)
+                if any(OTHER_STATE in str(warning.message) for warning in caught):  # the run is to go on exactly
+                    raise UserError(OTHER_STATE)
                 return epochs
             except Exception as error:  # zipfile, h5py and Keras raise many types for a damaged file
                 reason = first_line(error)

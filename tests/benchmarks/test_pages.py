@@ -32,3 +32,5 @@ def test_a_folder_that_is_no_run_is_refused(script, tmp_path):
 def test_the_command_of_a_page_can_be_repeated_elsewhere(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/home/a/benchmarks/x.py", "a b=mnist", "--data-dir", "/data", "--limit", "5"])
     assert script.command_block() == ["```bash", "python benchmarks/x.py 'a b=mnist' --limit 5", "```"]
+    monkeypatch.setattr(sys, "argv", ["x.py", "--data-dir=/data"])
+    assert script.command_block()[1] == "python benchmarks/x.py"

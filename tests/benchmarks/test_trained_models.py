@@ -38,4 +38,5 @@ def test_the_page_of_one_model_with_two_processes(import_benchmark, tmp_path, ti
     np.testing.assert_allclose(one.mean(), results["calibrated"]["iwae"]["nats"]["mean"], atol=1e-4)
     difference = other - one[:4]
     assert f"* ancestral: {difference.mean():+.2f} ± {difference.std(ddof=1) / 2:.2f} (4 images)" in text
+    assert len(results["calibrated"]["more"]["estimates"]) == 2  # of the larger K, on fewer images
     assert keras.utils.img_to_array(keras.utils.load_img(tmp_path / "page.png")).std() > 0

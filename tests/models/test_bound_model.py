@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf import evaluation
+from dvpvae_tf.pictures import samples_of_one_pseudoinput
+from dvpvae_tf.serving.saved_model import write_version
 
 ROOT = Path(__file__).resolve().parents[2]
 UNKNOWN_SHAPE = tf.data.Dataset.from_generator(lambda: iter([]), output_signature=tf.TensorSpec(None, tf.uint8))
@@ -283,14 +285,20 @@ def test_a_clone_is_not_adapted_until_it_has_the_weights(tiny, images):
     np.testing.assert_array_equal(clone(images(4)).negative_elbo, model(images(4)).negative_elbo)
 
 
-def test_a_clone_has_no_fitted_prior_until_it_has_the_weights(tiny, images):
+def test_a_clone_has_no_fitted_prior_until_it_has_the_weights(tiny, images, tmp_path):
     model = tiny()
     model.adapt(images(16))
     calibrated = model.get_config()
     calibrated["prior"]["config"]["calibrated_steps"] = 2
     clone = type(model).from_config(calibrated)
     clone.pseudoinput.set_weights(model.pseudoinput.get_weights())
-    for use in (lambda: clone.sample(1), lambda: evaluation.elbo(clone, images(1), verbose=0)):
+    uses = (
+        lambda: clone.sample(1),
+        lambda: evaluation.elbo(clone, images(1), verbose=0),
+        lambda: samples_of_one_pseudoinput(clone),
+        lambda: write_version(tmp_path, 1, clone),
+    )
+    for use in uses:
         with pytest.raises(ValueError, match="The prior over u was fitted to trained weights, which are not here"):
             use()
     assert np.isfinite(clone(images(1)).negative_elbo), "the bound of training needs no calibration"

@@ -141,7 +141,7 @@ def need_kernels(device):
 def model(tiny, images):
     model = tiny()
     model.adapt(images())
-    model.compile(FusedAdamax(1e-3))
+    model.compile(FusedAdamax(1e-3, weight_decay=1e-6, global_clipnorm=5.0, use_ema=True))  # as in training
     model.optimizer.build(model.trainable_variables)
     return model
 
@@ -166,6 +166,11 @@ def test_a_training_step_in_parts_has_one_loop(model):
         model.gradient_accumulation = 1
     assert len(loops_of(nodes)) == 1
     assert not strings_of(nodes)
+
+
+def test_no_size_in_a_training_step_depends_on_values(train_step):
+    """TensorFlow's `repeat` and `boolean_mask` would: they make tables far larger than the weights, too."""
+    assert not [node.name for node in nodes_of(train_step) if node.op in {"Where", "Unique"}]
 
 
 def test_nothing_in_a_training_step_is_tied_to_the_host(train_step):

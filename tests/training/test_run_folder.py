@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from dvpvae_tf import FusedAdamax
 from dvpvae_tf.config import load_config
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.training.run_folder import Progress, RunFolder
@@ -90,6 +91,17 @@ def test_a_damaged_checkpoint_is_told_and_left_out(folder, model, capsys):
     (folder.checkpoints / "2.keras").write_bytes(b"")
     with pytest.raises(UserError, match="No checkpoint in .* can be read"):
         folder.restore(model)
+
+
+def test_a_state_of_another_optimizer_does_not_go_on(folder, model, capsys):
+    """With zero momentum the run would not be what an uninterrupted one is."""
+    folder.save(model, 1, Progress(1.0, 1))
+    model.compile(FusedAdamax(use_ema=True))
+    model.optimizer.build(model.trainable_variables)
+    with pytest.raises(UserError, match="No checkpoint in .* can be read"):
+        folder.restore(model)
+    reason = "The saved state of the optimizer does not fit these weights"
+    assert f"1.keras is damaged and left out ({reason})" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_an_earlier_version_is_read_with_the_best_epoch_of_its_log(folder, model):
