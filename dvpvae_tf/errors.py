@@ -73,6 +73,18 @@ def one_line(error: BaseException) -> str:
     return textwrap.shorten(str(error), 400)
 
 
+def full_disk_in(error: BaseException) -> str | None:
+    """Finds out whether a full disk caused an error. TensorFlow's errors say so in their text alone.
+
+    Args:
+        error: an exception.
+
+    Returns:
+        The system's message, such as "No space left on device"; None for another error.
+    """
+    return next((os.strerror(number) for number in DISK_IS_FULL if os.strerror(number) in str(error)), None)
+
+
 @contextlib.contextmanager
 def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
     """Ends a command with one line on standard error, without a traceback: the decorator of each command's `main`.

@@ -147,7 +147,7 @@ def evaluate(arguments: argparse.Namespace) -> tuple[Part, dict[str, Any] | None
         "weights": fingerprint(model.get_weights()),
         "dataset": name,
         "split": chosen,
-        "mixed_precision": arguments.mixed_precision,
+        "mixed_precision": model.compute_dtype == "bfloat16",
         "images": fingerprint([images]),
         "batch_size": arguments.batch_size,
     }

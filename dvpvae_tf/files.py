@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dvpvae_tf.errors import DISK_IS_FULL, UserError
+from dvpvae_tf.errors import UserError, full_disk_in
 
 LONGEST_NAME = 255  # bytes, of all common file systems
 
@@ -48,7 +48,8 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    # A name of a file may hold bytes that are no UTF-8.
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def write_json(path: str | Path, values: Any) -> None:
@@ -91,10 +92,11 @@ def _writing(path: Path) -> Iterator[None]:
         )
         while not isinstance(cause, OSError) and cause.__context__ is not None:
             cause = cause.__context__
+        if full := full_disk_in(cause) or full_disk_in(error):  # TensorFlow's error is no OSError
+            raise UserError(f"cannot write {path}: {full}: make room and run the same command again") from error
         if not isinstance(cause, OSError):
             raise
-        hint = ": make room and run the same command again" if cause.errno in DISK_IS_FULL else ""
-        raise UserError(f"cannot write {path}: {cause.strerror or cause}{hint}") from error
+        raise UserError(f"cannot write {path}: {cause.strerror or cause}") from error
 
 
 def _beside(path: Path, prefix: str) -> Path:
@@ -144,7 +146,7 @@ def append_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _append_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
-    with open(path, "a+", newline="", encoding="utf-8") as file:
+    with open(path, "a+", newline="", encoding="utf-8", errors="surrogateescape") as file:
         file.seek(0)
         header = next(csv.reader(file), None)
         writer = csv.DictWriter(file, header or list(rows[0]), extrasaction="ignore")

@@ -131,11 +131,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _job(arguments: argparse.Namespace, model: DVPVAE) -> dict[str, Any]:
     """The settings that all parts of one job share."""
-    of_model = ("model", "mixed_precision", "ancestral", "steps")
+    of_model = ("model", "ancestral", "steps")
     names = (*of_model, "seed", "num", "temperature", "prior_temperature", "pixels", "label", "batch_size")
     settings = {name: getattr(arguments, name) for name in names}
     pictures = {name: getattr(arguments, name) for name in ("from_image", "from_small_image")}
     settings |= {name: path and str(path) for name, path in pictures.items()}
+    settings["mixed_precision"] = model.compute_dtype == "bfloat16"
     return settings | {"weights": fingerprint(model.get_weights())}
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.files import append_csv, check_output, lock_folder, markdown_table, read_csv, write_atomically, write_csv
@@ -108,6 +109,16 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(tmp_path):
     assert path.read_text() == "old" and {each.name for each in tmp_path.iterdir()} == {"text", "table.csv"}
     write_atomically(path, lambda new: new.write_text("new" * 100))
     assert path.read_text() == "new" * 100
+
+
+def test_a_full_disk_of_tensorflow_is_one_clear_line_too(tmp_path):
+    """Its errors are none of the system's: they have the message in their text."""
+
+    def write(path):
+        raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left on device")
+
+    with pytest.raises(UserError, match="cannot write .*model: No space left on device: make room"):
+        write_atomically(tmp_path / "model", write)
 
 
 def test_names_as_long_as_the_file_system_allows(tmp_path):

@@ -30,12 +30,13 @@ def model_of(arguments: argparse.Namespace) -> DVPVAE:
         arguments: parsed options of `options.add_model_arguments`.
 
     Returns:
-        The model, in bfloat16 where that is asked for.
+        The model. Without `--mixed-precision` or `--no-mixed-precision` it computes as it was trained.
 
     Raises:
         UserError: if there is no such model, or its file is damaged.
     """
-    return load_model(arguments.model, "mixed_bfloat16" if arguments.mixed_precision else None)
+    dtypes = {True: "mixed_bfloat16", False: "float32", None: None}
+    return load_model(arguments.model, dtypes[arguments.mixed_precision])
 
 
 def model_with_process_of(arguments: argparse.Namespace, ancestral: bool = False) -> DVPVAE:

@@ -5,6 +5,7 @@
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 from dvpvae_tf.config.parser import Parser
@@ -134,10 +135,15 @@ def add_model_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--model",
         required=True,
+        type=os.path.expanduser,
         metavar="MODEL",
         help="name of a trained model (such as mnist_plus), folder of a training run, .keras file, or model folder",
     )
-    parser.add_argument("--mixed-precision", action="store_true", help="compute in bfloat16")
+    parser.add_argument(
+        "--mixed-precision",
+        action=argparse.BooleanOptionalAction,
+        help="compute in bfloat16, or in float32 (default: as the model was trained)",
+    )
     parser.add_argument("--seed", type=whole_number, default=0, help="seed of the noise (default: %(default)s)")
 
 
@@ -270,7 +276,7 @@ def add_data_places(parser: Parser) -> None:
     Args:
         parser: takes the options.
     """
-    parser.add_argument("--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets")
+    parser.add_argument("--data-dir", type=os.path.expanduser, metavar="FOLDER", help="folder of TensorFlow Datasets")
     parser.add_argument(
         "--omniglot-mat", metavar="FILE", help="the file chardata.mat of OMNIGLOT (default: download it)"
     )

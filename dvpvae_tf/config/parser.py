@@ -1,6 +1,8 @@
 """The command line parser of all commands."""
 
 import argparse
+import os
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dvpvae_tf.errors import UserError, did_you_mean
@@ -23,6 +25,8 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
         )
+        # In --output=~/runs the shell leaves the ~ to us.
+        self.register("type", Path, lambda text: Path(os.path.expanduser(text)))
 
     def error(self, message: str) -> NoReturn:
         """Reports a mistake.

@@ -1,5 +1,6 @@
 """The settings of a model and of its training, as typed classes that check them."""
 
+import os
 import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -124,6 +125,12 @@ class DataConfig(StrictSettings):
     strategy: Literal["single", "mirrored", "multiworker"] = Field(
         "single", description="Train on one device, on all of this machine, or on all machines of TF_CONFIG."
     )
+
+    @field_validator("data_dir", "omniglot_mat", "init_from", "output", check_fields=False)
+    @classmethod
+    def _expand_home(cls, path: str | None) -> str | None:
+        """Replaces `~`, which no shell does in a YAML file."""
+        return path and os.path.expanduser(path)
 
     @field_validator("dataset")
     @classmethod

@@ -144,7 +144,7 @@ def estimate(
         def of_batch(place):
             data, means = evaluator.image_data(images[place : place + size], seed, first + place), _Means()
             rows = len(data.target)
-            for draws in _chunks(samples, max(1, batch_size // rows)):
+            for draws in chunks(samples, max(1, batch_size // rows)):
                 means.add(len(draws), *evaluator.draw_sums(data, seed, first + place, draws, samples, **settings))
                 progress.add(place, means.estimates(estimator), rows * len(draws))
             return means.terms() | {"estimates": means.estimates(estimator)}
@@ -220,8 +220,8 @@ def _describe(estimator, samples, steps, process):
     return f"{estimator}, K = {samples}{of_prior}" + (f", {process}" if process else "")
 
 
-def _chunks(total, size):
-    """The numbers 0 ... total - 1 in ranges of the given size."""
+def chunks(total: int, size: int) -> list[range]:
+    """Returns the numbers 0 ... total - 1 in ranges of the given size; the last may be shorter."""
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 

@@ -1,7 +1,9 @@
 """Features of images for Frechet and kernel distances, by InceptionV3 or by a small classifier trained here."""
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -36,7 +38,8 @@ def load_inception(weights: str | Path | None = None) -> keras.Model:
     path = _cached_inception() if weights is None else Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"there is no file {path}: give --inception-weights the file {INCEPTION_URL}")
-    inception = keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")
+    with _in_float32():
+        inception = keras.applications.InceptionV3(include_top=False, weights=None, pooling="avg")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Skipping")  # Keras only warns of missing weights
@@ -44,6 +47,17 @@ def load_inception(weights: str | Path | None = None) -> keras.Model:
     except Exception as error:  # Keras and h5py raise many types for a damaged or foreign file
         raise UserError(f"{path} is damaged or not a Keras weights file like {INCEPTION_URL}: fetch that") from error
     return inception
+
+
+@contextlib.contextmanager
+def _in_float32() -> Iterator[None]:
+    """Makes networks that compute in float32, whatever Keras's global policy is: distances need all digits."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def _cached_inception() -> Path:
@@ -109,7 +123,8 @@ def train_classifier(
     check_images(images)
     if np.shape(labels) != (len(images),) or np.min(labels) < 0:
         raise ValueError(f"Labels must be [{len(images)}] and at least 0, got {list(np.shape(labels))}.")
-    classifier = _new_classifier(images.shape[1:], int(np.max(labels)) + 1, seed)
+    with _in_float32():
+        classifier = _new_classifier(images.shape[1:], int(np.max(labels)) + 1, seed)
     schedule = keras.optimizers.schedules.CosineDecay(2e-3, steps)
     classifier.compile(keras.optimizers.Adam(schedule), "sparse_categorical_crossentropy", metrics=["accuracy"])
     classifier.fit(_pairs(images, labels, seed), steps_per_epoch=steps, shuffle=False, verbose=verbose)

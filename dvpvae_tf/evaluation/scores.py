@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.evaluation.bounds import chunks
 from dvpvae_tf.evaluation.evaluator import Evaluator, check_at_least_one, checked_images
 from dvpvae_tf.evaluation.results import MeanAndError, mean_and_error, plus_minus
 from dvpvae_tf.models import DVPVAE
@@ -64,8 +65,9 @@ def score(
     parts, size = [], max(1, batch_size // samples)
     for start in range(0, len(images), size):
         data = evaluator.image_data(images[start : start + size], seed, start)
-        drawn = evaluator.draw_terms(data, seed, start, range(samples), steps)
-        parts.append(_of_batch({name: np.asarray(value, "float64") for name, value in drawn.items()}))
+        drawn = [evaluator.draw_terms(data, seed, start, draws, steps) for draws in chunks(samples, batch_size)]
+        together = {name: np.concatenate([each[name] for each in drawn]).astype("float64") for name in drawn[0]}
+        parts.append(_of_batch(together))
         bar.add(len(parts[-1].nats))
     nats, errors, terms = (np.concatenate(part) for part in list(zip(*parts, strict=True))[:3])
     of_labels = [part.label_nats for part in parts if part.label_nats is not None]
@@ -185,12 +187,15 @@ def typicality(terms: np.ndarray, reference: np.ndarray) -> np.ndarray:
         reference: `[R, M]`, of images that are typical, such as validation images; R is well above M.
 
     Returns:
-        float64 `[N]`: the Mahalanobis distance divided by the square root of M. It is about 1 for typical images.
+        float64 `[N]`: the Mahalanobis distance divided by the square root of the number of terms that vary. It is about
+        1 for typical images.
 
     Raises:
         ValueError: if there are fewer than two reference images.
     """
     if len(reference) < 2:
         raise ValueError(f"Typicality needs reference images, got {len(reference)}.")
-    centred, precision = terms - reference.mean(axis=0), np.linalg.pinv(np.cov(reference.T), hermitian=True)
-    return np.sqrt(np.einsum("ni,ij,nj->n", centred, precision, centred) / terms.shape[1])
+    covariance = np.cov(reference.T)
+    centred, precision = terms - reference.mean(axis=0), np.linalg.pinv(covariance, hermitian=True)
+    varying = np.linalg.matrix_rank(covariance, hermitian=True)  # of a Ladder VAE the KL of u does not
+    return np.sqrt(np.einsum("ni,ij,nj->n", centred, precision, centred) / max(varying, 1))

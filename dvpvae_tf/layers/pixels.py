@@ -32,6 +32,20 @@ def check_images(images: np.ndarray | tf.Tensor, image_shape: tuple[int, ...] | 
         raise UserError(f"{RANGE}: divide 0..255 by 255. Got values from {low:.4g} to {high:.4g}.")
 
 
+def check_brightest(dtype: tf.DType | np.dtype, brightest: float) -> None:
+    """Checks that uint8 training images are not black and white as 0 and 1, which would be nearly black.
+
+    Args:
+        dtype: of the images.
+        brightest: the largest value of all of them.
+
+    Raises:
+        UserError: if they are.
+    """
+    if dtype == np.uint8 and brightest == 1:
+        raise UserError("These uint8 images have no value above 1 of 255: multiply them by 255, or give float32.")
+
+
 def to_unit_range(images: tf.Tensor, image_shape: tuple[int, ...] | None = None) -> tf.Tensor:
     """Converts images to floats in [0, 1] and checks them.
 

@@ -14,7 +14,7 @@ from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.convolution import uniform_initializer
 from dvpvae_tf.layers.dct import DCT, InverseDCT, dct_matrix
 from dvpvae_tf.layers.gaussian import LOG_2_PI, log_density
-from dvpvae_tf.layers.pixels import iterate_images, to_unit_range
+from dvpvae_tf.layers.pixels import check_brightest, iterate_images, to_unit_range
 from dvpvae_tf.layers.shape import Shape
 
 
@@ -204,12 +204,14 @@ class DCTPseudoinput(Pseudoinput):
             ValueError: if there are no images, the data never end, or the shape, the dtype or the range is wrong.
         """
         largest = tf.function(lambda batch: tf.reduce_max(tf.abs(self.dct(batch)), axis=0))
-        scale = None
+        scale, brightest = None, 0.0
         for batch in iterate_images(images):
             maximum = largest(to_unit_range(batch, self.image_shape))
+            brightest = max(brightest, float(tf.reduce_max(batch)))
             scale = maximum if scale is None else tf.maximum(scale, maximum)
         if scale is None:
             raise ValueError("adapt() was given no images.")
+        check_brightest(batch.dtype, brightest)
         # A frequency that no image has comes out as a rounding error, not as 0.
         self.scale.assign(tf.where(scale > 1e-6 * self.image_shape[0], scale, 0.0))
 

@@ -223,7 +223,8 @@ class BoundModel(BuiltModel):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         batch, global_rows = self._batch(data, self.training_steps.value, parts=self.gradient_accumulation)
-        self.training_steps.assign_add(1)
+        with tf.control_dependencies([batch[0]]):  # where the data end, Keras asks for one more step
+            self.training_steps.assign_add(1)
         num_images = tf.cast(global_rows, tf.float32)
         # Summed over the replicas the loss is the mean over the global batch.
         sums, gradients = self._accumulated_gradients(batch, self.bits_per_nat / num_images)
@@ -298,7 +299,8 @@ class BoundModel(BuiltModel):
     def _evaluation_batch(self, data):
         """As `_batch`; the keys go on where those of the batch before ended."""
         batch, global_rows = self._batch(data, noise.Stream.EVALUATION, tf.cast(self._images_seen, tf.int32))
-        self._images_seen.assign_add(tf.cast(global_rows, tf.int64))
+        with tf.control_dependencies([batch[0]]):  # as in `train_step`
+            self._images_seen.assign_add(tf.cast(global_rows, tf.int64))
         return batch, global_rows
 
     # Metrics of the bound

@@ -21,6 +21,7 @@ from dvpvae_tf.noise import GenerationNoise, InferenceNoise, Stream
 from dvpvae_tf.priors import Prior, VampPrior
 
 SERIALISED_PARTS = ("likelihood", "pseudoinput", "prior", "top_prior")
+PARTS = ("bottom_up", "top_down", *SERIALISED_PARTS)
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -328,7 +329,7 @@ class DVPVAE(GenerativeModel):
         return Samples(images, pseudoinputs)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor, serialised."""
+        """Returns the arguments of the constructor, serialised, and the names of the parts that are frozen."""
         parts = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in SERIALISED_PARTS}
         return {
             **super().get_config(),
@@ -345,13 +346,22 @@ class DVPVAE(GenerativeModel):
             "input_mean": self.input_mean,
             "input_std": self.input_std,
             "seed": self.seed,
+            "frozen": [name for name in PARTS if not getattr(getattr(self, name), "trainable", True)],
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "DVPVAE":
         """Makes a model from what `get_config` returns."""
         parts = {name: keras.saving.deserialize_keras_object(config[name]) for name in SERIALISED_PARTS}
-        return cls(**{**config, **parts})
+        arguments = {**config, **parts}
+        frozen = arguments.pop("frozen", [])
+        model = cls(**arguments)
+        for name in frozen:
+            part = getattr(model, name)
+            # A part that is read as frozen has layers that are not, and TensorFlow skips what assigns an equal value.
+            part.trainable = True
+            part.trainable = False
+        return model
 
 
 def _check_sizes(image_shape: tuple[int, int, int], scales: tuple[int, ...], layers_per_scale: tuple[int, ...]) -> None:

@@ -25,7 +25,8 @@ def load_model(path: str | Path, dtype: str | None = None) -> DVPVAE:
     Raises:
         UserError: if there is no such model, or the file is damaged or holds something else.
     """
-    file = Path(path) / "best.keras" if Path(path).is_dir() else Path(path)
+    file = Path(path).expanduser()
+    file = file / "best.keras" if file.is_dir() else file
     if not file.is_file() and is_model_folder_or_name(path):
         settings: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
         return load_model_folder(path, **settings)

@@ -42,7 +42,7 @@ def find_model_folder(name_or_folder: str | Path) -> Path:
     Raises:
         UserError: if there is no such model.
     """
-    for folder in (Path(name_or_folder), _trained_folder() / name_or_folder):
+    for folder in (Path(name_or_folder).expanduser(), _trained_folder() / name_or_folder):
         if (folder / CONFIG_FILE).is_file():
             return folder
     names = trained_models()
@@ -63,7 +63,7 @@ def save_model_folder(model: keras.Model, folder: str | Path, **metadata: Any) -
     Raises:
         UserError: if something else is in that place, or it cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if folder.exists() and not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} exists and holds no model: give the name of a new folder")
     uncompiled = type(model).from_config(model.get_config())
@@ -88,7 +88,8 @@ def is_model_folder_or_name(name_or_folder: str | Path) -> bool:
     Returns:
         Whether it is one.
     """
-    return is_model_folder(name_or_folder) or str(name_or_folder) in trained_models()
+    is_run = (Path(name_or_folder) / "config.yaml").is_file()  # a folder of a training, which may have such a name
+    return is_model_folder(name_or_folder) or (str(name_or_folder) in trained_models() and not is_run)
 
 
 def is_model_folder(path: str | Path) -> bool:
@@ -100,7 +101,7 @@ def is_model_folder(path: str | Path) -> bool:
     Returns:
         Whether it is one.
     """
-    return (Path(path) / CONFIG_FILE).is_file()
+    return (Path(path).expanduser() / CONFIG_FILE).is_file()
 
 
 def load_model_folder(name_or_folder: str | Path, load_weights: bool = True, **settings: Any) -> keras.Model:

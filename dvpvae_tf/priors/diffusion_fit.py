@@ -91,7 +91,7 @@ class _Bound(keras.Model):
     """A prior as a model that Keras trains: from u and noise to the bound of -log r(u), `[N]` in nats."""
 
     def __init__(self, prior: DiffusionPrior):
-        super().__init__(name="bound_of_prior")
+        super().__init__(name="bound_of_prior", dtype="float32", autocast=False)  # u and noise stay float32
         self.prior = prior
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool = False) -> tf.Tensor:

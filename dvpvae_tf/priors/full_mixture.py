@@ -144,7 +144,7 @@ def fit_full_mixture(
         UserError: if no fit is finite.
     """
     flat, held_out = (np.reshape(draws, [len(draws), -1]).astype("float64") for draws in (u, validation_u))
-    if not np.isfinite(flat).all():
+    if not (np.isfinite(flat).all() and np.isfinite(held_out).all()):
         raise UserError("The pseudoinputs are not finite: no mixture can be fitted to them.")
     best, best_log_prob = None, -np.inf
 
@@ -177,7 +177,7 @@ def _fit(u, held_out, components, reg_covar, seed):
     from sklearn.mixture import GaussianMixture  # slow to import, and for fitting alone
     from threadpoolctl import threadpool_limits
 
-    mixture = GaussianMixture(components, reg_covar=reg_covar, random_state=seed)
+    mixture = GaussianMixture(components, reg_covar=reg_covar, random_state=seed % 2**32)  # seeds may be negative
     # One thread: the matrices are small, and threads that wait for one another made it ten times slower.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # 100 iterations are as far as it pays to go

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf.layers.gaussian import LOG_2_PI
-from dvpvae_tf.layers.pixels import gather_images, to_unit_range
+from dvpvae_tf.layers.pixels import check_brightest, gather_images, to_unit_range
 from dvpvae_tf.layers.pseudoinputs import ClipWeights
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.noise import to_index
@@ -62,6 +62,7 @@ class VampPrior(keras.layers.Layer):
         images = gather_images(images)
         if len(images) < self.components:
             raise ValueError(f"{self.components} components cannot start from {len(images)} training images.")
+        check_brightest(images.dtype, images.max())
         chosen = np.random.default_rng(seed).permutation(len(images))[: self.components]
         self.pseudoinputs.assign(to_unit_range(tf.convert_to_tensor(images[chosen]), self.pseudoinputs.shape[1:]))
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from dvpvae_tf.config import TrainConfig, settings_as_yaml
 from dvpvae_tf.errors import UserError, first_line
-from dvpvae_tf.files import write_atomically, write_json
+from dvpvae_tf.files import write_atomically, write_json, write_text
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.sampling import check_prior_temperature
 from dvpvae_tf.serving import signatures
@@ -65,7 +65,8 @@ def next_version(folder: str | Path) -> int:
     Returns:
         One more than the newest version, or 1.
     """
-    return _newest(Path(folder)) + 1 if Path(folder).is_dir() else 1
+    folder = Path(folder).expanduser()
+    return _newest(folder) + 1 if folder.is_dir() else 1
 
 
 def _newest(folder: Path) -> int:
@@ -84,7 +85,7 @@ def check_version(folder: str | Path, version: int) -> None:
     Raises:
         UserError: if the version exists, or the folder cannot be made or written to.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).expanduser().absolute()
     if (folder / str(version)).exists():
         raise UserError(f"{folder / str(version)} exists: leave out --version, or give another")
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
@@ -132,7 +133,8 @@ def write_version(
     check_version(folder, version)
     model.check_fitted()
     check_prior_temperature(model, prior_temperature)
-    path, name = Path(folder) / str(version), Path(folder).resolve().name
+    folder = Path(folder).expanduser()
+    path, name = folder / str(version), folder.resolve().name
     steps = model.prior.check_steps(steps) if model.prior else None
 
     def write(temporary: Path) -> None:
@@ -141,7 +143,7 @@ def write_version(
         extra = temporary / EXTRA
         extra.mkdir()
         card = model_card(name, version, model, served, config, bound, steps, prior_temperature, command, metadata)
-        (extra / "model_card.md").write_text(card, encoding="utf-8")
+        write_text(extra / "model_card.md", card)
         if config is not None:
             without_paths = config.model_copy(update={"data_dir": None, "omniglot_mat": None, "output": "runs"})
             (extra / "config.yaml").write_text(settings_as_yaml(without_paths), encoding="utf-8")

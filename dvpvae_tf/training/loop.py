@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ from dvpvae_tf.data.pipelines import evaluation_batches, share_of_worker, traini
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.sharding import fingerprint
 from dvpvae_tf.distribute.strategies import make_strategy
-from dvpvae_tf.errors import DISK_IS_FULL, UserError
+from dvpvae_tf.errors import UserError, full_disk_in
 from dvpvae_tf.files import write_atomically, write_json
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
@@ -179,12 +178,10 @@ def _raise_disk_full(folder):
     try:
         yield
     except tf.errors.OpError as error:
-        reasons = [os.strerror(number) for number in DISK_IS_FULL if os.strerror(number) in error.message]
-        if not reasons:
+        full = full_disk_in(error)
+        if full is None:
             raise
-        raise UserError(
-            f"cannot write to {folder.path}: {reasons[0]}: make room and run the same command again"
-        ) from error
+        raise UserError(f"cannot write to {folder.path}: {full}: make room and run the same command again") from error
 
 
 def _make_on_all_devices(config, images, strategy):

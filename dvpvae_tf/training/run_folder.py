@@ -280,5 +280,5 @@ def run_config(path: str | Path) -> TrainConfig | None:
 
 
 def _folder_of(path: str | Path) -> Path:
-    """The folder that is given, or that holds the file that is given."""
-    return Path(path) if Path(path).is_dir() else Path(path).parent
+    """The folder that is given, or that holds the file that is given. The name of a trained model is no file."""
+    return Path(path).parent if Path(path).is_file() else Path(path)

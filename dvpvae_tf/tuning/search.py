@@ -238,7 +238,7 @@ def make_tuner(
     config = config.model_copy(update={"batch_size": batch[0] or config.batch_size})
     space = space if isinstance(space, Space) else read_space(space)
     hypermodel = HyperDVPVAE(config, space, steps_per_epoch, max_parameters)
-    folder = Path(output)
+    folder = Path(output).expanduser()
     _claim(folder, hypermodel, tuner, worker)
     oracle = _make_oracle(tuner, config, max_trials)
     oracle.fits = hypermodel.fits

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dvpvae_tf import decode, encode, evaluation, score
 from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.data.pipelines import LoadedDataset
 from dvpvae_tf.evaluation import scores
+from dvpvae_tf.evaluation.evaluator import Evaluator
 from dvpvae_tf.pictures import to_uint8
 
 
@@ -113,9 +115,30 @@ def test_the_error_is_that_of_the_mean_over_the_draws():
 
 def test_a_score_does_not_depend_on_the_batch(model, images):
     data = images(7)
-    whole, parts = (evaluation.score(model, data, 3, batch_size=size, verbose=0) for size in (100, 6))
+    whole, parts, few = (evaluation.score(model, data, 3, batch_size=size, verbose=0) for size in (100, 6, 2))
     np.testing.assert_allclose(whole.nats, parts.nats, rtol=1e-4)
+    np.testing.assert_allclose(whole.nats, few.nats, rtol=1e-4)
+    np.testing.assert_allclose(whole.errors, few.errors, rtol=1e-2)
     assert np.isnan(evaluation.score(model, data[:2], 1, verbose=0).errors).all()
+
+
+def test_no_more_rows_than_the_batch_size_are_computed_at_a_time(model, images, monkeypatch):
+    rows, draw_terms = [], Evaluator.draw_terms
+
+    def count(self, data, seed, first, draws, steps):
+        rows.append(len(data.target) * len(draws))
+        return draw_terms(self, data, seed, first, draws, steps)
+
+    monkeypatch.setattr(Evaluator, "draw_terms", count)
+    evaluation.score(model, images(3), 5, batch_size=2, verbose=0)
+    assert rows == 3 * [2, 2, 1]
+
+
+def test_a_file_whose_name_is_no_text_has_its_row(model, folder):
+    os.rename(next(folder.glob("*.png")), os.fsencode(folder) + b"/caf\xe9.png")
+    score.main([*OPTIONS, "--samples=2", "--reference=folder:typical", "--output=scores.csv"])
+    with open("scores.csv", "rb") as file:
+        assert sum(b"caf\xe9.png," in line for line in file) == 1
 
 
 def test_typicality_is_a_mahalanobis_distance():
@@ -123,7 +146,7 @@ def test_typicality_is_a_mahalanobis_distance():
     covariance = np.array([[2.0, 0.5, 0], [0.5, 1.0, 0], [0, 0, 0]])  # the last term is constant
     reference = rng.multivariate_normal([1, 2, 3], covariance, 20_000)
     found = evaluation.typicality(rng.multivariate_normal([1, 2, 3], covariance, 5000), reference)
-    assert stats.kstest(3 * found**2, stats.chi2(2).cdf).pvalue > 1e-3
+    assert stats.kstest(2 * found**2, stats.chi2(2).cdf).pvalue > 1e-3  # over the two terms that vary
     assert evaluation.typicality(np.array([[1.0, 8.0, 3.0]]), reference)[0] > 3
 
 

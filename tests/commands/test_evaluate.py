@@ -99,6 +99,20 @@ def test_the_published_estimate_is_labelled_wherever_it_shows(run_folder, tmp_pa
     assert "published, K = 2, T = 3 (not a bound)" in printed and "is not a bound" in printed
 
 
+def test_the_precision_is_that_of_the_model_unless_told_otherwise(tiny, images, tmp_path):
+    model = tiny(dtype="mixed_bfloat16")
+    model.adapt(images(64))
+    model.save(tmp_path / "mixed.keras")
+    found = {}
+    for option in (None, "--no-mixed-precision", "--mixed-precision"):
+        options = ["--dataset", "tfds:blobs", "--limit", 4, "--samples", 1, "--output", tmp_path / "results.json"]
+        evaluate(tmp_path / "mixed.keras", *options, *filter(None, [option]))
+        results = json.loads((tmp_path / "results.json").read_text())
+        found[option] = results["mixed_precision"], results["nats"]["mean"]
+    assert [mixed for mixed, _ in found.values()] == [True, False, True]
+    assert found[None] == found["--mixed-precision"] and found[None][1] != found["--no-mixed-precision"][1]
+
+
 def test_options_choose_the_data(run_folder, data, tmp_path):
     output = tmp_path / "results.json"
     options = ["--estimator", "elbo", "--split", "validation", "--data-dir", "here", "--batch-size", 7]

@@ -268,6 +268,8 @@ def test_data_set_chooses_its_preset(name, shape):
         ("--epochs=3", "epochs", 3),
         ("--learning-rate 2e-3", "learning_rate", 0.002),
         ("--data-dir /data", "data_dir", "/data"),
+        ("--output=~/runs", "output", str(Path.home() / "runs")),
+        ("--init-from=~/model.keras", "init_from", str(Path.home() / "model.keras")),
         ("--data-dir 7", "data_dir", "7"),
         ("--mixed-precision", "mixed_precision", True),
         ("--mixed-precision --no-mixed-precision", "mixed_precision", False),

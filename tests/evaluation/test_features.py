@@ -182,6 +182,15 @@ class TestClassifier:
         floats = classifier_features(classifier, (images / 255).astype("float32"), verbose=0)
         np.testing.assert_allclose(floats, features, atol=1e-4)
 
+    def test_keras_global_policy_does_not_matter(self, digits):
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            classifier = train_classifier(digits[0][0][:50], digits[1][0][:50], steps=1, verbose=0)
+        finally:
+            keras.config.set_dtype_policy(policy)
+        assert {layer.compute_dtype for layer in classifier.layers} == {"float32"}
+
     def test_features_have_a_scale(self, classifier, digits):
         features = classifier_features(classifier, digits[0][0], verbose=0)
         assert np.abs(features.mean(axis=0)).mean() < 0.3

@@ -115,6 +115,16 @@ def test_a_frequency_that_is_always_zero_gives_zero(brightness):
     assert pseudoinput.adapted
 
 
+def test_black_and_white_as_bytes_0_and_1_is_refused():
+    binary = np.random.default_rng(0).integers(0, 2, (6, 8, 8, 1), "uint8")
+    layer = DCTPseudoinput(3)
+    layer.build((None, 8, 8, 1))
+    with pytest.raises(ValueError, match="no value above 1 of 255: multiply them by 255, or give float32"):
+        layer.adapt(binary)
+    layer.adapt(binary.astype("float32"))
+    layer.adapt(255 * binary)
+
+
 def test_not_adapted_until_adapt_is_called(images):
     pseudoinput = DCTPseudoinput(3)
     pseudoinput.build((None, 8, 8, 1))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf import evaluation
+from dvpvae_tf import FusedAdamax, evaluation
 from dvpvae_tf.pictures import samples_of_one_pseudoinput
 from dvpvae_tf.serving.saved_model import write_version
 
@@ -171,6 +171,39 @@ def test_a_frozen_model_does_all_but_train(tiny, images):
     model.evaluate(images(4), verbose=0)
     with pytest.raises(ValueError, match="All weights are frozen: set model.trainable = True to train"):
         model.fit(images(4), verbose=0)
+
+
+def test_frozen_parts_stay_frozen(tiny, images, tmp_path):
+    model = tiny()
+    model.adapt(images(8))
+    model.bottom_up.trainable = model.prior.trainable = False
+    model.compile(FusedAdamax(1e-3, use_ema=True))
+    model.fit(images(8), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert not loaded.bottom_up.trainable and not loaded.prior.trainable and loaded.top_down.trainable
+    for ours, theirs in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    before, loaded_before = model.bottom_up.get_weights(), loaded.get_weights()
+    loaded.fit(images(8), verbose=0)
+    for one, two in zip(before, loaded.bottom_up.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert any(np.any(one != two) for one, two in zip(loaded_before, loaded.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("fit", [{"initial_epoch": 2, "epochs": 2}, {"few": True}], ids=["no epoch", "no batch"])
+def test_a_fit_without_a_step_leaves_the_weights(tiny, images, fit):
+    """Keras's averages start at 0, and replace the weights when `fit` ends."""
+    model = tiny(pseudoinput="none")
+    model.compile(FusedAdamax(1e-3, use_ema=True))
+    before = model.get_weights()
+    if fit.pop("few", False):
+        data = tf.data.Dataset.from_tensor_slices(images(4)).batch(8, drop_remainder=True)
+        model.fit(data, verbose=0, callbacks=[keras.callbacks.SwapEMAWeights()])
+    else:
+        model.fit(images(8), verbose=0, **fit)
+    for one, two in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 TWO_DEVICES = """

@@ -16,11 +16,13 @@ from dvpvae_tf.models.model_folder import (
     CONFIG_FILE,
     METADATA_FILE,
     WEIGHTS_FILE,
+    is_model_folder_or_name,
     load_model_folder,
     model_metadata,
     save_model_folder,
     trained_models,
 )
+from dvpvae_tf.training.run_folder import run_config
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,25 @@ def test_a_folder_of_something_else_is_left_alone(model, tmp_path):
     with pytest.raises(UserError, match="holds no model"):
         save_model_folder(model, tmp_path)
     assert (tmp_path / "precious.txt").read_text() == "keep"
+
+
+def test_a_run_with_the_name_of_a_trained_model_is_not_taken_for_it(tmp_path, monkeypatch, leave_run):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("base: omniglot")  # of another run: the user works in its folder
+    assert run_config("mnist") is None
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "config.yaml").write_text("base: mnist")
+    assert run_config("mnist").dataset == "mnist" and not is_model_folder_or_name("mnist")
+    with pytest.raises(UserError, match="there is no model mnist/best.keras"):
+        load_model("mnist")
+
+
+def test_the_home_folder_may_be_a_tilde(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model.save_to_preset("~/models/blobs")
+    assert (tmp_path / "models" / "blobs" / CONFIG_FILE).is_file() and not (tmp_path / "~").exists()
+    assert load_model("~/models/blobs").num_parameters == model.num_parameters
 
 
 @pytest.mark.parametrize("name", trained_models())

@@ -23,6 +23,20 @@ def test_training_steps_that_make_no_whole_epochs_are_refused(training_steps):
         fit_diffusion(None, None, None, training_steps)
 
 
+def test_keras_global_policy_does_not_matter():
+    u = np.random.default_rng(0).normal(size=(60, 2, 2, 1)).astype("float32")
+    bounds, policy = [], keras.config.dtype_policy()
+    for name in ("float32", "mixed_bfloat16"):
+        prior = new_prior()
+        keras.config.set_dtype_policy(name)
+        try:
+            fitted = fit_diffusion(prior, u[:40], u[40:], 20, batch_size=20, seed=1, verbose=0)
+        finally:
+            keras.config.set_dtype_policy(policy)
+        bounds.append(fitted.history["val_loss"])
+    np.testing.assert_allclose(bounds[1], bounds[0], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_bound_of_a_gaussian_comes_down_to_its_entropy():
     rng = np.random.default_rng(0)

@@ -148,6 +148,13 @@ def test_full_mixture_of_constant_elements_is_regular_and_one_of_nan_is_refused(
     assert np.isfinite(prior(u)[0]).all()
     with pytest.raises(UserError, match="not finite"):
         fit_full_mixture(u * np.nan, u, verbose=0)
+    with pytest.raises(UserError, match="not finite"):
+        fit_full_mixture(u, u * np.nan, verbose=0)
+
+
+def test_full_mixture_takes_every_seed_of_the_library():
+    u = np.random.default_rng(0).normal(size=(40, *SHAPE)).astype("float32")
+    assert np.isfinite(fit_full_mixture(u, u, (2,), seed=-1, verbose=0)(u)[0]).all()
 
 
 def test_standard_density_and_draws():
