@@ -77,11 +77,19 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
         m = momentum.assign(choose(momentum + (gradient - momentum) * (1.0 - self.beta_1), momentum))
         u = norm.assign(choose(tf.maximum(self.beta_2 * norm, tf.abs(gradient)), norm))
         bias = 1.0 - tf.pow(self.beta_1, tf.cast(self.iterations + 1, tf.float32))
-        weights = choose(weights - rate * m / (bias * (u + self.epsilon)), old)
+        weights = choose(self._constrained(weights - rate * m / (bias * (u + self.epsilon))), old)
         self._assign(variables, weights)
         if averages:
             kept, average = self._kept_of_averages(), as_vector(averages)
             self._assign(averages, choose(kept * average + (1.0 - kept) * weights, average))
+
+    def _constrained(self, weights):
+        """The weights as Keras leaves them after the step, when it applies their constraints: these are averaged."""
+        parts = tf.split(weights, [math.prod(variable.shape) for variable in self.trained])
+        for place, variable in enumerate(self.trained):
+            if variable.constraint is not None:
+                parts[place] = tf.reshape(variable.constraint(tf.reshape(parts[place], variable.shape)), [-1])
+        return tf.concat(parts, axis=0)
 
     def _decays(self, variables):
         """The weight decay: of each element, 0 in variables that `exclude_from_weight_decay` names; else a number."""

@@ -54,9 +54,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("tuning"), help="folder for the results (default: %(default)s)"
     )
-    parser.add_argument(
-        "--seed", type=whole_number, default=0, help="seed of search and training (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=whole_number, help="seed of search and training (default: as in the config)")
     add_source_arguments(parser)
     arguments = parser.parse_args(argv)
     arguments.space = read_space(arguments.space)

@@ -89,6 +89,25 @@ def test_the_average_is_over_a_tenth_of_the_steps_by_default(steps):
     assert rebuilt.grows_window and not FusedAdamax(use_ema=True, ema_momentum=0.9).grows_window
 
 
+def test_the_average_is_of_weights_within_their_constraints():
+    """Keras averages before it constrains. A pixel that is clipped to 0 at each step has no negative average."""
+    optimizer = FusedAdamax(0.1, use_ema=True)
+    weights = [
+        keras.Variable(np.array([0.0, 0.5, 1.0]), dtype="float32"),
+        keras.Variable(np.zeros(2), dtype="float32"),
+    ]
+    weights[0].constraint = lambda value: tf.clip_by_value(value, 0.0, 1.0)
+    optimizer.build(weights)
+    average = 0.0
+    for step in range(7):
+        optimizer.apply([tf.constant([1.0, 1.0, -1.0]), tf.constant([1.0, -1.0])], weights)
+        kept = step / (step + 10)
+        average = kept * average + (1 - kept) * weights[0].numpy()
+    np.testing.assert_allclose(optimizer.averages[0], average, rtol=1e-5)
+    np.testing.assert_allclose(weights[0], [0, 0, 1])
+    np.testing.assert_allclose(weights[1], [-0.7, 0.7], rtol=1e-4)  # without a constraint
+
+
 def test_its_state_is_two_vectors_and_what_keras_keeps():
     optimizer = FusedAdamax(use_ema=True)
     trained(optimizer)

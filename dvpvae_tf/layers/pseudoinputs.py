@@ -201,7 +201,8 @@ class DCTPseudoinput(Pseudoinput):
                 first in a tuple, or under "image" in a dictionary.
 
         Raises:
-            ValueError: if there are no images, the data never end, or the shape, the dtype or the range is wrong.
+            ValueError: if there are no images, the data never end, the shape, the dtype or the range is wrong, or they
+                are uint8 of 0 and 1.
         """
         largest = tf.function(lambda batch: tf.reduce_max(tf.abs(self.dct(batch)), axis=0))
         scale, brightest = None, 0.0

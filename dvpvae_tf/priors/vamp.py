@@ -7,11 +7,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.gaussian import LOG_2_PI
 from dvpvae_tf.layers.pixels import check_brightest, gather_images, to_unit_range
 from dvpvae_tf.layers.pseudoinputs import ClipWeights
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.noise import to_index
+
+NOT_ADAPTED = -1.0  # the value of all pixels before `adapt`
 
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
@@ -32,8 +35,8 @@ class VampPrior(keras.layers.Layer):
         self.from_data = from_data
 
     def build(self, image_shape: Shape) -> None:
-        # Minus one says "not adapted yet": no pixel is negative.
-        start = keras.initializers.Constant(-1.0) if self.from_data else keras.initializers.RandomUniform(0.0, 1.0)
+        fixed, random = keras.initializers.Constant(NOT_ADAPTED), keras.initializers.RandomUniform(0.0, 1.0)
+        start = fixed if self.from_data else random
         self.pseudoinputs = self.add_weight(
             shape=(self.components, *image_shape[1:]),
             initializer=start,
@@ -45,7 +48,7 @@ class VampPrior(keras.layers.Layer):
     @property
     def adapted(self) -> bool:
         """Whether the pseudoinputs have their starting values."""
-        return bool(np.all(self.pseudoinputs.numpy() >= 0))
+        return bool(np.any(self.pseudoinputs.numpy() != NOT_ADAPTED))
 
     def adapt(self, images: np.ndarray | tf.data.Dataset, seed: int = 0) -> None:
         """Sets the pseudoinputs to training images, drawn without replacement; does nothing where `from_data` is False.
@@ -55,13 +58,16 @@ class VampPrior(keras.layers.Layer):
             seed: of the draw.
 
         Raises:
-            ValueError: if there are no images, or fewer than components.
+            ValueError: if there are no images, fewer than components, or they are uint8 of 0 and 1.
         """
         if not self.from_data:
             return
         images = gather_images(images)
         if len(images) < self.components:
-            raise ValueError(f"{self.components} components cannot start from {len(images)} training images.")
+            raise UserError(
+                f"{self.components} components cannot start from {len(images)} training images: give fewer components "
+                "(--model.vamp-components)"
+            )
         check_brightest(images.dtype, images.max())
         chosen = np.random.default_rng(seed).permutation(len(images))[: self.components]
         self.pseudoinputs.assign(to_unit_range(tf.convert_to_tensor(images[chosen]), self.pseudoinputs.shape[1:]))

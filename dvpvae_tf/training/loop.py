@@ -262,7 +262,7 @@ def _callbacks(folder, model, images, stopper, follower, chief):
 
 
 def _fit_final_prior(folder, images, classes):
-    """Gives the best model its final prior, once.
+    """Gives the best model its final prior, once, or again where the settings have another T now.
 
     A diffusion prior is calibrated, or a full mixture takes its place where `config.model.prior` asks for that: see
     `ModelConfig.prior_in_training`. Other priors are final as they are trained.
@@ -271,9 +271,13 @@ def _fit_final_prior(folder, images, classes):
         The best model, also written to its file.
     """
     model, config, (training, validation, _) = load_model(folder.best), folder.config, images
-    if not isinstance(model.prior, DiffusionPrior) or model.prior.calibrated_steps is not None:
+    if not isinstance(model.prior, DiffusionPrior):
         return model
-    if config.labels:
+    if model.prior.calibrated_steps is not None:
+        if config.model.diffusion_steps in (None, model.prior.calibrated_steps):
+            return model
+        _calibrate(model, folder, training, validation)
+    elif config.labels:
         print(f"Fitting a prior over u for each class of {folder.best}")
         labels, validation_labels, _ = classes.labels
         model = with_labelled_mixture(

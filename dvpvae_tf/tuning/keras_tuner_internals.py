@@ -27,7 +27,20 @@ class WithinBudget(keras_tuner.Oracle):
     """An oracle that draws new settings when `fits` rejects the first ones."""
 
     fits: Callable[[dict[str, Any]], bool] = staticmethod(lambda values: True)
+    problem: UserError | None = None  # why the search has stopped
     _retry_queue: list[str]  # numbers of trials, KerasTuner's own
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Proposes the settings of a trial. A problem ends the search: after an error a chief would wait for ever."""
+        try:
+            return self.propose(trial_id)
+        except UserError as error:
+            self.problem = error
+            return {"status": "STOPPED", "values": None}
+
+    def propose(self, trial_id: str) -> dict[str, Any]:
+        """Proposes the settings of a trial, as KerasTuner does; raises a `UserError` where it cannot."""
+        return super().populate_space(trial_id)
 
     def _random_values(self):
         for _ in range(MOST_DRAWS):
@@ -57,9 +70,9 @@ class HyperbandOracle(WithinBudget, keras_tuner.oracles.HyperbandOracle):
 class BayesianOracle(WithinBudget, keras_tuner.oracles.BayesianOptimizationOracle):
     """Draws the first trials at random, and the others where a Gaussian process expects most."""
 
-    def populate_space(self, trial_id: str) -> dict[str, Any]:
+    def propose(self, trial_id: str) -> dict[str, Any]:
         """Proposes the settings of a trial; where the process proposes a model that is too large, random ones."""
-        proposal = super().populate_space(trial_id)
+        proposal = super().propose(trial_id)
         if proposal["status"] == "RUNNING" and not self.fits(proposal["values"]):
             return self._random_populate_space()
         return proposal
@@ -75,6 +88,12 @@ class BayesianOracle(WithinBudget, keras_tuner.oracles.BayesianOptimizationOracl
 
 class DeclaredSpace(keras_tuner.Tuner):
     """A tuner whose hypermodel declares what is searched without building a model."""
+
+    def search(self, *args: Any, **kwargs: Any) -> None:
+        """Searches, as KerasTuner does, or raises the `UserError` that has stopped the search."""
+        super().search(*args, **kwargs)
+        if isinstance(self.oracle, WithinBudget) and self.oracle.problem:  # a worker has no oracle of its own
+            raise self.oracle.problem
 
     def _populate_initial_space(self):
         space = self.oracle.get_space()

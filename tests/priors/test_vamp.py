@@ -1,11 +1,12 @@
 """The VampPrior over the top latent, against SciPy and in the model that uses it."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import special, stats
 
-from dvpvae_tf import evaluation, noise, pictures
+from dvpvae_tf import FusedAdamax, evaluation, noise, pictures
 from dvpvae_tf.priors import VampPrior
 
 COMPONENTS = 5
@@ -113,6 +114,19 @@ def test_training_keeps_the_pseudoinputs_images(tiny, images):
     pseudoinputs = model.top_prior.pseudoinputs.numpy()
     assert np.abs(pseudoinputs - start).max() > 0
     assert pseudoinputs.min() >= 0 and pseudoinputs.max() <= 1
+
+
+def test_averaged_pseudoinputs_are_images_too(tiny, images):
+    """Many pixels are 0, and a step that would make them negative is clipped."""
+    model = tiny(pseudoinput="none", vamp_components=COMPONENTS)
+    model.adapt(images(40))
+    model.compile(FusedAdamax(0.01, use_ema=True))
+    model.fit(images(40), batch_size=8, epochs=2, verbose=0, callbacks=[keras.callbacks.SwapEMAWeights()])
+    values = model.top_prior.pseudoinputs.numpy()
+    assert values.min() >= 0 and values.max() <= 1
+    model.compile(keras.optimizers.Adamax(0.01, use_ema=True))  # Keras averages before it clips
+    model.fit(images(40), batch_size=8, verbose=0)
+    assert model.adapted and np.isfinite(model.sample(2)).all()
 
 
 def test_it_is_evaluated_whatever_the_batch_size(model, images):

@@ -229,6 +229,8 @@ def test_a_prior_that_cannot_be_fitted_is_told_and_the_one_before_it_stays(make_
     monkeypatch.setattr(loop, "with_full_mixture", fail)
     assert loop._fit_final_prior(folder, splits, None).prior.process_name == "calibrated"
     assert "No mixture could be fitted. The model keeps its diffusion prior\nCalibrating" in capsys.readouterr().out
+    other = RunFolder(config.model_copy(update={"model": config.model.model_copy(update={"diffusion_steps": 2})}))
+    assert loop._fit_final_prior(other, splits, None).prior.steps == load_model(folder.best).prior.steps == 2
     model.save(folder.best)
     monkeypatch.setattr(DVPVAE, "calibrate", lambda *_, **__: None)
     assert loop._fit_final_prior(folder, splits, None).prior.process_name == "ancestral"
