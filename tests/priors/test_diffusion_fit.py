@@ -23,6 +23,7 @@ def test_training_steps_that_make_no_whole_epochs_are_refused(training_steps):
         fit_diffusion(None, None, None, training_steps)
 
 
+@pytest.mark.slow
 def test_keras_global_policy_does_not_matter():
     u = np.random.default_rng(0).normal(size=(60, 2, 2, 1)).astype("float32")
     bounds, policy = [], keras.config.dtype_policy()
@@ -50,6 +51,7 @@ def test_the_bound_of_a_gaussian_comes_down_to_its_entropy():
     assert entropy - 0.3 < bounds[-1] < entropy + 1.0
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch, capsys):
     """Two steps an epoch, and fewer draws than two batches, so that each epoch has another part of an order."""
     u = np.random.default_rng(0).normal(size=(250, 2, 2, 1)).astype("float32")

@@ -375,6 +375,7 @@ def test_the_command_trains_on_real_data(dataset, shared, tmp_path, capsys):
     assert 0.1 < bits_per_dim < (1.0 if dataset == "omniglot" else 8.0)
 
 
+@pytest.mark.slow
 def test_the_command_trains_with_xla(images, save_splits, tmp_path, steps_alone):
     """`test_xla_computes_the_same_step` compares a step; here all of a run works with it."""
     options = f"--jit-compile --image-size 8 --epochs 1 --batch-size 8 --output {tmp_path} --name run {SMALL} standard"
