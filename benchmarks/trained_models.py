@@ -99,11 +99,14 @@ def _prior_of(model, steps):
 
 
 def draw_curves(runs, path):
-    """Draws the validation bound of each epoch of several runs."""
+    """Draws the validation bound of each epoch of several runs, up to 50 nats above the best."""
+    best = math.inf
     with axes_of_picture(path, "epoch", "validation negative ELBO, nats") as axes:
         for run in runs:
             bounds = [float(row["val_negative_elbo"]) for row in read_csv(run.folder / "metrics.csv")]
             axes.plot(range(1, len(bounds) + 1), bounds, marker="o", markersize=4, label=run.name)
+            best = min(best, *bounds)
+        axes.set_ylim(best - 2, best + 50)
 
 
 def _shown(summary):
