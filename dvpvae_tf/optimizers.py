@@ -50,8 +50,9 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
         size = sum(math.prod(variable.shape) for variable in variables)
         self.momentum = self.add_variable((size,), "zeros", "float32", name="momentum")
         self.norm = self.add_variable((size,), "zeros", "float32", name="norm")
-        for average, variable in zip(self.averages, variables if self.averages else [], strict=True):
-            average.assign(variable)  # Keras's are 0 before the first step, and `fit` may take none
+        if self.use_ema:
+            for average, variable in zip(self.averages, variables, strict=True):
+                average.assign(variable)  # Keras's are 0 before the first step, and `fit` may take none
 
     def update_all(self, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> None:
         """Makes one step of all weights."""
@@ -85,11 +86,9 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
 
     def _constrained(self, weights):
         """The weights as Keras leaves them after the step, when it applies their constraints: these are averaged."""
-        parts = tf.split(weights, [math.prod(variable.shape) for variable in self.trained])
-        for place, variable in enumerate(self.trained):
-            if variable.constraint is not None:
-                parts[place] = tf.reshape(variable.constraint(tf.reshape(parts[place], variable.shape)), [-1])
-        return tf.concat(parts, axis=0)
+        constraints = [variable.constraint or tf.identity for variable in self.trained]
+        parts = as_tensors(weights, self.trained)
+        return as_vector([constraint(part) for constraint, part in zip(constraints, parts, strict=True)])
 
     def _decays(self, variables):
         """The weight decay: of each element, 0 in variables that `exclude_from_weight_decay` names; else a number."""

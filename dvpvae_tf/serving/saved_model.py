@@ -146,7 +146,7 @@ def write_version(
         write_text(extra / "model_card.md", card)
         if config is not None:
             without_paths = config.model_copy(update={"data_dir": None, "omniglot_mat": None, "output": "runs"})
-            (extra / "config.yaml").write_text(settings_as_yaml(without_paths), encoding="utf-8")
+            write_text(extra / "config.yaml", settings_as_yaml(without_paths))
         if bound is not None:
             write_json(extra / "bound.json", bound)
         if has_serving_api():
