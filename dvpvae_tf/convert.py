@@ -39,9 +39,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--config", required=True, metavar="NAME_OR_FILE", help="preset or YAML file that the weights are for"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .keras file to write")
-    parser.add_argument("--raw-weights", action="store_true", help="take the raw weights, not their EMA")
+    parser.add_argument(
+        "--raw-weights", action="store_true", help="take the raw weights of a .pt checkpoint, not their EMA"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the output where it exists")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.raw_weights and arguments.weights.suffix == ".npz":
+        parser.error("--raw-weights is for a .pt checkpoint, which has two kinds of weights: an .npz file has one")
+    return arguments
 
 
 def convert(

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.only_u:
         latents = Latents(latents.u)
     rows = check_latents(model, latents)
-    check_samples_output(arguments.output, rows)
+    check_samples_output(arguments.output, rows, arguments.latents)
     write = writer_of(arguments.output)
     settings = arguments.temperature, arguments.pixels, arguments.seed, arguments.batch_size
     batches = (Samples(images, None) for images in decode_in_batches(model, latents, *settings))

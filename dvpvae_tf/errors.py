@@ -11,6 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
 DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What the system refuses to do with a file. The message of the system names it.
+REFUSED = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, *DISK_IS_FULL}
+MEMORY_IS_FULL = (
+    "the memory is full: compute less at a time with a smaller --batch-size (in a training also with "
+    "--gradient-accumulation 2 or --remat), or end other programs"
+)
 
 
 class UserError(ValueError):
@@ -96,8 +102,8 @@ def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
         on_interrupt: what the user can do after Ctrl-C, such as "the same command goes on".
 
     Raises:
-        SystemExit: with code 2 for a `UserError`, a name that is too long or a full disk, 1 for a `WorkerLost`, 130 for
-            Ctrl-C.
+        SystemExit: with code 2 for a `UserError`, a file that the system refuses, a full disk or a full memory, 1 for a
+            `WorkerLost`, 130 for Ctrl-C.
     """
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):  # not so in a notebook
@@ -115,9 +121,14 @@ def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         _exit(130, "interrupted" + (f": {on_interrupt}" if on_interrupt else ""))
     except OSError as error:
-        if error.errno not in {errno.ENAMETOOLONG, *DISK_IS_FULL}:
+        if error.errno not in REFUSED:
             raise
         _exit(2, f"error: {error.filename or 'the output'}: {error.strerror}")
+    except Exception as error:
+        # TensorFlow's error is known by its name: this module is there before TensorFlow is.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+            raise
+        _exit(2, f"error: {MEMORY_IS_FULL}")
 
 
 class _UnreadOutput:

@@ -199,7 +199,14 @@ def _feature_distances(
     extract, label = _feature_extractor(arguments, model)
     real = real[: arguments.fid_images]
     print(f"Generating {len(real)} images and computing features")
-    drawn = sample_in_batches(model, len(real), seed=arguments.seed, steps=arguments.steps, copies=copies)
+    drawn = sample_in_batches(
+        model,
+        len(real),
+        seed=arguments.seed,
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        copies=copies,
+    )
     generated = np.concatenate([batch.images for batch in drawn])
     distances = feature_distances(extract(real), extract(generated), seed=arguments.seed)
     return {"features": label, "temperature": 1.0, **distances._asdict()}

@@ -71,7 +71,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data_arguments(parser)
     arguments = parser.parse_args(argv)
     of_bound = ("bound_samples", "dataset", "split", *sorted(SOURCE_SETTINGS))
-    given = [name for name in of_bound if getattr(arguments, name) is not None]
+    given = [name for name in of_bound if getattr(arguments, name) is not None] + ["seed"] * bool(arguments.seed)
     if given and not arguments.bound_images:
         parser.error(f"--{given[0].replace('_', '-')} is for the bound, which --bound-images 0 leaves out")
     arguments.bound_samples = arguments.bound_samples or BOUND_SAMPLES

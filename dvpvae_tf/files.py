@@ -19,14 +19,15 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], replace_
     """Writes a file or folder under a temporary name, then renames it: no reader ever sees half of it.
 
     Args:
-        path: the path to write. It replaces what is there, except for a folder that is not empty.
+        path: the path to write. It replaces what is there, except for a folder that is not empty. Where it is a link,
+            what the link points to is replaced.
         write: function of the temporary path, which has the same suffix.
         replace_folder: replaces a folder that is not empty too. It is there until the new one is whole.
 
     Raises:
         UserError: if it cannot be written.
     """
-    path = Path(path).absolute()
+    path = Path(os.path.realpath(path))
     temporary = _beside(path, ".writing-")
     with _writing(path):
         _remove(temporary)  # what a killed process has left
@@ -192,6 +193,21 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
 
 
+def make_folder(folder: str | Path) -> None:
+    """Makes the folder that an option `--output` names, unless it is there.
+
+    Args:
+        folder: its path.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}: give another --output") from error
+
+
 @contextlib.contextmanager
 def lock_folder(folder: str | Path) -> Iterator[None]:
     """Locks a folder against other processes. The lock ends with the process, however that ends.
@@ -212,17 +228,20 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
         yield
 
 
-def check_output(path: str | Path, suffixes: Sequence[str], overwrite: bool = True) -> None:
+def check_output(
+    path: str | Path, suffixes: Sequence[str], overwrite: bool = True, inputs: Sequence[str | Path | None] = ()
+) -> None:
     """Checks, before long work, that its result can be written.
 
     Args:
         path: the path to be written.
         suffixes: the suffixes that it may have, such as `[".png", ".npz"]`; "" is for a new or empty folder.
         overwrite: a file may be there, which is replaced.
+        inputs: files that are read, which the output must not replace; None is left out.
 
     Raises:
         UserError: if it has another suffix or a name that is too long, its folder does not exist or cannot be written
-            to, something else is in its place, or it exists and `overwrite` is False.
+            to, something else is in its place, it is an input, or it exists and `overwrite` is False.
     """
     path = Path(path)
     if path.suffix not in suffixes:
@@ -237,6 +256,10 @@ def check_output(path: str | Path, suffixes: Sequence[str], overwrite: bool = Tr
         raise UserError(f"the output {path} is a folder: give another name")
     if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"the output {path} exists and is no empty folder: give another name")
+    if os.path.ismount(path):  # what is mounted cannot be renamed over
+        raise UserError(f"the output {path} is mounted there, so it cannot be replaced: give a name inside it")
+    if any(path.samefile(each) for each in inputs if path.exists() and each is not None and Path(each).exists()):
+        raise UserError(f"the output {path} is the file that is read: give another name")
     if not overwrite and path.exists():
         raise UserError(f"{path} exists: give another --output, or --overwrite")
     if not os.access(path.parent, os.W_OK):

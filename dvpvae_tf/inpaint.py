@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
     arguments = parse_arguments(argv)
-    check_samples_output(arguments.output, arguments.num)
+    check_samples_output(arguments.output, arguments.num, arguments.image, arguments.mask)
     from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip
     from dvpvae_tf.command_line.inputs import model_with_process_of
     from dvpvae_tf.pictures.sample_files import writer_of

@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with code 2 and one line on standard error, for a mistake that the user can put right.
     """
     arguments = parse_arguments(argv)
-    check_samples_output(arguments.output, len(arguments.rows))
+    check_samples_output(arguments.output, len(arguments.rows), arguments.from_image, arguments.from_small_image)
     if arguments.shard and arguments.output.exists():
         raise UserError(f"{arguments.output} is there already: remove what an earlier job has left")
     from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401  isort: skip

@@ -3,17 +3,24 @@
 The same command goes on with a search that was stopped. How several machines share one: `dvpvae_tf.tuning.search`.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dvpvae_tf.command_line.options import add_source_arguments, count, whole_number
-from dvpvae_tf.config import DEFAULT_DATASET
+from dvpvae_tf.config import DEFAULT_DATASET, TrainConfig
 from dvpvae_tf.config.parser import Parser
 from dvpvae_tf.config.settings import SOURCE_SETTINGS
 from dvpvae_tf.config.train_arguments import limit_batch_size, parse_train_arguments
 from dvpvae_tf.errors import UserError, exit_on_error
+from dvpvae_tf.files import lock_folder, make_folder
 from dvpvae_tf.tuning.space import read_space
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 TUNERS = ("hyperband", "bayesian", "random")
 COUNTED = "Failed trials count, and so does each continuation that Hyperband makes of an earlier trial."
@@ -71,7 +78,8 @@ def search(arguments: argparse.Namespace) -> Path | None:
         Path of `best.yaml`; None in a worker, where the chief writes it.
 
     Raises:
-        UserError: for a mistake that the user can put right, or where no trial was completed.
+        UserError: for a mistake that the user can put right, another process that searches in the same folder, or where
+            no trial was completed.
     """
     of_training = ("dataset", "epochs", "seed", *sorted(SOURCE_SETTINGS))
     options = {name: getattr(arguments, name) for name in of_training} | {"config": arguments.base}
@@ -85,13 +93,26 @@ def search(arguments: argparse.Namespace) -> Path | None:
 
     from dvpvae_tf.backend import quiet_tensorflow  # noqa: F401
     from dvpvae_tf.data.pipelines import evaluation_batches, read_images, training_batches
-    from dvpvae_tf.tuning.report import write_results
-    from dvpvae_tf.tuning.search import is_worker, make_tuner
+    from dvpvae_tf.tuning.search import is_worker
 
     data = of_trials.settings
     images = read_images(**data.source)
     config = limit_batch_size(of_trials.resolve(images[0].shape[1:]), len(images[0]))
     train = training_batches(images[0], config.batch_size, config.seed, config.horizontal_flip)
+    validation = evaluation_batches(images[1], config.batch_size)
+    if is_worker():  # the chief has the lock
+        return _search(arguments, config, train, validation)
+    make_folder(arguments.output)
+    with lock_folder(arguments.output):
+        return _search(arguments, config, train, validation)
+
+
+def _search(
+    arguments: argparse.Namespace, config: TrainConfig, train: tf.data.Dataset, validation: tf.data.Dataset
+) -> Path | None:
+    from dvpvae_tf.tuning.report import write_results
+    from dvpvae_tf.tuning.search import is_worker, make_tuner
+
     tuner = make_tuner(
         train,
         config,
@@ -102,7 +123,7 @@ def search(arguments: argparse.Namespace) -> Path | None:
         max_parameters=arguments.max_parameters,
     )
     try:
-        tuner.search(train, validation_data=evaluation_batches(images[1], config.batch_size))
+        tuner.search(train, validation_data=validation)
     except RuntimeError as error:
         if "bind" not in str(error):
             raise

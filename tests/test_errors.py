@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dvpvae_tf import errors
+from dvpvae_tf.errors import MEMORY_IS_FULL
 
 FOLDER = Path(errors.__file__).parent  # imported from here, `errors` does not load TensorFlow
 
@@ -33,6 +34,12 @@ def run(body, redirection="", **environment):
         ("raise WorkerLost('worker 1 ended')", (1, "", "error: worker 1 ended\n")),
         ("open(300 * 'n')", (2, "", f"error: {300 * 'n'}: File name too long\n")),
         ("open('/dev/full', 'w').write(9999 * 'n')", (2, "", "error: the output: No space left on device\n")),
+        ("raise PermissionError(13, 'Permission denied', 'run')", (2, "", "error: run: Permission denied\n")),
+        ("raise MemoryError", (2, "", f"error: {MEMORY_IS_FULL}\n")),
+        (
+            "raise type('ResourceExhaustedError', (Exception,), {})('OOM when allocating')",  # TensorFlow's
+            (2, "", f"error: {MEMORY_IS_FULL}\n"),
+        ),
         ("raise KeyboardInterrupt", (130, "", "interrupted: the same command goes on\n")),
     ],
 )

@@ -132,6 +132,31 @@ def test_names_as_long_as_the_file_system_allows(tmp_path):
             check_output(output, [".png"])
 
 
+def test_what_a_link_points_to_is_written(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    for name in ("folder", "file"):
+        (tmp_path / f"linked_{name}").symlink_to(tmp_path / "scratch" / name)
+    (tmp_path / "scratch" / "folder").mkdir()
+    write_atomically(tmp_path / "linked_folder", write_folder("in a folder"))
+    write_atomically(tmp_path / "linked_file", lambda path: path.write_text("in a file"))
+    assert (tmp_path / "scratch" / "folder" / "text").read_text() == "in a folder"
+    assert (tmp_path / "scratch" / "file").read_text() == "in a file"
+    assert (tmp_path / "linked_folder").is_symlink() and (tmp_path / "linked_file").is_symlink()
+
+
+def test_an_output_that_is_mounted_or_read_is_refused_before_the_work(tmp_path, monkeypatch):
+    photo = tmp_path / "photo.png"
+    photo.touch()
+    (tmp_path / "same.png").symlink_to(photo)
+    for output in (photo, tmp_path / "same.png"):
+        with pytest.raises(UserError, match="is the file that is read: give another name"):
+            check_output(output, [".png"], inputs=[None, tmp_path / "none", photo])
+    check_output(tmp_path / "other.png", [".png"], inputs=[photo])
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "out")
+    with pytest.raises(UserError, match="out is mounted there, so it cannot be replaced: give a name inside it"):
+        check_output(tmp_path / "out", [""])
+
+
 def test_another_error_than_of_writing_is_passed_on(tmp_path):
     with pytest.raises(KeyError):
         write_atomically(tmp_path / "file", lambda path: {}["missing"])

@@ -79,7 +79,8 @@ def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         arguments: parsed options of `options.add_model_arguments` and `add_data_arguments`.
 
     Returns:
-        The arguments of `dvpvae_tf.data.pipelines.read_dataset`. A folder of another name than the run's is used whole.
+        The arguments of `dvpvae_tf.data.pipelines.read_dataset`. A folder of another name than the run's is used whole,
+        unless a split is asked for.
 
     Raises:
         UserError: if neither names a data set, or it does not take an option.
@@ -94,7 +95,7 @@ def data_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     check_options(name, given)
     if config is not None and name == config.dataset:
         return config.source | given
-    return {"name": name, "whole": name != trained_on, **given}
+    return {"name": name, "whole": name != trained_on and getattr(arguments, "split", None) is None, **given}
 
 
 def trained_on_data(model: str) -> str | None:
@@ -122,14 +123,12 @@ def split_name(arguments: argparse.Namespace) -> str:
         One of `SPLITS`, or "all" for a folder that is used whole.
 
     Raises:
-        UserError: see `data_settings`; or if the folder cannot be read, or is used whole and a split is asked for.
+        UserError: see `data_settings`; or if the folder cannot be read.
     """
     settings = data_settings(arguments)
     reader, place = find_reader(settings["name"])
     if not settings.get("whole") or reader != "folder" or find_splits(check_folder(place)):
         return arguments.split or DEFAULT_SPLIT
-    if arguments.split:
-        raise UserError(f"folder:{place} has no subfolders train and test, so all of it is taken: leave out --split")
     return "all"
 
 
@@ -154,6 +153,12 @@ def read_split_of(
     split = split_name(arguments)
     if split == "all":  # each split of such a folder is all of it
         split = DEFAULT_SPLIT
+        if trained_on_data(arguments.model) is None:
+            print(
+                f"{arguments.model} does not say what it was trained on. If it was this folder, --split test takes "
+                "the images that were held out",
+                flush=True,
+            )
     return split_of(dataset_of(arguments, model, split, data=data), split)
 
 

@@ -183,17 +183,18 @@ def add_samples_output(
     )
 
 
-def check_samples_output(output: Path, num: int) -> None:
+def check_samples_output(output: Path, num: int, *inputs: Path | None) -> None:
     """Checks that samples can be written.
 
     Args:
         output: where, as `add_samples_output` says.
         num: the number of samples.
+        *inputs: files that are read, which the output must not replace.
 
     Raises:
-        UserError: if it cannot be written, or the images are too many for a grid.
+        UserError: if it cannot be written, it is an input, or the images are too many for a grid.
     """
-    check_output(output, [".png", ".npz", ""])
+    check_output(output, [".png", ".npz", ""], inputs=inputs)
     if output.suffix == ".png" and num > MOST_IN_GRID:
         raise UserError(
             f"{num} images are too many for a grid, which takes {MOST_IN_GRID}: give an --output that ends in .npz, or "
@@ -242,7 +243,8 @@ def add_data_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--split",
         choices=SPLITS,
-        help="which images of the data set (default: test; all of a folder that has no splits and is not the run's)",
+        help="which images of the data set (default: test; all of a folder that has no subfolders train and test and "
+        "is not the run's)",
     )
 
 

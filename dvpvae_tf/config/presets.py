@@ -139,6 +139,18 @@ def _read_with_base(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any
     return merge(base_values, values)
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that is there twice. PyYAML takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path, expected: str) -> dict[str, Any]:
     """Reads a YAML file of settings.
 
@@ -150,10 +162,10 @@ def read_yaml(path: Path, expected: str) -> dict[str, Any]:
         The settings, nested as in the file.
 
     Raises:
-        UserError: if the file cannot be read, is not YAML or holds no settings.
+        UserError: if the file cannot be read, is not YAML, names a setting twice or holds no settings.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: give {expected}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

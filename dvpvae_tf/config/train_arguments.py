@@ -146,7 +146,7 @@ def _read_base(options: CommandOptions, overrides: dict[str, Any]) -> tuple[dict
     named = dataset in NAMED_DATASETS
     if options.config is None and options.resume:
         name = overrides.get("name") or (dataset if named else _run_name(dataset))
-        folder = Path(overrides.get("output", TrainConfig.model_fields["output"].default)) / name
+        folder = Path(overrides.get("output", TrainConfig.model_fields["output"].default)).expanduser() / name
         if (folder / "config.yaml").is_file():
             settings, source = read_settings(folder / "config.yaml")
             return settings | {"name": folder.name, "output": str(folder.parent)}, source

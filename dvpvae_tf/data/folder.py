@@ -26,6 +26,7 @@ NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 HELD_OUT = 0.1
 LEAST_HELD_OUT = 2
 HALF_WHITE = 128
+NEARLY_BLACK = 16  # what the 12 bits of many cameras and scanners become
 WHITE = 255
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 
@@ -75,8 +76,8 @@ def read_folder(
     and its copies are in the same split.
 
     Each picture is turned upright by its EXIF tag, laid on the background where it is transparent, cropped at the
-    centre to a square and resized with antialiasing. Of an animation the first frame is taken. Grey of 16 bits becomes
-    grey of 8 bits. One line on standard error says what was read and changed.
+    centre to a square and resized with antialiasing. Of an animation the first frame is taken. 16 bits a channel
+    become 8. One line on standard error says what was read and changed.
 
     Args:
         folder: path of the folder. Hidden folders and files, and those that systems leave (`@eaDir`), are not read;
@@ -291,17 +292,19 @@ def _digest(content: bytes) -> str:
 def _read_picture(path: Path, side: int | None, background: tuple[int, int, int]) -> Picture:
     content = path.read_bytes()
     with Image.open(BytesIO(content)) as picture:
+        is_deep = picture.mode[0] == "I" or ";16" in str(picture.tile)  # Pillow opens 16 bits of colour as 8
         upright = ImageOps.exif_transpose(picture)
         side = side or min(upright.size)
+        image = ImageOps.fit(_to_8_bits(upright, background), (side, side))
         changes = {
             "first frame taken": _has_more_frames(picture),
             "turned upright": picture.getexif().get(ExifTags.Base.Orientation) in range(2, 9),
             "laid on the background": _is_transparent(picture),
-            "reduced to 8 bits": picture.mode[0] == "I",
+            "reduced to 8 bits": is_deep,
+            "nearly black, as most of their 16 bits are unused": is_deep and np.asarray(image).max() <= NEARLY_BLACK,
             "cropped to a square": upright.size[0] != upright.size[1],
             f"resized to {side} x {side}": min(upright.size) != side,
         }
-        image = ImageOps.fit(_to_8_bits(upright, background), (side, side))
         made = [change for change, is_made in changes.items() if is_made]
         return Picture(path, _digest(content), image, upright.size, picture.mode, made)
 

@@ -20,7 +20,7 @@ TERMS = {
 
 
 def report(results: dict[str, Any], output: Path | None) -> None:
-    """Writes results, then prints them.
+    """Writes results, then prints them, also where they could not be written.
 
     Args:
         results: as `print_tables` takes them.
@@ -29,9 +29,11 @@ def report(results: dict[str, Any], output: Path | None) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    if output:
-        write_json(output, results)
-    print_tables(results)
+    try:
+        if output:
+            write_json(output, results)
+    finally:
+        print_tables(results)
 
 
 def print_tables(results: dict[str, Any]) -> None:

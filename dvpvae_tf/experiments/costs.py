@@ -8,12 +8,14 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import DVPVAE
 from dvpvae_tf.config import TrainConfig
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.models.sampling import sample_in_batches
 from dvpvae_tf.training.loop import make_model
 
@@ -34,11 +36,17 @@ def measure_in_new_process(
 
     Returns:
         The costs that `measure` gives.
+
+    Raises:
+        UserError: if the process was killed, as it is where memory is full.
     """
     kept = images[: max(config.batch_size, config.model.vamp_components)]
     fresh = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as process:
-        return process.submit(measure, config, kept, len(images), timed_steps, timed_images).result()
+    try:
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as process:
+            return process.submit(measure, config, kept, len(images), timed_steps, timed_images).result()
+    except BrokenProcessPool as error:
+        raise UserError("the measuring process was killed: is there enough memory? --scale smoke needs less") from error
 
 
 def measure(

@@ -15,7 +15,7 @@ from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluation.results import mean_and_error, plus_minus
 from dvpvae_tf.experiments import costs, descriptions, figures, runs, tables
 from dvpvae_tf.experiments.descriptions import CostScale, Figure, Row, Scale
-from dvpvae_tf.files import markdown_table
+from dvpvae_tf.files import make_folder, markdown_table
 
 Results = list[list[dict[str, Any]]]  # for each row the scores of each seed
 Data = dict[str, Splits]  # by the name of the data set
@@ -43,10 +43,7 @@ def reproduce(arguments: argparse.Namespace) -> Path:
     data, missing = _read_data(arguments, {row.data for row in rows})
     rows = [row for row in rows if row.data in data]
     path = _path(arguments)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {path.parent}: {error.strerror}: give another --output") from error
+    make_folder(path.parent)
     if arguments.what in described.costs:
         cost_scale = described.costs[arguments.what].scales[arguments.scale]
         results = _measure(arguments, cost_scale, rows, data)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dvpvae_tf import noise
 from dvpvae_tf.config.temperatures import LOW_TEMPERATURE, PICTURE_PRIOR_TEMPERATURE, PICTURE_TEMPERATURE
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.noise import GenerationNoise, InferenceNoise, Stream
 
@@ -207,13 +208,14 @@ def interpolation(
         and "z".
 
     Raises:
-        ValueError: if there are fewer than two columns, the images are of another shape, `adapt` has not been called,
-            or the model has a VampPrior.
+        UserError: if the model has a VampPrior.
+        ValueError: if there are fewer than two columns, the images are of another shape, or `adapt` has not been
+            called.
 
     Source: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, for the spherical interpolation.
     """
     if model.top_prior is not None:
-        raise ValueError("Under a VampPrior the top latent has no noise to interpolate: take another model.")
+        raise UserError("Under a VampPrior the top latent has no noise to interpolate: take another model.")
     if columns < 2:
         raise ValueError(f"An interpolation needs at least 2 columns, got {columns}.")
     model.check_adapted()

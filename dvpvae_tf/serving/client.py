@@ -163,7 +163,7 @@ def _predict_rest(url: str, signature: str, inputs: dict, timeout: float, retrie
         raise_on_status=False,
     )
     with requests.Session() as session:
-        session.mount(url, requests.adapters.HTTPAdapter(max_retries=policy))
+        session.mount(f"{urlsplit(url).scheme}://", requests.adapters.HTTPAdapter(max_retries=policy))
         try:
             response = session.post(f"{url.rstrip('/')}:predict", request, timeout=timeout, allow_redirects=False)
         except requests.ReadTimeout as error:

@@ -110,7 +110,7 @@ def _labels_text(model: DVPVAE) -> str:
 
 def _trained_on(config: TrainConfig | None, metadata: dict) -> str:
     if config:
-        return f"{config.dataset}, {config.epochs} epochs, seed {config.seed}"
+        return f"{config.dataset}, at most {config.epochs} epochs, seed {config.seed}"
     if "dataset" in metadata and "epochs" in metadata:
         return f"{metadata['dataset']}, {metadata['epochs']} epochs; saved {metadata['date_saved']}"
     return "not recorded"

@@ -6,18 +6,24 @@ What is changed, and why no public name does it:
 - `BayesianOptimizationOracle._vectorize_trials` gives the Gaussian process its points. KerasTuner leaves out failed
   trials, and may propose one of them for ever; here they count as the worst.
 - `Oracle._retry_queue` holds the trials that a killed search runs again. KerasTuner's holds finished ones, too.
+- `Oracle.save` and `Oracle._save_trial` write the files of the search. KerasTuner empties a file before it writes it: a
+  kill, or a full disk, would lose the search.
 - `Tuner._populate_initial_space` builds a model for nothing but to learn what is searched.
 - `keras_tuner.src.config.DEBUG` prints the traceback of each failed trial. Its last line is printed here.
 """
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras_tuner
 import numpy as np
+from keras_tuner.engine.trial import Trial
 from keras_tuner.src import config as keras_tuner_config
 
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.files import write_text
 
 MOST_DRAWS = 1000
 keras_tuner_config.DEBUG = False
@@ -50,6 +56,13 @@ class WithinBudget(keras_tuner.Oracle):
         raise UserError(
             f"none of {MOST_DRAWS} draws has few enough parameters: give a larger --max-parameters and another --output"
         )
+
+    def save(self) -> None:
+        """Writes the state of the search, whole or not at all."""
+        write_text(self._get_oracle_fname(), json.dumps(self.get_state()))
+
+    def _save_trial(self, trial: Trial) -> None:
+        write_text(Path(self._get_trial_dir(trial.trial_id)) / "trial.json", json.dumps(trial.get_state()))
 
     def take_up(self) -> None:
         """Goes on with an earlier search. What was running when it was killed is run again, and nothing else."""

@@ -33,7 +33,7 @@ from dvpvae_tf.config import ModelConfig, TrainConfig
 from dvpvae_tf.config.presets import read_yaml
 from dvpvae_tf.distribute.strategies import make_strategy
 from dvpvae_tf.errors import UserError, did_you_mean
-from dvpvae_tf.files import write_text
+from dvpvae_tf.files import make_folder, write_text
 from dvpvae_tf.models import DVPVAE
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.training.callbacks import MOST_SKIPPED_STEPS, StopWhenNotFinite, learning_rate_schedule
@@ -149,6 +149,9 @@ class HyperDVPVAE(keras_tuner.HyperModel):
             StopWhenNotFinite(RunFolder(config)),
             *callbacks,
         ]
+        if config.early_stopping_epochs:
+            patience = config.early_stopping_epochs
+            callbacks.append(keras.callbacks.EarlyStopping(OBJECTIVE.name, patience=patience, mode=OBJECTIVE.direction))
         try:
             history = model.fit(train, validation_data=validation_data, epochs=epochs, callbacks=callbacks, **kwargs)
         except UserError as error:
@@ -157,7 +160,8 @@ class HyperDVPVAE(keras_tuner.HyperModel):
         bounds = [value for value in history.history[OBJECTIVE.name] if math.isfinite(value)]
         if not bounds:
             raise FailedTrialError("the validation bound was not finite")
-        return {OBJECTIVE.name: min(bounds), "parameters": float(model.num_parameters), "epochs": float(epochs)}
+        finished = float(history.epoch[-1] + 1)
+        return {OBJECTIVE.name: min(bounds), "parameters": float(model.num_parameters), "epochs": finished}
 
 
 @functools.cache
@@ -306,8 +310,5 @@ def _claim(folder: Path, hypermodel: HyperDVPVAE, tuner: str, worker: bool) -> N
                 "give another --output, or remove that folder"
             )
     elif not worker:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {folder}: {error.strerror}: give another --output") from error
+        make_folder(folder)
         write_text(file, yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))

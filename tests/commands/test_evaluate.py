@@ -9,6 +9,7 @@ import pytest
 from dvpvae_tf import evaluation
 from dvpvae_tf.command_line import inputs as command_inputs
 from dvpvae_tf.data.pipelines import LoadedDataset
+from dvpvae_tf.errors import UserError
 from dvpvae_tf.evaluate import main, parse_arguments
 from dvpvae_tf.evaluation import feature_distances, features, report
 from dvpvae_tf.models.loading import load_model
@@ -90,6 +91,18 @@ def test_it_is_quick_by_default_and_writes_before_it_prints(run_folder, tmp_path
     assert parse_arguments(["--model", "m", "--limit", "all"]).limit is None
 
 
+def test_a_full_disk_does_not_cost_the_numbers(run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "write_json", _disk_is_full)
+    with pytest.raises(SystemExit) as stop:
+        evaluate(run_folder, "--limit", 2, "--output", tmp_path / "results.json")
+    output, error = capsys.readouterr()
+    assert stop.value.code == 2 and "disk is full" in error and "KL of u" in output
+
+
+def _disk_is_full(*_):
+    raise UserError("the disk is full")
+
+
 def test_the_published_estimate_is_labelled_wherever_it_shows(run_folder, tmp_path, capsys):
     output = tmp_path / "results.json"
     evaluate(run_folder, "--samples", 2, "--estimator", "published", "--output", output, "--limit", 5)
@@ -117,7 +130,7 @@ def test_options_choose_the_data(run_folder, data, tmp_path):
     output = tmp_path / "results.json"
     options = ["--estimator", "elbo", "--split", "validation", "--data-dir", "here", "--batch-size", 7]
     evaluate(run_folder / "best.keras", *options, "--dataset", "tfds:blobs", "--output", output)
-    assert data[0] == {"name": "tfds:blobs", "data_dir": "here", "image_size": 8, "whole": True}
+    assert data[0] == {"name": "tfds:blobs", "data_dir": "here", "image_size": 8, "whole": False}
     results = json.loads(output.read_text())
     assert (results["images"], results["samples"], results["estimator"]) == (20, 1, "elbo, K = 1, T = 3, ancestral")
 

@@ -43,6 +43,16 @@ def arrays(path):
         return dict(file)
 
 
+@pytest.mark.parametrize("file", ["blob.png", "lower.png"])
+def test_the_picture_and_its_mask_are_not_replaced(picture, file, capsys):
+    before = np.asarray(Image.open(file))
+    with pytest.raises(SystemExit) as stop:
+        inpaint.main([*OPTIONS, "--mask=lower.png", f"--output={file}"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: the output {file} is the file that is read: give another name\n"
+    np.testing.assert_array_equal(np.asarray(Image.open(file)), before)
+
+
 @pytest.mark.slow
 def test_a_mask_and_a_box_fill_the_same_gap(picture, models, capsys):
     for index, gap in enumerate(("--mask=lower.png", "--box=4,0,4,8")):

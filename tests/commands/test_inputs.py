@@ -48,12 +48,15 @@ def test_pictures_are_grey_or_in_colour_as_the_model_needs_them(arguments, tiny,
     assert "; converted to colour: 20; resized to 8 x 8: 21\n" in capsys.readouterr().err
 
 
-def test_a_folder_without_splits_is_taken_whole(arguments, tiny, save_splits, images, tmp_path):
+def test_a_folder_without_splits_is_taken_whole_or_split_as_in_training(arguments, tiny, save_splits, images, tmp_path):
     assert command_inputs.split_name(arguments) == "all"
-    arguments.split = "train"
-    with pytest.raises(UserError, match="has no subfolders train and test, so all of it is taken: leave out --split"):
-        command_inputs.read_split_of(arguments, tiny())
-    arguments.dataset = f"folder:{save_splits(tmp_path / 'data', images(50))}"
+    whole = command_inputs.read_split_of(arguments, tiny())[1]
+    parts = []
+    for arguments.split in ("train", "validation", "test"):
+        assert command_inputs.split_name(arguments) == arguments.split
+        parts.append(command_inputs.read_split_of(arguments, tiny())[1])
+    assert sorted(sum(parts, [])) == sorted(whole) and [*map(len, parts)] == [16, 2, 2]
+    arguments.dataset, arguments.split = f"folder:{save_splits(tmp_path / 'data', images(50))}", "train"
     assert command_inputs.split_name(arguments) == "train"
     assert len(command_inputs.read_split_of(arguments, tiny())[0]) == 40
     arguments.split = None
@@ -98,3 +101,16 @@ def test_a_calibrated_process_alone_has_a_limit_of_steps(tiny, monkeypatch):
         command_inputs.model_with_process_of(arguments)
     model = command_inputs.model_with_process_of(arguments, ancestral=True)
     assert model.process_name == "ancestral" and model.check_steps(500) == 500
+
+
+def test_a_model_of_unknown_training_says_how_to_leave_its_images_out(arguments, tiny, tmp_path, capsys):
+    model = tiny()
+    command_inputs.read_split_of(arguments, model)
+    assert capsys.readouterr().out == ""  # the run says what it was trained on
+    arguments.model = str(tmp_path / "mixture.keras")
+    model.save(arguments.model)
+    command_inputs.read_split_of(arguments, model)
+    assert "does not say what it was trained on. If it was this folder, --split test" in capsys.readouterr().out
+    arguments.split = "test"
+    assert len(command_inputs.read_split_of(arguments, model)[0]) == 2
+    assert capsys.readouterr().out == ""

@@ -78,6 +78,17 @@ def test_a_ladder_vae_and_a_model_file_with_a_data_set(command, place, capsys):
     assert names == ["input", "z at 2 x 2", "z at 2 x 2, 4 x 4", "input", "z"]
 
 
+def test_a_vamp_prior_has_nothing_to_interpolate(command, place, tiny, images, capsys):
+    model = tiny(pseudoinput="none", vamp_components=4)
+    model.adapt(images(50))
+    model.save(place / "vamp.keras")
+    with pytest.raises(SystemExit) as stop:
+        command("--interpolate", "0", "1", model="vamp.keras", dataset=f"folder:{place / 'pictures'}")
+    assert stop.value.code == 2
+    message = "error: Under a VampPrior the top latent has no noise to interpolate: take another model."
+    assert capsys.readouterr().err.splitlines()[-1] == message
+
+
 def test_bfloat16(command):
     command("--mixed-precision", num=2)
     assert os.listdir() == ["out.png"]

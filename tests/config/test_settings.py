@@ -346,6 +346,11 @@ def test_a_resumed_run_needs_its_name_alone(run_folder):
     assert resolved("--resume", "--config", "mnist", *place).dataset == "mnist", "a config that is given wins"
 
 
+def test_a_resumed_run_is_found_below_the_home(run_folder, monkeypatch):
+    monkeypatch.setenv("HOME", run_folder.output)
+    assert resolved("--resume", "--output=~", "--name", "mine").epochs == run_folder.epochs
+
+
 def test_a_resumed_run_may_have_moved(run_folder, tmp_path):
     (tmp_path / "mine").rename(tmp_path / "yours")
     config = resolved("--resume", "--output", str(tmp_path), "--name", "yours")
@@ -486,6 +491,8 @@ def test_help_shows_every_setting_with_its_default(capsys):
         ("epochs: [1", "mine.yaml: not valid YAML, see line 2"),
         ("epochs: !!python/name:os.system", "not valid YAML, see line 1"),
         ("\x00", "not valid YAML"),
+        ("base: mnist\nepochs: 3\nepochs: 4", "not valid YAML, see line 3: 'epochs' is there twice"),
+        ("base: mnist\nmodel: {channels: 8, channels: 9}", "not valid YAML, see line 2: 'channels' is there twice"),
         ("- 1", "should hold settings, one `key: value` on a line"),
         ("", "should hold settings"),
     ],

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -286,6 +288,30 @@ def test_grey_of_16_bits_is_scaled_and_not_cut(tmp_path, suffix):
     Image.fromarray(np.tile(np.repeat(values, 8)[:, None], (1, 40))).save(tmp_path / f"0.{suffix}")
     image = read(tmp_path, 40, whole=True)[0][0, ::8, 0, 0]
     np.testing.assert_array_equal(image, np.rint(values / 257))
+
+
+def test_colour_of_16_bits_and_dark_pictures_are_told(tmp_path, capsys):
+    write_png_of_16_bits(tmp_path / "colour.png", np.full((8, 8, 3), 51400, ">u2"))
+    image = read(tmp_path, whole=True)[0]
+    assert image.shape == (1, 8, 8, 3) and (image == 200).all()
+    line = capsys.readouterr().err
+    assert "; reduced to 8 bits: 1" in line and "nearly black" not in line
+    scan = np.random.default_rng(0).integers(0, 4096, (8, 8), np.uint16)  # 12 bits
+    Image.fromarray(scan).save(tmp_path / "scan.png")
+    read(tmp_path, whole=True)
+    assert "; nearly black, as most of their 16 bits are unused: 1; reduced to 8 bits: 2" in capsys.readouterr().err
+
+
+def write_png_of_16_bits(path, values):
+    """Writes a PNG file in colour, which Pillow cannot, from big-endian `[h, w, 3]`."""
+    height, width, _ = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in values))
+    chunks = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
+    content = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
 
 
 # Mistakes

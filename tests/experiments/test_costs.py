@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import keras
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf.config import ModelConfig
+from dvpvae_tf.config import ModelConfig, load_config
+from dvpvae_tf.errors import UserError
+from dvpvae_tf.experiments import costs
 from dvpvae_tf.experiments.costs import graph_flops, training_flops
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -86,3 +90,13 @@ def test_the_cost_of_the_papers_trainings_is_told(tmp_path):
     row = next(line for line in result.stdout.splitlines() if line.startswith("| mnist |"))
     assert "| 16,500,000 |" in row and row.endswith("| 3.8 |")
     assert row in (PROJECT / "docs" / "scaling.md").read_text(encoding="utf-8").splitlines()
+
+
+def test_a_process_that_is_killed_is_told(monkeypatch, images):
+    class Killed(ProcessPoolExecutor):
+        def submit(self, *_):
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(costs.concurrent.futures, "ProcessPoolExecutor", Killed)
+    with pytest.raises(UserError, match="the measuring process was killed: is there enough memory"):
+        costs.measure_in_new_process(load_config("mnist5k"), images(4), 1, 1)

@@ -589,8 +589,16 @@ def test_raw_weights_can_be_asked_for(command, monkeypatch):
     monkeypatch.setattr(conversion, "read_state_dict", read)
     for flags in ([], ["--raw-weights"]):
         with pytest.raises(SystemExit):
-            command(*flags)
+            command(*flags, weights="weights.pt")
     assert asked == [True, False]
+
+
+def test_raw_weights_of_arrays_are_refused(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command("--raw-weights")
+    assert (
+        stop.value.code == 2 and "--raw-weights is for a .pt checkpoint, which has two kinds" in capsys.readouterr().err
+    )
 
 
 def test_the_module_runs_as_a_command(tmp_path, monkeypatch, capsys):

@@ -180,6 +180,12 @@ def test_what_passes_is_tried_again(serve_answers, good_answer, passing):
         }
 
 
+def test_an_address_with_a_slash_at_its_end_is_tried_again_too(serve_answers, good_answer):
+    with serve_answers((503, b""), (200, good_answer)) as (url, requests):
+        assert levels(client.sample(f"{url}/", [0, 1], retries=1).images) == [10, 11]
+        assert len(requests) == 2
+
+
 def test_no_more_than_the_retries_are_made(serve_answers, refused):
     with serve_answers((503, b'{"error": "busy"}')) as (url, requests):
         assert f"error: {url} answers with status 503: busy\n" == refused(url=url, retries=2)

@@ -199,6 +199,7 @@ def test_without_the_extra_it_says_that_the_first_answers_are_slow(quick, run_fo
         ("--version 0", "argument --version: 0 is not a whole number from 1 on"),
         ("--bound-images -1", "argument --bound-images: -1 is not a whole number from 0 to"),
         ("--bound-images 0 --bound-samples 50", "--bound-samples is for the bound, which --bound-images 0 leaves out"),
+        ("--bound-images 0 --seed 5", "--seed is for the bound, which --bound-images 0 leaves out"),
         ("--bound-images 0 --dataset mnist", "--dataset is for the bound, which --bound-images 0 leaves out"),
         ("--model nowhere", "there is no model nowhere"),
         ("--temprature 1", "unknown option --temprature"),

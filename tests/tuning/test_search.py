@@ -1,6 +1,7 @@
 """The search for settings: what is drawn, how a trial is trained or fails, how a search goes on, what it leaves."""
 
 import csv
+import errno
 import json
 import math
 import os
@@ -29,6 +30,7 @@ from dvpvae_tf.config import (
 from dvpvae_tf.data import pipelines
 from dvpvae_tf.data.pipelines import evaluation_batches, training_batches
 from dvpvae_tf.errors import UserError
+from dvpvae_tf.files import lock_folder
 from dvpvae_tf.models.build import build_model
 from dvpvae_tf.training.callbacks import StopWhenNotFinite
 from dvpvae_tf.tuning import report, search
@@ -386,7 +388,7 @@ def test_a_trial_that_was_killed_while_it_was_noted_is_drawn_again(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         tuner = make_tuner()
-        patch.setattr(keras_tuner.Oracle, "save", die)  # it writes the trial first, and then that there is one
+        patch.setattr(search.RandomOracle, "save", die)  # it writes the trial first, and then that there is one
         run(tuner, batches)
     assert len(calls) == 2
     assert statuses(run(make_tuner(), batches)) == ["COMPLETED"] * 4 and len(calls) == 4
@@ -448,6 +450,31 @@ def test_a_damaged_folder_and_one_that_cannot_be_written_are_told(make_tuner, in
             make_tuner()
     with pytest.raises(UserError, match="cannot write to .*file"):
         make_tuner(output=tmp_path / "file" / "folder")
+
+
+def test_a_full_disk_costs_no_trial_that_was_noted(make_tuner, instead_of_training, batches, tmp_path, monkeypatch):
+    instead_of_training(lambda config: config.learning_rate)
+    run(make_tuner(max_trials=2), batches)
+    monkeypatch.setattr(Path, "write_text", _disk_is_full)
+    with pytest.raises(UserError, match="cannot write .*trial.json: No space left on device: make room and run the"):
+        run(make_tuner(max_trials=3), batches)
+    monkeypatch.undo()
+    calls = instead_of_training(lambda config: config.learning_rate)
+    assert len(run(make_tuner(max_trials=3), batches).oracle.get_best_trials(9)) == 3 and len(calls) == 1
+
+
+def _disk_is_full(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_epochs_without_progress_end_a_trial(config, batches):
+    still = {"learning_rate": 1e-30, "end_learning_rate": 0.0, "warmup_epochs": 0}
+    config = config.model_copy(update={"epochs": 5, "early_stopping_epochs": 2, **still})
+    hypermodel = search.HyperDVPVAE(config, Space(pseudoinput_size=(2, 3)), 5)
+    hp = keras_tuner.HyperParameters()
+    hypermodel.declare_hyperparameters(hp)
+    found = hypermodel.fit(hp, hypermodel.build(hp), batches[0], validation_data=batches[1], verbose=0)
+    assert found["epochs"] == 3
 
 
 # What is left behind
@@ -526,6 +553,14 @@ def test_epochs_and_seed_reach_the_trials(number, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="7"):
         tune.main([f"--epochs={epochs}", f"--seed={number}", "--output", str(tmp_path / "out")])
     assert asked == [f"--epochs={epochs}", f"--seed={number}"]
+
+
+def test_a_second_process_in_the_folder_is_refused(command, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    with lock_folder(tmp_path / "out"), pytest.raises(SystemExit) as caught:
+        tune.main(command[3:])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert caught.value.code == 2 and error.startswith("error: another process works in ")
 
 
 def test_a_chief_that_cannot_listen_says_so(command, monkeypatch, capsys):
