@@ -50,9 +50,6 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
         size = sum(math.prod(variable.shape) for variable in variables)
         self.momentum = self.add_variable((size,), "zeros", "float32", name="momentum")
         self.norm = self.add_variable((size,), "zeros", "float32", name="norm")
-        if self.use_ema:
-            for average, variable in zip(self.averages, variables, strict=True):
-                average.assign(variable)  # Keras's are 0 before the first step, and `fit` may take none
 
     def update_all(self, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> None:
         """Makes one step of all weights."""
@@ -107,11 +104,6 @@ class FusedAdamax(AllWeightsOptimizer, keras.optimizers.Adamax):
     def _assign(self, variables, vector):
         for variable, value in zip(variables, as_tensors(vector, variables), strict=True):
             variable.assign(value)
-
-    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
-        """Replaces the weights by their averages, as Keras does at the end of `fit`, once a step has been made."""
-        if int(keras.ops.convert_to_numpy(self.iterations)) > 0:
-            super().finalize_variable_values(var_list)
 
     def load_own_variables(self, store: dict[str, Any]) -> None:
         """Loads the state. One that does not fit the weights is left out with a warning, as Keras does it."""

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from dvpvae_tf import FusedAdamax
+from dvpvae_tf.backend.keras_internals import disable_gradient_reduction
 
 SHAPES = [(3, 3, 2, 4), (4,), (), (5, 2)]
 
@@ -135,3 +136,11 @@ def test_a_weight_without_gradient_is_refused():
     weights = [keras.Variable(np.zeros(2), dtype="float32") for _ in range(2)]
     with pytest.warns(UserWarning), pytest.raises(ValueError, match="gradients of all weights"):
         FusedAdamax().apply([tf.ones(2), None], weights)
+
+
+def test_optimizers_within_another_do_not_sum_gradients_again():
+    """The training step has summed them over the replicas. On two machines, steps were twice as long."""
+    inner = [keras.optimizers.SGD(), keras.optimizers.Adam()]
+    of_paths = keras.optimizers.OptimizerMap(inner[0], {".*bias": inner[1]})
+    disable_gradient_reduction(keras.optimizers.MultiOptimizer(of_paths))
+    assert [optimizer._all_reduce_sum_gradients for optimizer in inner] == [list, list]

@@ -86,7 +86,27 @@ def disable_gradient_reduction(optimizer: keras.optimizers.Optimizer) -> None:
         optimizer: Keras optimizer.
     """
     # It takes and returns pairs of a gradient and a variable: `list` leaves them as they are.
-    optimizer._all_reduce_sum_gradients = list
+    for each in _with_inner(optimizer):
+        each._all_reduce_sum_gradients = list
+
+
+def start_averages(optimizer: keras.optimizers.Optimizer) -> None:
+    """Sets averaged weights (`use_ema`) to the weights, as long as the optimizer has made no step.
+
+    Keras's averages start at 0, and replace the weights when `fit` ends, even if no step was made.
+
+    Args:
+        optimizer: Keras optimizer, built; one within it that has no weights is not.
+    """
+    for each in _with_inner(optimizer):
+        if each.built and each.use_ema and int(keras.ops.convert_to_numpy(each.iterations)) == 0:
+            for average, weight in zip(each._model_variables_moving_average, each._trainable_variables, strict=True):
+                average.assign(weight)
+
+
+def _with_inner(optimizer):
+    """The optimizer, and those that a `keras.optimizers.MultiOptimizer` shares the weights out to."""
+    return [optimizer, *getattr(optimizer, "optimizers", [])]
 
 
 class AllWeightsOptimizer(keras.optimizers.Optimizer):
@@ -106,7 +126,14 @@ class AllWeightsOptimizer(keras.optimizers.Optimizer):
             condition: bool scalar.
             gradients: of all weights.
             variables: these weights.
+
+        Raises:
+            ValueError: if the optimizer was built for more weights, or for fewer.
         """
+        if len(variables) != len(self.trained):
+            raise ValueError(
+                "Parts were frozen or unfrozen after the optimizer was built: call compile again, with a new optimizer."
+            )
         self.condition = condition
         try:
             self.apply(gradients, variables)

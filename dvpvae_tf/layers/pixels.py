@@ -33,7 +33,7 @@ def check_images(images: np.ndarray | tf.Tensor, image_shape: tuple[int, ...] | 
 
 
 def check_brightest(dtype: tf.DType | np.dtype, brightest: float) -> None:
-    """Checks that uint8 training images are not black and white as 0 and 1, which would be nearly black.
+    """Checks that uint8 images of a data set are not black and white as 0 and 1, which would be nearly black.
 
     Args:
         dtype: of the images.
@@ -44,6 +44,28 @@ def check_brightest(dtype: tf.DType | np.dtype, brightest: float) -> None:
     """
     if dtype == np.uint8 and brightest == 1:
         raise UserError("These uint8 images have no value above 1 of 255: multiply them by 255, or give float32.")
+
+
+def check_training_images(images: tf.data.Dataset | np.ndarray, image_shape: tuple[int, ...]) -> None:
+    """Checks training images that nothing is computed from. It reads uint8 images up to the first that is not black.
+
+    Args:
+        images: array `[N, H, W, C]`, or batches that `take_images` takes.
+        image_shape: `(H, W, C)` that the images must have.
+
+    Raises:
+        ValueError: if there are no images, the data never end, the shape, the dtype or the range of those that are read
+            is wrong, or they are uint8 of 0 and 1.
+    """
+    brightest, batch = 0.0, None
+    for batch in iterate_images(images):
+        check_images(batch, image_shape)
+        brightest = max(brightest, float(tf.reduce_max(batch)))
+        if batch.dtype != tf.uint8 or brightest > 1:
+            return
+    if batch is None:
+        raise UserError("adapt() was given no images.")
+    check_brightest(batch.dtype, brightest)
 
 
 def to_unit_range(images: tf.Tensor, image_shape: tuple[int, ...] | None = None) -> tf.Tensor:

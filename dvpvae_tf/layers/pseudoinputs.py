@@ -14,7 +14,7 @@ from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.convolution import uniform_initializer
 from dvpvae_tf.layers.dct import DCT, InverseDCT, dct_matrix
 from dvpvae_tf.layers.gaussian import LOG_2_PI, log_density
-from dvpvae_tf.layers.pixels import check_brightest, iterate_images, to_unit_range
+from dvpvae_tf.layers.pixels import check_brightest, check_training_images, iterate_images, to_unit_range
 from dvpvae_tf.layers.shape import Shape
 
 
@@ -107,11 +107,15 @@ class Pseudoinput(keras.layers.Layer):
         return True
 
     def adapt(self, images: tf.data.Dataset | np.ndarray) -> None:
-        """Computes from training images what f needs; most kinds need nothing.
+        """Computes from training images what f needs; most kinds need nothing, and only check the images.
 
         Args:
             images: `tf.data.Dataset` of batches, or array, `[N, D, D, C]`: float32 in [0, 1] or uint8.
+
+        Raises:
+            ValueError: as `check_training_images` does.
         """
+        check_training_images(images, self.image_shape)
 
     def sample(self, mean: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         """Draws u from r(u|x) (Eq. 9).

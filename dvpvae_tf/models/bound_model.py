@@ -8,12 +8,19 @@ import keras
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.backend.keras_internals import BuiltModel, parameters_of, set_untracked
+from dvpvae_tf.backend.keras_internals import BuiltModel, parameters_of, set_untracked, start_averages
 from dvpvae_tf.distribute import workers
 from dvpvae_tf.distribute.replicas import pad_images, place_in_global_batch, sum_over_replicas
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.outputs import Elbo
-from dvpvae_tf.models.training_data import bind_arguments, checked_data, images_of, one_line_for_pixels, refuse
+from dvpvae_tf.models.training_data import (
+    bind_arguments,
+    check_arrays_are_bright,
+    checked_data,
+    images_of,
+    one_line_for_pixels,
+    refuse,
+)
 from dvpvae_tf.optimizers import apply_if, as_tensors, as_vector
 
 
@@ -37,14 +44,15 @@ class BoundModel(BuiltModel):
             than 32 bits.
     """
 
-    train_function: Any  # Keras's
+    train_function: Any  # these three are Keras's, made again where they are None
+    test_function: Any
+    predict_function: Any
 
     def __init__(self, image_shape: tuple[int, int, int], seed: int = 0, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)  # pixels and noise stay float32
         _check_dtype(self.dtype_policy)
         height, width, channels = image_shape
         self.image_shape = height, width, channels
-        noise.check_seed(seed)
         self.seed = seed
         self._gradient_accumulation = 1
         names = ["negative_elbo", "bits_per_dim", "reconstruction", "kl_z", "kl_u"]
@@ -68,8 +76,24 @@ class BoundModel(BuiltModel):
         set_untracked(self, "_images_seen", seen)
 
     @property
+    def input_dtype(self) -> str:
+        """The dtype of the images that `keras.Model.export` takes, also where the model computes in bfloat16."""
+        return "float32"
+
+    @property
+    def seed(self) -> int:
+        """The random seed of training and evaluation."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        noise.check_seed(seed)
+        self._seed = seed
+        self.train_function = self.test_function = self.predict_function = None  # their graphs hold the old seed
+
+    @property
     def gradient_accumulation(self) -> int:
-        """The number of parts that each device computes its share of a batch in."""
+        """The number of parts that each device computes its share of a batch in. It is 1 again in a loaded model."""
         return self._gradient_accumulation
 
     @gradient_accumulation.setter
@@ -77,7 +101,7 @@ class BoundModel(BuiltModel):
         if not isinstance(parts, numbers.Integral) or parts < 1:
             raise ValueError(f"gradient_accumulation is a whole number from 1 on, got {parts!r}.")
         self._gradient_accumulation = int(parts)
-        self.train_function = None  # Keras makes it again, with this number of parts
+        self.train_function = None  # its graph has the old number of parts
 
     @property
     def bits_per_nat(self) -> float:
@@ -122,10 +146,12 @@ class BoundModel(BuiltModel):
         """Prepares the model for training. Takes the arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: if a loss or metrics are given, or an optimizer that scales the loss.
+            ValueError: if a loss or metrics are given, no optimizer, or one that scales the loss.
         """
         given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
         refuse(given, "the model has its own loss and metrics")
+        if optimizer is None:
+            raise ValueError("None is no optimizer: give one, such as dvpvae_tf.FusedAdamax(1e-2).")
         optimizer = keras.optimizers.get(optimizer)
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or optimizer.loss_scale_factor
         refuse({"loss_scale_factor": scaled or None}, "only float16 needs it, and the model does not compute in that")
@@ -147,8 +173,8 @@ class BoundModel(BuiltModel):
         tuples of images and labels, or dictionaries with "image", too; labels are not used.
 
         Raises:
-            ValueError: if the images are of another shape, type or range, there are weights of samples or classes, or
-                `adapt` has not been called.
+            ValueError: if the images are of another shape, type or range, or an array of uint8 images of 0 and 1, there
+                are weights of samples or classes, or `adapt` has not been called.
         """
         given = self._checked_arguments(super().fit, x, *args, **kwargs)
         if isinstance(x, (tf.data.Dataset, tf.distribute.DistributedDataset)):
@@ -156,6 +182,7 @@ class BoundModel(BuiltModel):
         if "validation_data" in given:
             pair = given["validation_data"]
             given["validation_data"] = self._checked_data(tuple(pair) if isinstance(pair, list) else pair)
+        check_arrays_are_bright(given["x"], given.get("validation_data"))
         with one_line_for_pixels():
             return super().fit(**given)
 
@@ -165,8 +192,10 @@ class BoundModel(BuiltModel):
         Raises:
             ValueError: as `fit` does.
         """
+        given = self._checked_arguments(super().evaluate, x, *args, **kwargs)
+        check_arrays_are_bright(given["x"])
         with one_line_for_pixels():
-            return super().evaluate(**self._checked_arguments(super().evaluate, x, *args, **kwargs))
+            return super().evaluate(**given)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Elbo:
         """Computes the terms of the bound of each image. Takes the arguments of `keras.Model.predict`.
@@ -280,6 +309,10 @@ class BoundModel(BuiltModel):
         with tf.GradientTape() as tape:
             elbo = self(images, seeds=seeds, training=True)
             loss = tf.reduce_sum(elbo.negative_elbo * weights) * scale
+        if self.losses:
+            raise ValueError(
+                "The model is trained on its bound alone: leave out add_loss and regularizers of its parts."
+            )
         gradients = tape.gradient(loss, self.trainable_variables)
         return self._weighted_sums(elbo, weights), gradients
 
@@ -332,10 +365,10 @@ class BoundModel(BuiltModel):
         self.check_adapted()
         if not self.trainable_variables:
             raise ValueError("All weights are frozen: set model.trainable = True to train.")
-        if not self.optimizer.built:
-            # Else the first step makes the optimizer's variables, and is traced twice.
-            with self.distribute_strategy.scope():
+        with self.distribute_strategy.scope():
+            if not self.optimizer.built:  # else the first step makes its variables, and is traced twice
                 self.optimizer.build(self.trainable_variables)
+            start_averages(self.optimizer)
         super().make_train_function(force)
         if workers.are_several(self.distribute_strategy):
             self.train_function = workers.compile_step(self, self.train_step)

@@ -14,11 +14,11 @@ from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models.bottom_up import BottomUp
 from dvpvae_tf.models.generative_model import GenerativeModel
-from dvpvae_tf.models.likelihoods import Likelihood
+from dvpvae_tf.models.likelihoods import BernoulliLikelihood, Likelihood
 from dvpvae_tf.models.outputs import Elbo, Features, Inference, Samples, check_pixels
 from dvpvae_tf.models.top_down import TopDown
 from dvpvae_tf.noise import GenerationNoise, InferenceNoise, Stream
-from dvpvae_tf.priors import Prior, VampPrior
+from dvpvae_tf.priors import DiffusionPrior, Prior, VampPrior
 
 SERIALISED_PARTS = ("likelihood", "pseudoinput", "prior", "top_prior")
 PARTS = ("bottom_up", "top_down", *SERIALISED_PARTS)
@@ -52,15 +52,15 @@ class DVPVAE(GenerativeModel):
         encoder_blocks: residual blocks a scale of the bottom-up path (N_enc).
         likelihood_input: what the likelihood sees: "all_latents" (Eq. 18: latent aggregation), "last_latent" (Eq. 21)
             or "last_features" (Eq. 22).
-        binary_encoder_input: whether the encoder and the pseudoinput see the likelihood's binary target instead of the
-            grey image.
+        binary_encoder_input: whether the encoder and the pseudoinput see the binary target of a Bernoulli likelihood
+            instead of the grey image.
         input_mean: subtracted from the pixels in 0..255 before the encoder.
         input_std: divisor of the pixels, after `input_mean` is subtracted.
         seed: random seed of training and evaluation.
         **kwargs: passed to `keras.Model`.
 
     Raises:
-        ValueError: if the sizes do not fit one another.
+        ValueError: if the sizes, or the parts, do not fit one another.
 
     Source: Sections 3 and 4, Figure 2.
     """
@@ -112,12 +112,28 @@ class DVPVAE(GenerativeModel):
         )
         self._check_parts()
         self.build((None, *self.image_shape))
+        self._freeze_parts()
 
     def _check_parts(self):
         if (self.pseudoinput is None) != (self.prior is None):
             raise ValueError("Give both a pseudoinput and its prior, or neither (the Ladder VAE).")
         if self.pseudoinput is not None and self.top_prior is not None:
             raise ValueError("Give a pseudoinput or a VampPrior over the top latent, not both.")
+        if self.binary_encoder_input and not isinstance(self.likelihood, BernoulliLikelihood):
+            raise ValueError("binary_encoder_input needs a BernoulliLikelihood, whose target is binary: leave it out.")
+        unbounded = self.pseudoinput is not None and not self.pseudoinput.bounded
+        if unbounded and isinstance(self.prior, DiffusionPrior) and self.prior.clip:
+            raise ValueError(
+                f"The u of a {type(self.pseudoinput).__name__} leaves [-1, 1], to which its prior clips: give "
+                "DiffusionPrior(clip=False)."
+            )
+
+    def _freeze_parts(self):
+        """Freezes all layers of the parts that are given as frozen: what Keras builds within them is trainable."""
+        for part in (getattr(self, name) for name in PARTS):
+            if not getattr(part, "trainable", True):
+                part.trainable = True  # TensorFlow skips what assigns an equal value
+                part.trainable = False
 
     def build(self, input_shape: Shape) -> None:
         self.bottom_up.build(input_shape)
@@ -357,10 +373,7 @@ class DVPVAE(GenerativeModel):
         frozen = arguments.pop("frozen", [])
         model = cls(**arguments)
         for name in frozen:
-            part = getattr(model, name)
-            # A part that is read as frozen has layers that are not, and TensorFlow skips what assigns an equal value.
-            part.trainable = True
-            part.trainable = False
+            getattr(model, name).trainable = False
         return model
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dvpvae_tf import noise
-from dvpvae_tf.layers.pixels import to_unit_range
+from dvpvae_tf.layers.pixels import check_training_images, to_unit_range
 from dvpvae_tf.layers.pseudoinputs import Pseudoinput
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.models import refit
@@ -58,17 +58,21 @@ class GenerativeModel(BoundModel):
     def adapt(self, images: tf.data.Dataset | np.ndarray) -> None:
         """Prepares the pseudoinputs in one pass: S of Algorithm 1, or the initial pseudoinputs of a VampPrior.
 
+        A model that needs neither checks the images.
+
         Args:
             images: array, or `tf.data.Dataset` of batches, `[N, D, D, C]`: uint8, or float32 in [0, 1]. A data set may
                 yield tuples of images and labels, or dictionaries with "image", too.
 
         Raises:
-            ValueError: if there are no images, fewer than a VampPrior has components, they are of another shape, or
-                the data set has no end.
+            ValueError: if there are no images, fewer than a VampPrior has components, they are of another shape, type
+                or range, or uint8 of 0 and 1, or the data set has no end.
         """
-        for part in (self.pseudoinput, self.top_prior):
-            if part is not None:
-                part.adapt(images)
+        parts = [part for part in (self.pseudoinput, self.top_prior) if part is not None]
+        for part in parts:
+            part.adapt(images)
+        if not parts:
+            check_training_images(images, self.image_shape)
 
     @property
     def adapted(self) -> bool:

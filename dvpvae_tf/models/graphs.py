@@ -11,9 +11,9 @@ Compiled = TypeVar("Compiled")
 class GraphCache:
     """The compiled functions of one model, by name.
 
-    A graph reads the weights when it runs, but the model's config is built into it. So all functions are dropped as
-    soon as the config is another one, as after `calibrate`. What Keras compiles for `fit`, `evaluate` and `predict` is
-    not here: Keras keeps it until `compile` is called.
+    A graph reads the weights when it runs, but the model's config is built into it, and which weights there are. So all
+    functions are dropped as soon as one of these has changed, as after `calibrate`, or after `enable_lora` of a layer.
+    What Keras compiles for `fit`, `evaluate` and `predict` is not here: Keras keeps it until `compile` is called.
 
     Args:
         model: the model; it holds the cache as `model.graphs`.
@@ -22,6 +22,7 @@ class GraphCache:
     def __init__(self, model: keras.Model):
         self._model = model
         self._config: dict[str, Any] | None = None
+        self._variables: list[keras.Variable] = []
         self._functions: dict[Hashable, Any] = {}
 
     def get(self, name: Hashable, make: Callable[[], Compiled]) -> Compiled:
@@ -39,7 +40,7 @@ class GraphCache:
         return self._functions[name]
 
     def __contains__(self, name: Hashable) -> bool:
-        config = self._model.get_config()
-        if config != self._config:
-            self._config, self._functions = config, {}
+        config, variables = self._model.get_config(), self._model.variables
+        if config != self._config or [*map(id, variables)] != [*map(id, self._variables)]:
+            self._config, self._variables, self._functions = config, variables, {}
         return name in self._functions

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dvpvae_tf.layers.pixels import RANGE, check_images, take_images, to_unit_range
+from dvpvae_tf.layers.pixels import RANGE, check_brightest, check_images, take_images, to_unit_range
 
 
 def checked_data(data: Any, image_shape: tuple[int, int, int], jit_compile: bool) -> Any:
@@ -24,13 +24,15 @@ def checked_data(data: Any, image_shape: tuple[int, int, int], jit_compile: bool
         The data.
 
     Raises:
-        ValueError: if the images are of another shape, type or range, or a list.
+        ValueError: if the images are of another shape, type or range, or a list, or a data set is not batched.
     """
     if isinstance(data, list):
         raise ValueError("Give images as one array, such as np.stack(images): Keras takes a list for several inputs.")
     if isinstance(data, tf.data.Dataset):
         images = images_of(data.element_spec)
         if isinstance(images, tf.TensorSpec):
+            if images.shape == tuple(image_shape):
+                raise ValueError("The data set yields one image at a time: make batches, as with .batch(100).")
             if not images.shape[1:].is_fully_defined():
                 raise ValueError(
                     "The data set does not know the shape of its images: pass each batch through "
@@ -44,6 +46,21 @@ def checked_data(data: Any, image_shape: tuple[int, int, int], jit_compile: bool
         if isinstance(images, (np.ndarray, tf.Tensor)):
             check_images(images, image_shape)
     return data
+
+
+def check_arrays_are_bright(*data: Any) -> None:
+    """Checks that no array holds uint8 images of 0 and 1. Batches of data sets are left to `adapt`.
+
+    Args:
+        *data: all images of training or of an evaluation, which `checked_data` has checked.
+
+    Raises:
+        ValueError: if one does.
+    """
+    for each in data:
+        images = images_of(each) if isinstance(each, (np.ndarray, tf.Tensor, tuple, dict)) else None
+        if isinstance(images, (np.ndarray, tf.Tensor)) and len(images):
+            check_brightest(images.dtype, np.max(images))
 
 
 def images_of(data: Any) -> Any:

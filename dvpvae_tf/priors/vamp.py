@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from dvpvae_tf.errors import UserError
 from dvpvae_tf.layers.gaussian import LOG_2_PI
-from dvpvae_tf.layers.pixels import check_brightest, gather_images, to_unit_range
+from dvpvae_tf.layers.pixels import check_brightest, check_training_images, gather_images, to_unit_range
 from dvpvae_tf.layers.pseudoinputs import ClipWeights
 from dvpvae_tf.layers.shape import Shape
 from dvpvae_tf.noise import to_index
@@ -51,7 +51,7 @@ class VampPrior(keras.layers.Layer):
         return bool(np.any(self.pseudoinputs.numpy() != NOT_ADAPTED))
 
     def adapt(self, images: np.ndarray | tf.data.Dataset, seed: int = 0) -> None:
-        """Sets the pseudoinputs to training images, drawn without replacement; does nothing where `from_data` is False.
+        """Sets the pseudoinputs to training images, drawn without replacement; only checks them without `from_data`.
 
         Args:
             images: array `[N, D, D, C]`, or `tf.data.Dataset` of batches: uint8, or float32 in [0, 1].
@@ -61,6 +61,7 @@ class VampPrior(keras.layers.Layer):
             ValueError: if there are no images, fewer than components, or they are uint8 of 0 and 1.
         """
         if not self.from_data:
+            check_training_images(images, self.pseudoinputs.shape[1:])
             return
         images = gather_images(images)
         if len(images) < self.components:

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dvpvae_tf import FusedAdamax, evaluation
+from dvpvae_tf import DVPVAE, FusedAdamax, evaluation
+from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput
+from dvpvae_tf.models.likelihoods import BernoulliLikelihood
 from dvpvae_tf.pictures import samples_of_one_pseudoinput
+from dvpvae_tf.priors import StandardPrior
 from dvpvae_tf.serving.saved_model import write_version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +157,22 @@ def test_the_parts_of_a_batch_may_be_set_after_a_first_training(tiny, images):
             model.gradient_accumulation = wrong
 
 
+def test_the_seed_may_be_set_after_a_first_use(tiny, images):
+    model, other = tiny(pseudoinput="none"), tiny(pseudoinput="none", seed=1)
+    other.set_weights(model.get_weights())
+    model.compile(keras.optimizers.SGD(0.05))
+    model.train_function = trained = object()
+    expected = other(images(8)).negative_elbo
+    for _ in range(2):
+        evaluated, predicted = model.evaluate(images(8), verbose=0)[1], model.predict(images(8), verbose=0)
+        is_other = np.isclose([evaluated, np.mean(predicted.negative_elbo)], np.mean(expected), rtol=1e-6)
+        np.testing.assert_array_equal(is_other, model.seed == 1)
+        assert (model.train_function is trained) == (model.seed == 0)
+        model.seed = 1
+    with pytest.raises(ValueError, match="A seed is a whole number from"):
+        model.seed = 1.5
+
+
 def test_no_images_give_no_terms(model, images):
     none = images(1)[:0]
     assert model(none).kl_z.shape == (0, 2) and model(none).negative_elbo.shape == (0,)
@@ -191,17 +210,32 @@ def test_frozen_parts_stay_frozen(tiny, images, tmp_path):
     assert any(np.any(one != two) for one, two in zip(loaded_before, loaded.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("fit", [{"initial_epoch": 2, "epochs": 2}, {"few": True}], ids=["no epoch", "no batch"])
-def test_a_fit_without_a_step_leaves_the_weights(tiny, images, fit):
+def adam_for_the_top_down_path():
+    ours = keras.optimizers.OptimizerMap(keras.optimizers.SGD(1e-3, use_ema=True))
+    ours[".*top_down.*"] = keras.optimizers.Adam(1e-3, use_ema=True)
+    return keras.optimizers.MultiOptimizer(ours)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "few"),
+    [
+        (lambda: FusedAdamax(1e-3, use_ema=True), True),
+        (lambda: FusedAdamax(1e-3, use_ema=True), False),
+        (lambda: keras.optimizers.Adamax(1e-3, use_ema=True), False),
+        (adam_for_the_top_down_path, False),
+    ],
+    ids=["no batch", "no epoch", "of Keras", "several"],
+)
+def test_a_fit_without_a_step_leaves_the_weights(tiny, images, optimizer, few):
     """Keras's averages start at 0, and replace the weights when `fit` ends."""
     model = tiny(pseudoinput="none")
-    model.compile(FusedAdamax(1e-3, use_ema=True))
+    model.compile(optimizer())
     before = model.get_weights()
-    if fit.pop("few", False):
+    if few:
         data = tf.data.Dataset.from_tensor_slices(images(4)).batch(8, drop_remainder=True)
         model.fit(data, verbose=0, callbacks=[keras.callbacks.SwapEMAWeights()])
     else:
-        model.fit(images(8), verbose=0, **fit)
+        model.fit(images(8), verbose=0, initial_epoch=2, epochs=2)
     for one, two in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -250,6 +284,7 @@ def test_a_device_may_have_no_images_of_the_last_batch():
         ({"metrics": ["mae"], "weighted_metrics": []}, "Leave out metrics and weighted_metrics: the model has its own"),
         ({"optimizer": keras.optimizers.SGD(0.1, loss_scale_factor=2.0)}, "Leave out loss_scale_factor: only float16"),
         ({"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())}, "Leave out loss_scale_factor"),
+        ({"optimizer": None}, "^None is no optimizer: give one, such as dvpvae_tf.FusedAdamax.1e-2..$"),
     ],
 )
 def test_compile_refuses_what_it_would_not_use(model, arguments, message):
@@ -271,7 +306,17 @@ def test_compile_refuses_what_it_would_not_use(model, arguments, message):
         ),
         ({"x": np.zeros((8, 9, 9, 1), "uint8")}, "The model takes images \\[N, 8, 8, 1\\], got \\(8, 9, 9, 1\\)"),
         ({"x": tf.data.Dataset.from_tensors(np.zeros((8, 9, 9, 1), "uint8"))}, "The model takes images \\[N, 8, 8, 1"),
+        ({"x": tf.data.Dataset.from_tensors(np.zeros((8, 8, 8), "uint8"))}, "The model takes images \\[N, 8, 8, 1"),
         ({"x": [np.zeros((8, 8, 1), "uint8")] * 2}, "Give images as one array, such as np.stack.images."),
+        (
+            {"x": tf.data.Dataset.from_tensor_slices(np.zeros((8, 8, 8, 1), "uint8"))},
+            "The data set yields one image at a time: make batches, as with .batch\\(100\\)",
+        ),
+        ({"x": np.eye(8, dtype="uint8")[None, ..., None]}, "These uint8 images have no value above 1 of 255"),
+        (
+            {"validation_data": (np.eye(8, dtype="uint8")[None, ..., None], None)},
+            "These uint8 images have no value above 1 of 255",
+        ),
         ({"x": UNKNOWN_SHAPE}, "does not know the shape of its images: .* tf.ensure_shape.images, .None, 8, 8, 1.."),
         ({"x": np.full((8, 8, 8, 1), 255.0)}, "Images must be uint8, or floats in \\[0, 1\\]: divide 0..255 by 255"),
     ],
@@ -279,6 +324,55 @@ def test_compile_refuses_what_it_would_not_use(model, arguments, message):
 def test_fit_refuses_in_one_line_what_it_would_not_use(model, images, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         model.fit(**{"x": images(8), "verbose": 0} | arguments)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{"pseudoinput": "none"}, {"pseudoinput": "downsample"}, {"vamp": True}])
+@pytest.mark.parametrize("as_data", [np.asarray, as_dataset])
+def test_black_and_white_as_bytes_0_and_1_is_refused(tiny, images, changes, as_data):
+    if changes == {"vamp": True}:
+        changes = {"pseudoinput": "none", "vamp_components": 3, "vamp_from_data": False}
+    model = tiny(**{"prior": "standard"} | changes)
+    binary = (images(300) > 99).astype("uint8")
+    with pytest.raises(ValueError, match="no value above 1 of 255: multiply them by 255, or give float32"):
+        model.adapt(as_data(binary))
+    with pytest.raises(ValueError, match="The model takes images .N, 8, 8, 1., got"):
+        model.adapt(as_data(images(9, side=9)))
+    with pytest.raises(ValueError, match="was given no images"):
+        model.adapt(as_data(binary[:0]))
+    model.adapt(as_data(255 * binary))
+    model.adapt(as_data(binary.astype("float32")))
+    binary[-1, 0, 0] = 2  # after images that are all but black
+    model.adapt(as_data(binary))
+
+
+def test_one_image_may_be_all_but_black(model, images):
+    dark = np.eye(8, dtype="uint8")[None, ..., None]
+    with pytest.raises(ValueError, match="These uint8 images have no value above 1 of 255"):
+        model.evaluate(dark, verbose=0)
+    assert np.isfinite(model.predict(dark, verbose=0).negative_elbo).all()
+    assert np.isfinite(model.test_on_batch(dark)).all()
+
+
+@pytest.mark.parametrize("of", ["weights", "outputs"])
+def test_losses_of_parts_are_refused(images, of):
+    pseudoinput = DownsamplePseudoinput(3, activity_regularizer="l2" if of == "outputs" else None)
+    model = DVPVAE((8, 8, 1), (4,), (1,), BernoulliLikelihood(), pseudoinput, StandardPrior(), channels=8)
+    if of == "weights":
+        model.bottom_up.conv_in.kernel.regularizer = keras.regularizers.L2(0.1)
+    model.compile(keras.optimizers.SGD(0.1))
+    with pytest.raises(ValueError, match="is trained on its bound alone: leave out add_loss and regularizers") as error:
+        model.fit(images(8), verbose=0)
+    assert "\n" not in str(error.value)
+
+
+def test_parts_that_are_frozen_after_the_optimizer_was_built_are_named(tiny, images):
+    model = tiny(pseudoinput="none")
+    model.compile(FusedAdamax(1e-3))
+    model.optimizer.build(model.trainable_variables)  # as in a model that is loaded
+    model.bottom_up.trainable = False
+    with pytest.raises(ValueError, match="^Parts were frozen or unfrozen after .*: call compile again") as error:
+        model.fit(images(8), verbose=0)
     assert "\n" not in str(error.value)
 
 
@@ -348,6 +442,17 @@ def test_an_endless_data_set_is_not_adapted_to(not_adapted, images):
 def test_a_dtype_that_the_model_cannot_compute_in_is_named(tiny, policy):
     with pytest.raises(ValueError, match=f"cannot compute with the dtype policy {policy}: give dtype="):
         tiny(pseudoinput="none", dtype=policy)
+
+
+def test_an_export_of_keras_takes_float32(tiny, images, tmp_path):
+    model = tiny(dtype="mixed_bfloat16")
+    model.adapt(images(50))
+    model(images(2))
+    model.export(tmp_path / "exported", verbose=False)
+    (spec,) = (
+        tf.saved_model.load(tmp_path / "exported").signatures["serving_default"].structured_input_signature[1].values()
+    )
+    assert spec.dtype == tf.float32 and spec.shape[1:] == (8, 8, 1)
 
 
 def test_the_order_of_axes_that_keras_is_set_to_changes_nothing(tiny, model, images):

@@ -10,10 +10,10 @@ import tensorflow_probability as tfp
 from scipy import special, stats
 
 from dvpvae_tf import DVPVAE, FusedAdamax, noise
-from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput
-from dvpvae_tf.models.likelihoods import BernoulliLikelihood
+from dvpvae_tf.layers.pseudoinputs import DownsamplePseudoinput, LearnablePseudoinput
+from dvpvae_tf.models.likelihoods import BernoulliLikelihood, DiscretizedLogisticMixtureLikelihood
 from dvpvae_tf.noise import Stream
-from dvpvae_tf.priors import StandardPrior
+from dvpvae_tf.priors import DiffusionPrior, StandardPrior
 
 LOG_VAR_MAX = -6.0  # where it starts
 VARIANTS = {
@@ -545,6 +545,29 @@ def test_a_pseudoinput_without_a_prior_is_refused():
     for parts in ({"pseudoinput": DownsamplePseudoinput(3)}, {"prior": StandardPrior()}):
         with pytest.raises(ValueError, match="Give both a pseudoinput and its prior, or neither"):
             DVPVAE((8, 8, 1), (4,), (1,), BernoulliLikelihood(), **parts)
+
+
+def test_a_prior_that_clips_takes_no_unbounded_pseudoinput():
+    parts = (8, 8, 1), (4,), (1,), BernoulliLikelihood(), LearnablePseudoinput(3)
+    message = "The u of a LearnablePseudoinput leaves .-1, 1., to which its prior clips: give DiffusionPrior.clip=False"
+    with pytest.raises(ValueError, match=message):
+        DVPVAE(*parts, DiffusionPrior(blocks=1))
+
+
+def test_a_binary_encoder_input_needs_a_binary_target():
+    with pytest.raises(ValueError, match="binary_encoder_input needs a BernoulliLikelihood"):
+        DVPVAE((8, 8, 1), (4,), (1,), DiscretizedLogisticMixtureLikelihood(2), binary_encoder_input=True)
+
+
+def test_a_part_that_is_given_as_frozen_is_frozen():
+    parts = {
+        "pseudoinput": LearnablePseudoinput(3, trainable=False),
+        "prior": DiffusionPrior(blocks=1, clip=False, trainable=False),
+    }
+    model = DVPVAE((8, 8, 1), (4,), (1,), BernoulliLikelihood(), channels=8, **parts)
+    for one in (model, DVPVAE.from_config(model.get_config())):
+        assert one.trainable_variables
+        assert not [weight.path for part in parts for weight in getattr(one, part).variables if weight.trainable]
 
 
 # Presets

@@ -259,3 +259,13 @@ def test_a_model_that_has_changed_is_compiled_anew(tiny):
         assert ("clipped", 5) in model.graphs and ("clipped", 6) not in model.graphs
         assert len(made) == expected
     assert model.generate_function is model.generate_function
+
+
+def test_a_model_with_adapters_is_compiled_anew(tiny):
+    """`enable_lora` changes no config."""
+    model = tiny(pseudoinput="none")
+    layer, before, compiled = model.top_down.conv_out, model.sample(2), model.generate_function
+    layer.enable_lora(1)
+    layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
+    assert model.generate_function is not compiled
+    assert np.abs(model.sample(2) - before).max() > 0.01
