@@ -165,7 +165,7 @@ def test_typicality_is_a_mahalanobis_distance():
         (decode, ["--model=tiny.keras", "--latents=files.npz", "--output=x.png"], "Give u or at least one z"),
         (decode, ["--model=tiny.keras", "--latents=text.npz", "--output=x.png"], "u must hold real numbers, not <U1"),
         (encode, [*OPTIONS, "--output=x.npz", "--seed=5"], "--seed is for --draw"),
-        (encode, [*OPTIONS, "--output=x.npz", "--split=test"], "has no subfolders train and test, so all of it is"),
+        (encode, [*OPTIONS, "--output=x.npz", "--split=test"], "mine has 9 different pictures: at least 10 are needed"),
         (
             encode,
             [*OPTIONS, "--output=x.npz", "--omniglot-mat=x.mat"],
