@@ -21,7 +21,8 @@ class Prior(keras.layers.Layer, abc.ABC):
     A prior that is drawn in steps has a number of them, T. Its methods take another T as `steps`; None takes its own.
     Other priors have the `steps` None, and take no number.
 
-    Register a subclass with Keras and define `get_config`, so that models with it can be saved.
+    Register a subclass with Keras and define `get_config`, so that models with it can be saved. Make its weights with
+    `add_weight(..., autocast=False)`, so that a model that computes in bfloat16 reads them in float32.
 
     Called as `prior(u, noise)` it gives `negative_bound`. Its weights are made when it is built, for u of one shape.
 
