@@ -57,7 +57,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-parameters", type=count, help="the most trainable parameters of a model; larger ones are not drawn"
     )
-    parser.add_argument("--epochs", type=count, help="epochs of a trial (default: as in the config)")
+    parser.add_argument(
+        "--epochs",
+        type=count,
+        help="epochs of a trial (default: as in the config; a folder has 300 in grey, 3,000 in colour)",
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("tuning"), help="folder for the results (default: %(default)s)"
     )

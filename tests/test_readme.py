@@ -99,9 +99,9 @@ TRAINED_CHECKS = """
 assert model.prior.process_name == "calibrated" and model.num_layers == 8
 """
 SEARCH_CHECKS = """
-names = {path.name for path in pathlib.Path("tuning").iterdir()}
+names = {path.name for path in pathlib.Path("tuning_python").iterdir()}
 assert {"results.md", "results.csv", "parallel_coordinates.png", "best.yaml"} <= names
-assert load_config("tuning/best.yaml").epochs == 2
+assert load_config("tuning_python/best.yaml").epochs == 2
 """
 
 
@@ -202,7 +202,7 @@ def test_the_readme_names_every_command():
 @pytest.mark.parametrize("command", all_commands(r"-m dvpvae_tf\.", r"[a-z_]+"), ids=" ".join)
 def test_commands_are_accepted(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for file in ("tuning/best.yaml", "runs/wider/config.yaml"):
+    for file in ("tuning/best.yaml", "tuning_bayesian/best.yaml", "runs/wider/config.yaml"):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).write_text("base: mnist5k\n")
     name, *arguments = (word.replace("$seed", "0") for word in command)

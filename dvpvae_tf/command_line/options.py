@@ -153,7 +153,12 @@ def add_process_arguments(parser: Parser) -> None:
     Args:
         parser: takes the options.
     """
-    parser.add_argument("--steps", type=count, metavar="T", help="diffusion steps (default: the model's own)")
+    parser.add_argument(
+        "--steps",
+        type=count,
+        metavar="T",
+        help="diffusion steps, at most 100 of a calibrated prior (default: the model's own)",
+    )
     parser.add_argument(
         "--ancestral",
         action="store_true",
@@ -213,7 +218,8 @@ def add_temperature_argument(parser: Parser, default: float = SAMPLE_TEMPERATURE
         "--temperature",
         type=temperature,
         default=default,
-        help="factor of the standard deviation of each z that the prior draws (default: %(default)s)",
+        help="factor of the standard deviation of each z that the prior draws; where pixels are drawn, also of the "
+        "scale of a logistic mixture (default: %(default)s)",
     )
 
 
@@ -254,7 +260,10 @@ def add_dataset_arguments(parser: Parser) -> None:
     Args:
         parser: takes the options.
     """
-    parser.add_argument("--dataset", help="data set, as in training (default: the run's)")
+    parser.add_argument(
+        "--dataset",
+        help="mnist5k, mnist, omniglot, cifar10, tfds:NAME or folder:PATH (default: the data that the model names)",
+    )
     add_source_arguments(parser)
 
 

@@ -43,7 +43,7 @@ class ModelConfig(StrictSettings):
         "grey", description="What the encoder sees: the grey image, or its Bernoulli draw."
     )
     input_mean: float = Field(127.5, description="The encoder sees (255 x - mean) / std, for x in [0, 1].")
-    input_std: float = Field(127.5, gt=0, description="Standard deviation of the pixels, see input_mean.")
+    input_std: float = Field(127.5, gt=0, description="Divisor of the pixels, after input_mean is subtracted.")
     pseudoinput: Pseudoinput = Field("dct", description="Transform that gives u; none for the Ladder VAE.")
     pseudoinput_size: int = Field(7, gt=0, description="Side of the pseudoinput u.")
     pseudoinput_sigma: Literal["per_element", "scalar"] = Field(
@@ -56,12 +56,12 @@ class ModelConfig(StrictSettings):
         description="Prior over u. full_mixture: a diffusion prior, until a mixture replaces it when training ends.",
     )
     prior_channels: int = Field(16, gt=0, multiple_of=16, description="Channels of the prior's UNet.")
-    prior_blocks: int = Field(2, gt=0, description="Residual blocks of the UNet per scale.")
+    prior_blocks: int = Field(2, gt=0, description="Residual blocks of the UNet before its middle.")
     prior_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate in the UNet.")
     gamma_min: float = Field(-6.0, description="Minus log SNR at t = 0.")
     gamma_max: float = Field(7.0, description="Minus log SNR at t = 1.")
     diffusion_steps: int | None = Field(
-        None, gt=0, description="Steps T of the diffusion prior; none: chosen when training ends, 50 until then."
+        None, gt=0, description="Steps T of the diffusion prior, up to 100; none: chosen when training ends, 50 before."
     )
     prior_components: int = Field(10, gt=0, description="Components of the mixture prior.")
     vamp_components: int = Field(
@@ -163,7 +163,9 @@ class TrainConfig(DataConfig):
     warmup_epochs: int = Field(ge=0, description="Epochs of linear warm-up.")
     weight_decay: float = Field(1e-6, ge=0, description="Decoupled weight decay.")
     gradient_clip_norm: float = Field(gt=0, description="Limit of the gradient's global norm.")
-    ema_momentum: float = Field(0.999, ge=0, lt=1, description="EMA of the weights; short runs use less.")
+    ema_momentum: float = Field(
+        0.999, ge=0, lt=1, description="Momentum of the averaged weights (EMA); short runs use less."
+    )
     early_stopping_epochs: int = Field(0, ge=0, description="Epochs without progress before a stop; 0: off.")
     validate_raw_weights: bool = Field(False, description="Validate the raw weights, not their EMA.")
     mixed_precision: bool = Field(False, description="Compute in bfloat16.")

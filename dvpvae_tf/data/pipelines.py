@@ -102,8 +102,8 @@ def read_dataset(
     Args:
         name: see `load_dataset`.
         data_dir: TFDS's data_dir; None for TFDS's default.
-        image_size: side in pixels to crop and resize the images to, for `tfds:` and `folder:`; needed where they are
-            not squares of one size.
+        image_size: side in pixels to crop and resize the images to. `folder:` needs it; `tfds:` needs it where the
+            images are not squares of one size.
         omniglot_mat: path of a `chardata.mat` at hand, for `omniglot`.
         background: colour, as in CSS, under transparent pictures of `folder:`.
         skip_broken: leaves out pictures of `folder:` that cannot be read, instead of refusing the folder.

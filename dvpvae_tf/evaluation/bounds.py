@@ -86,8 +86,8 @@ def published(
     """Estimates -log p(x) as the released test code does. This is not a bound: compare it with Table 1 alone.
 
     It takes the arguments of `iwae` and raises the same errors. Inside the exponential it has the KL of each layer in
-    closed form in place of the log-ratio, and an estimate of log r(u) that is too high. The process is the ancestral
-    one, whether the model is calibrated or not.
+    closed form in place of the log-ratio. With a diffusion prior, its estimate of log r(u) is too high, and its process
+    is the ancestral one, whether the model is calibrated or not.
 
     Returns:
         `Evaluation`, whose `is_bound` is False.

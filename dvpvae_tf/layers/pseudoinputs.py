@@ -113,7 +113,8 @@ class Pseudoinput(keras.layers.Layer):
             images: `tf.data.Dataset` of batches, or array, `[N, D, D, C]`: float32 in [0, 1] or uint8.
 
         Raises:
-            ValueError: as `check_training_images` does.
+            ValueError: if there are no images, the data never end, their shape, dtype or range is wrong, or they are
+                uint8 of 0 and 1.
         """
         check_training_images(images, self.image_shape)
 
@@ -265,7 +266,10 @@ class DCTPseudoinput(Pseudoinput):
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class DownsamplePseudoinput(Pseudoinput):
-    """A bilinearly downsampled image in [-1, 1] (Figure 5). Arguments as in `Pseudoinput`."""
+    """A bilinearly downsampled image in [-1, 1] (Figure 5). Arguments as in `Pseudoinput`.
+
+    Maps float32 `[N, D, D, C]` in [0, 1] to float32 `[N, d, d, C]`.
+    """
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         return resize_bilinear(2.0 * images - 1.0, self.size)
@@ -273,7 +277,10 @@ class DownsamplePseudoinput(Pseudoinput):
 
 @keras.saving.register_keras_serializable(package="dvpvae_tf")
 class LearnablePseudoinput(Pseudoinput):
-    """A trained linear map of an image in [-1, 1] (Figure 6). Arguments as in `Pseudoinput`."""
+    """A trained linear map of an image in [-1, 1] (Figure 6). Arguments as in `Pseudoinput`.
+
+    Maps float32 `[N, D, D, C]` in [0, 1] to float32 `[N, d, d, C]`.
+    """
 
     bounded = False
 

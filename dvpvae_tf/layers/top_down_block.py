@@ -62,9 +62,12 @@ class TopDownStep(NamedTuple):
 class TopDownBlock(keras.layers.Layer):
     """One stochastic layer: prior, posterior, a draw of z, features for the layer below (Figure 2b, Section 4.2).
 
-    Called as `block(features, condition=None, encoder_features=None, noise=None, temperature=1.0, latent=None)`: z is
-    drawn from q(z_l|z_above, x, u) where `encoder_features` are given and from p(z_l|z_above, u) where not; without
-    `noise` it is the mean. Where `latent` is given, z is that.
+    Called as `block(features, condition=None, encoder_features=None, noise=None, temperature=1.0, latent=None)`, it
+    gives a `TopDownStep`. `features` and `encoder_features` are `[N, h, w, channels]`. `condition` is the decoded
+    pseudoinput at this side, `[N, h, w, C]` in [-1, 1]. `noise` (standard normal) and `latent` are float32
+    `[N, h, w, latent_channels]`. With `encoder_features`, z is drawn from q(z_l|z_above, x, u). Without them it is
+    drawn from p(z_l|z_above, u), whose standard deviation `temperature` multiplies. Without `noise` z is the mean.
+    Where `latent` is given, z is that.
 
     Args:
         channels: channels of the features.

@@ -204,7 +204,7 @@ def label_log_weights(model: DVPVAE, drawn: Draw) -> tf.Tensor:
 def published_log_weight(model: DVPVAE, drawn: Draw, seeds: tf.Tensor, steps: int | None) -> tf.Tensor:
     """Computes what `published` takes for the log-weight: too high, so it gives no bound.
 
-    It has the KL of each layer in closed form, and an estimate of log r(u) that is too high.
+    It has the KL of each layer in closed form and, for a diffusion prior, an estimate of log r(u) that is too high.
 
     Args:
         model: `DVPVAE`.

@@ -159,7 +159,7 @@ class GenerativeModel(BoundModel):
             **kwargs: arguments of the constructor to change, such as `seed` or `dtype`.
 
         Returns:
-            A built `DVPVAE`.
+            A built `DVPVAE`. A preset with the prior `full_mixture` has the diffusion prior that it is trained with.
 
         Raises:
             UserError: if there is no such preset or model folder, there are no such trained weights (the message says
@@ -195,15 +195,18 @@ class GenerativeModel(BoundModel):
         """Generates images; image i depends on the weights, the seed, the options and i alone.
 
         Args:
-            num: the number of images.
-            temperature: see `SamplingOptions`.
+            num: the number of images, at least 1.
+            temperature: factor of the standard deviation of each z, and of the scale of a logistic mixture; 0 or more.
             seed: random seed, below 2^31.
-            **options: see `SamplingOptions`.
+            **options: `prior_temperature` (factor of the noise of u), `steps` (T of a diffusion prior), `pixels`
+                ("draw" or "mean"), `label` (a number or a name) and `pseudoinput` (float32 `[d, d, C]`), as in
+                `SamplingOptions`.
 
         Returns:
             float32 `[num, D, D, C]` in [0, 1].
 
         Raises:
+            TypeError: if there is no such option.
             ValueError: if an option is out of its range, or `adapt` has not been called.
         """
         return self.sample_with_pseudoinputs(num, temperature, seed, **options).images
@@ -259,7 +262,7 @@ class GenerativeModel(BoundModel):
 
         Args:
             latents: what `encode` gives, or a part of it, changed or not.
-            temperature: factor of the standard deviation of each z that is drawn.
+            temperature: factor of the standard deviation of each z that is drawn, and of the scale of drawn pixels.
             pixels: "mean" gives the mean of p(x|z), "draw" a draw; see `SamplingOptions`.
             seed: random seed. The noise of a row depends on the seed and its index, not on the batch.
             batch_size: rows in a batch.

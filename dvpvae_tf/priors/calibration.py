@@ -30,8 +30,8 @@ class Calibration:
     """What a calibrated process needs, and how good it is on held-out draws.
 
     Attributes:
-        covariances: see `CalibratedProcess`.
-        paths: see `CalibratedProcess`.
+        covariances: float32 `[101, width]`, C_t at the 101 times of the grid, packed.
+        paths: uint8 `[100, 101]`; row T - 1 starts with the T + 1 places on the grid, from time 1 to 0.
         steps: T.
         shrinkage: how far each C_t was moved towards its diagonal, from 0 to 1.
         negative_bounds: item T - 1 is the cost of T steps on the held-out draws: an upper bound of -E log r(u), in
@@ -101,8 +101,8 @@ class SecondMoments:
     """Estimates C_t at each time of the grid from one draw of y_t for each u and time; its graph is traced once.
 
     Args:
-        schedule: see `calibrate`.
-        predict_u: see `calibrate`.
+        schedule: gamma(t).
+        predict_u: gives u_hat from y_t, float32 `[N, d, d, C]`, and times, float32 `[N]` or `[1]`.
         shape: `(d, d, C)`, the shape of u.
     """
 

@@ -48,7 +48,8 @@ class DiffusionPrior(Prior):
         **kwargs: passed to `keras.layers.Layer`.
 
     Raises:
-        ValueError: if a number of steps is below 1, or `calibrated_steps` above 100.
+        ValueError: if a number of steps is below 1, `calibrated_steps` is above 100, `channels` is not divisible by 16,
+            or `gamma_min` is not below `gamma_max`.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class DiffusionPrior(Prior):
             The process of T steps.
 
         Raises:
-            ValueError: see `check_steps`.
+            ValueError: if T is below 1, or above 100 where the prior is calibrated.
         """
         arguments = self.schedule, self.predict_u, self.shape, self.check_steps(steps)
         if self.calibrated_steps is None:

@@ -105,7 +105,7 @@ class FullMixturePrior(ExactPrior):
         Args:
             component: int `[N]`, the number of each row's Gaussian.
             noise: float32 `[N, P]`, standard normal.
-            temperature: see `sample`.
+            temperature: the factor of the Gaussian's standard deviation.
 
         Returns:
             float32 `[N, d, d, C]`.

@@ -93,7 +93,7 @@ class LabelledMixturePrior(FullMixturePrior):
         Args:
             noise: float32 `[N, sample_noise_size()]`, standard normal.
             steps: not used.
-            temperature: see `FullMixturePrior.sample`.
+            temperature: the factor of the Gaussian's standard deviation.
             label: int32 scalar or `[N]`, from 0 to C - 1; None draws from r(u).
 
         Returns:
