@@ -128,7 +128,7 @@ def exit_on_error(on_interrupt: str = "") -> Iterator[None]:
         # TensorFlow's error is known by its name: this module is there before TensorFlow is.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
-        _exit(2, f"error: {MEMORY_IS_FULL}")
+        _exit(2, f"error: {full_disk_in(error) or MEMORY_IS_FULL}")  # TensorFlow has one type for both
 
 
 class _UnreadOutput:

@@ -40,6 +40,10 @@ def run(body, redirection="", **environment):
             "raise type('ResourceExhaustedError', (Exception,), {})('OOM when allocating')",  # TensorFlow's
             (2, "", f"error: {MEMORY_IS_FULL}\n"),
         ),
+        (
+            "raise type('ResourceExhaustedError', (Exception,), {})('events; No space left on device')",
+            (2, "", "error: No space left on device\n"),
+        ),
         ("raise KeyboardInterrupt", (130, "", "interrupted: the same command goes on\n")),
     ],
 )
